@@ -1,0 +1,1 @@
+"""The seam between what is decided and what runs it, and its two implementations: QEMU, and one in memory."""

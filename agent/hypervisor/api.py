@@ -1,0 +1,203 @@
+"""The seam: what every hypervisor promises to the executor and the observer above it.
+
+Two implementations keep it, `qemu` and `memory`, and one contract suite (`tests/contract`) tries both. An
+implementation starts, watches and ends machines; it decides nothing, and it never reads the ledger.
+
+A machine's life, as the process sees it:
+
+    (nothing) --prepare--> files --spawn--> inert --resume--> running <--pause/resume--> paused
+                                               \\                 |            guest off / panic: `off`, `panicked`
+                                                `------ stop / kill: gone -------'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, Protocol
+
+from state.ids import Name, Process, Uid
+from state.spec.resolved import DiskFormat, Firmware, Forward, MachineType, SeedBus
+
+Accelerator = Literal["kvm", "tcg"]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    """A complete, verified, read-only image in the store; `virtual_size` in bytes is what its guest sees."""
+
+    path: Path
+    format: DiskFormat
+    virtual_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeedContent:
+    """What the guest is told at its first boot. `user_data` is passed through unchanged."""
+
+    login: str
+    user_data: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Everything that is needed to make and start one instance; nothing is looked up later.
+
+    `memory` and `disk` are bytes (`disk` None: as large as the base). `forwards` holds every forward, the SSH port's
+    among them. `run_as` is the uid and gid of the process where the agent is root, None where it keeps its own.
+    `seed` None: the image takes no NoCloud seed.
+    """
+
+    uid: Uid
+    name: Name
+    generation: int
+    base: BaseImage
+    cpus: int
+    memory: int
+    disk: int | None
+    accelerator: Accelerator
+    machine: MachineType = "pc"
+    firmware: Firmware = "bios"
+    seed_bus: SeedBus = "ide"
+    seed: SeedContent | None = None
+    forwards: tuple[Forward, ...] = ()
+    egress: bool = True
+    run_as: int | None = None
+
+
+class RunState(StrEnum):
+    """What a machine says of itself. From QEMU's `query-status`; the values that holdfast treats alike are one here."""
+
+    INERT = "inert"
+    """Spawned, never resumed: not one instruction of the guest has run (`prelaunch`)."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    OFF = "off"
+    """The guest powered itself off; the process stays so that this can be seen (`shutdown`)."""
+    PANICKED = "panicked"
+    """The guest's kernel reported a panic through pvpanic (`guest-panicked`)."""
+    IO_ERROR = "io-error"
+    """Stopped by a failed write of the host, such as a full disk."""
+    OTHER = "other"
+    """A state that holdfast never brings about, such as a migration."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What was last heard of a machine. `state` None: nothing yet.
+
+    `responsive` False: it was asked and did not answer within the deadline; `state` is then what it said before.
+    `detail` is for people: the monitor's error, or QEMU's own word for the state.
+    """
+
+    state: RunState | None
+    responsive: bool = True
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A live process on this host that carries this state directory's mark. `name` and `generation` come from the
+    instance's own file, None where that file is missing or does not match."""
+
+    uid: Uid
+    process: Process
+    name: Name | None = None
+    generation: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended, as far as it can be known: the status is only told to the parent, and an adopting agent is
+    none. `text` is a sentence part, such as `killed by SIGKILL` or QEMU's last words on standard error."""
+
+    text: str
+    status: int | None = None
+
+
+OnChange = Callable[[Uid, str], None]
+"""Called in the event loop with the machine and a word for the log, when something about it may have changed: it says
+*look*, never *do*."""
+
+
+class Hypervisor(Protocol):
+    """Starts, watches and ends machines. Every method that waits has its own deadline and raises errors of
+    `agent.errors`; every one of them may be cut off at any line and called again."""
+
+    @property
+    def boot_id(self) -> str:
+        """Of the running host; a process of another boot is gone."""
+
+    async def open(self, on_change: OnChange) -> None:
+        """Make ready; nothing else may be called before."""
+
+    async def close(self) -> None:
+        """Let go of every machine without touching it."""
+
+    def scan(self) -> Sequence[Found]:
+        """Every live machine of this state directory, known to its caller or not."""
+
+    def alive(self, uid: Uid, process: Process) -> bool:
+        """Whether exactly this process still runs. A zombie, a recycled pid and another boot's pid do not."""
+
+    async def prepare(self, machine: Machine) -> None:
+        """Make the machine's directory, disk and seed, complete or not at all. What is already whole is kept: a disk
+        that a guest has written to is never made anew."""
+
+    async def spawn(self, machine: Machine) -> Process:
+        """Start the prepared machine, inert, and supervise it. Raises StartFailed with the hypervisor's own words.
+
+        A machine that already runs under this uid is found, not doubled: its process is returned.
+        """
+
+    async def attach(self, uid: Uid, process: Process) -> None:
+        """Supervise a machine that another agent started. Returns at once; `view` tells what comes of it."""
+
+    def attached(self, uid: Uid) -> bool:
+        """Whether the machine is supervised by this agent."""
+
+    def view(self, uid: Uid) -> View:
+        """What was last heard of it; never waits."""
+
+    def exit_of(self, uid: Uid) -> Exit | None:
+        """How its last process ended, if that was seen."""
+
+    async def resume(self, uid: Uid) -> None:
+        """Let the guest run. Raises MonitorError."""
+
+    async def pause(self, uid: Uid) -> None:
+        """Stop the guest's processors. Raises MonitorError."""
+
+    async def set_forwards(self, uid: Uid, old: Sequence[Forward], new: Sequence[Forward]) -> None:
+        """Change the host forwards of a live machine. Raises MonitorError, naming the one that failed, with the old
+        ones restored as far as that goes."""
+
+    async def grow(self, uid: Uid, size: int) -> None:
+        """Make the root disk `size` bytes, live or not; one that is as large already stays. Raises MonitorError."""
+
+    async def stop(self, uid: Uid, process: Process, grace: float) -> None:
+        """End the process: ACPI power-down waited for `grace` seconds (0: skipped), then `quit`, SIGTERM, SIGKILL, each
+        with its deadline. Returns when it is gone; raises StopFailed when nothing helped."""
+
+    async def discard(self, uid: Uid) -> None:
+        """Remove every file and socket of a machine whose process is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where and as whom a guest is reached. `host_key` is the public key that it must show, `ssh-ed25519 AAAA…`."""
+
+    address: str
+    port: int
+    user: str
+    host_key: str = field(repr=False)
+
+
+class Doorway(Protocol):
+    """Asks whether a guest lets us in."""
+
+    async def answers(self, uid: Uid, name: Name, port: int, user: str) -> None:
+        """Return when the guest let us in over SSH with pinned keys and ran a command; raise NotReady otherwise. One
+        try, with a deadline: a TCP connect proves nothing, since user-mode networking accepts for the guest."""

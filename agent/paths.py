@@ -1,0 +1,136 @@
+"""Every name that holdfast gives to something on disk, in one place.
+
+    STATE/                       0700
+      agent.lock                 held by the running agent; tells its pid
+      state.db  state.id         the ledger; the random id that this state was born with
+      images/                    content-addressed base images, 0444
+      instances/<uid>/           0700
+        disk.qcow2  seed.iso  console.log  qemu.log  qemu.pid  instance.json
+      runs/<id>/  git/
+      keys/  id_ed25519  id_ed25519.pub  hosts/<name>  hosts/<name>.pub
+
+Sockets lie in a directory of their own, whose path is short enough for the 107 bytes that a client can connect to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from state.ids import Uid
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes of a Unix socket's path: QEMU binds 108, Python connects to at most this."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstancePaths:
+    """The files of one instance."""
+
+    directory: Path
+    sockets: Path
+
+    @property
+    def disk(self) -> Path:
+        return self.directory / "disk.qcow2"
+
+    @property
+    def seed(self) -> Path:
+        return self.directory / "seed.iso"
+
+    @property
+    def firmware_variables(self) -> Path:
+        return self.directory / "efivars.fd"
+
+    @property
+    def console_log(self) -> Path:
+        return self.directory / "console.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        return self.directory / "qemu.log"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.directory / "qemu.pid"
+
+    @property
+    def description(self) -> Path:
+        return self.directory / "instance.json"
+
+    @property
+    def qmp_socket(self) -> Path:
+        """For control."""
+        return self.sockets / "qmp"
+
+    @property
+    def metrics_socket(self) -> Path:
+        """The second monitor, for metrics: a monitor serves one client at a time."""
+        return self.sockets / "metrics"
+
+    @property
+    def console_socket(self) -> Path:
+        return self.sockets / "console"
+
+
+@dataclass(frozen=True, slots=True)
+class StatePaths:
+    """The layout below one state directory; `root` is absolute."""
+
+    root: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "agent.lock"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "state.db"
+
+    @property
+    def identity(self) -> Path:
+        return self.root / "state.id"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def instances(self) -> Path:
+        return self.root / "instances"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def client_key(self) -> Path:
+        return self.keys / "id_ed25519"
+
+    @property
+    def host_keys(self) -> Path:
+        return self.keys / "hosts"
+
+    @property
+    def sockets(self) -> Path:
+        """Where this state's sockets lie: below the state directory where that is short enough, else below the runtime
+        directory of this user, under a name made from the state directory's path."""
+        longest = self.root / "run" / ("0" * 36) / "metrics"
+        if len(os.fsencode(longest)) <= SOCKET_PATH_LIMIT:
+            return self.root / "run"
+        runtime = Path("/run") if os.geteuid() == 0 else Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}"))
+        return runtime / "holdfast" / hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+
+    def instance(self, uid: Uid) -> InstancePaths:
+        return InstancePaths(self.instances / uid, self.sockets / uid)
+
+
+def default_state() -> Path:
+    """`/var/lib/holdfast` for root, `$XDG_STATE_HOME/holdfast` (`~/.local/state/holdfast`) for anybody else."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/holdfast")
+    from platformdirs import user_state_path
+
+    return user_state_path("holdfast")

@@ -1,0 +1,89 @@
+"""What is wanted: the readable part of a source at one moment, and what about it could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from state.ids import Name
+from state.spec.resolved import VmSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRef:
+    """Where a document starts: `file` relative to the tree's root, `line` from 1, `commit` where there is one."""
+
+    file: str
+    line: int
+    commit: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedVm:
+    """One vm that the source asks for on this host."""
+
+    spec: VmSpec
+    source: SourceRef
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in the source that cannot be used just now.
+
+    `name` is the vm that it certainly concerns, so that only that one is held; None where the text cannot tell, so that
+    it may own any name that is absent. `line` and `column` count from 1; 0 where there is no such place.
+    """
+
+    file: str
+    line: int
+    column: int
+    message: str
+    name: Name | None = None
+    kind: str | None = None
+
+    def __str__(self) -> str:
+        place = self.file if not self.line else f"{self.file}:{self.line}:{self.column}"
+        return f"{place}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Something that works but that its author would want to know, such as an image without a digest."""
+
+    where: SourceRef
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """Which source this is. `kind` is `directory` or `git`; `error` says why it could not be read at all."""
+
+    kind: Literal["directory", "git"]
+    location: str
+    commit: str | None = None
+    fetched_at: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Desired:
+    """A source as it was read.
+
+    A name that is in `vms` is wanted; one that a problem names is held; any other is absent. Absence counts only where
+    `unproven` is None: otherwise it says why nothing may be deleted (a missing or emptied tree, a file that cannot tell
+    its names).
+    """
+
+    source: SourceInfo
+    vms: Mapping[Name, WantedVm] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    unproven: str | None = None
+
+    def problem_of(self, name: Name) -> Problem | None:
+        """The first problem that certainly concerns `name`."""
+        return next((problem for problem in self.problems if problem.name == name), None)

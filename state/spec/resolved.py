@@ -1,0 +1,171 @@
+"""A vm as it is wanted, whole: every default applied, its label resolved to an image, its files read.
+
+This is what a plan compares and what the ledger keeps; its canonical JSON is what the digest is taken of. It refuses to
+know where a value came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from state.ids import Digest, Name
+from state.spec.effects import IMAGE_EFFECTS, VM_EFFECTS, Effect
+from state.spec.units import format_duration, format_size
+
+Power = Literal["running", "stopped", "paused"]
+Restart = Literal["always", "on_failure", "never"]
+Decompress = Literal["none", "zstd", "gzip", "xz"]
+DiskFormat = Literal["qcow2", "raw"]
+SeedBus = Literal["ide", "scsi", "virtio"]
+Firmware = Literal["bios", "uefi"]
+MachineType = Literal["pc", "q35"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """One entry of an image map.
+
+    `source` is an `http(s)://` or `file://` URL with an absolute path. `digest` is that of what is downloaded, before
+    decompression; None where the map pins none.
+    """
+
+    label: str
+    source: str
+    digest: Digest | None = None
+    decompress: Decompress = "none"
+    format: DiskFormat = "qcow2"
+    nocloud: bool = True
+    seed_bus: SeedBus = "ide"
+    firmware: Firmware = "bios"
+    machine: MachineType = "pc"
+    ssh_user: str = "root"
+    boot_timeout: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A TCP port of the host that leads to a port of the guest; `address` is an IPv4 address of the host."""
+
+    host: int
+    guest: int
+    address: str = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class VmSpec:
+    """A vm as it is wanted. `memory` and `disk` are bytes, `stop_timeout` seconds; `disk` None: as large as the image."""
+
+    name: Name
+    image: ImageSpec
+    cpus: int
+    memory: int
+    disk: int | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    ports: tuple[Forward, ...] = ()
+    egress: bool = True
+    user_data: str | None = None
+    power: Power = "running"
+    restart: Restart = "always"
+    suspend: bool = False
+    protect: bool = False
+    stop_timeout: float = 30.0
+
+    def canonical(self) -> str:
+        """JSON with sorted keys and no white space: equal specs, and only they, have equal texts."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @cached_property
+    def digest(self) -> Digest:
+        """`sha256:` of the canonical form."""
+        return Digest("sha256:" + hashlib.sha256(self.canonical().encode()).hexdigest())
+
+    @classmethod
+    def from_canonical(cls, text: str) -> VmSpec:
+        """The spec whose `canonical()` is `text`. Raises ValueError or TypeError for a text that this version did not
+        write."""
+        fields: dict[str, Any] = json.loads(text)
+        fields["image"] = ImageSpec(**fields["image"])
+        fields["labels"] = tuple((key, value) for key, value in fields["labels"])
+        fields["ports"] = tuple(Forward(**port) for port in fields["ports"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One field that differs between two specs: its name as the document spells it, its effect, and both values as a
+    person would write them."""
+
+    field: str
+    effect: Effect
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.old} -> {self.new}"
+
+
+def changes(old: VmSpec, new: VmSpec) -> tuple[Change, ...]:
+    """What differs, in the order of the fields. Empty exactly when the digests are equal."""
+    if old == new:
+        return ()
+    found = [
+        Change(field, VM_EFFECTS[field], _shown(field, before), _shown(field, after))
+        for field, before, after in (
+            ("labels", old.labels, new.labels),
+            ("cpus", old.cpus, new.cpus),
+            ("memory", old.memory, new.memory),
+            ("disk", old.disk, new.disk),
+            ("ports", old.ports, new.ports),
+            ("network", old.egress, new.egress),
+            ("user_data", old.user_data, new.user_data),
+            ("power", old.power, new.power),
+            ("restart", old.restart, new.restart),
+            ("suspend", old.suspend, new.suspend),
+            ("protect", old.protect, new.protect),
+            ("stop_timeout", old.stop_timeout, new.stop_timeout),
+        )
+        if before != after
+    ]
+    return (*_image_changes(old.image, new.image), *found)
+
+
+def _image_changes(old: ImageSpec, new: ImageSpec) -> tuple[Change, ...]:
+    pinned = old.digest is not None and old.digest == new.digest
+    found = []
+    for field, effect in IMAGE_EFFECTS.items():
+        before, after = getattr(old, field), getattr(new, field)
+        if before == after:
+            continue
+        if field == "source" and pinned:
+            effect = Effect.NONE
+        name = "image" if field in ("label", "source", "digest") else f"image.{field}"
+        found.append(Change(name, effect, _shown(field, before), _shown(field, after)))
+    return tuple(found)
+
+
+def _shown(field: str, value: Any) -> str:
+    match field:
+        case "memory":
+            return format_size(value)
+        case "disk":
+            return "the image's size" if value is None else format_size(value)
+        case "stop_timeout" | "boot_timeout":
+            return format_duration(value)
+        case "ports":
+            return "[" + ", ".join(f"{port.address}:{port.host}->{port.guest}" for port in value) + "]"
+        case "labels":
+            return "{" + ", ".join(f"{key}: {text}" for key, text in value) + "}"
+        case "network":
+            return "egress" if value else "no egress"
+        case "user_data":
+            return "none" if value is None else "sha256:" + hashlib.sha256(value.encode()).hexdigest()[:12]
+        case "digest":
+            return "not pinned" if value is None else str(value)[:19]
+        case "nocloud" | "suspend" | "protect":
+            return "true" if value else "false"
+        case _:
+            return str(value)
