@@ -120,7 +120,11 @@ class StatePaths:
         longest = self.root / "run" / ("0" * 36) / "metrics"
         if len(os.fsencode(longest)) <= SOCKET_PATH_LIMIT:
             return self.root / "run"
-        runtime = Path("/run") if os.geteuid() == 0 else Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}"))
+        runtime = (
+            Path("/run")
+            if os.geteuid() == 0
+            else Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}"))
+        )
         return runtime / "holdfast" / hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
 
     def instance(self, uid: Uid) -> InstancePaths:

@@ -14,23 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from pathlib import Path
 from typing import Literal, Protocol
 
 from state.ids import Name, Process, Uid
-from state.spec.resolved import DiskFormat, Firmware, Forward, MachineType, SeedBus
+from state.observed import BaseImage as BaseImage
+from state.observed import Exit as Exit
+from state.observed import RunState as RunState
+from state.observed import View as View
+from state.spec.resolved import Firmware, Forward, MachineType, SeedBus
 
 Accelerator = Literal["kvm", "tcg"]
-
-
-@dataclass(frozen=True, slots=True)
-class BaseImage:
-    """A complete, verified, read-only image in the store; `virtual_size` in bytes is what its guest sees."""
-
-    path: Path
-    format: DiskFormat
-    virtual_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,56 +58,20 @@ class Machine:
     forwards: tuple[Forward, ...] = ()
     egress: bool = True
     run_as: int | None = None
-
-
-class RunState(StrEnum):
-    """What a machine says of itself. From QEMU's `query-status`; the values that holdfast treats alike are one here."""
-
-    INERT = "inert"
-    """Spawned, never resumed: not one instruction of the guest has run (`prelaunch`)."""
-    RUNNING = "running"
-    PAUSED = "paused"
-    OFF = "off"
-    """The guest powered itself off; the process stays so that this can be seen (`shutdown`)."""
-    PANICKED = "panicked"
-    """The guest's kernel reported a panic through pvpanic (`guest-panicked`)."""
-    IO_ERROR = "io-error"
-    """Stopped by a failed write of the host, such as a full disk."""
-    OTHER = "other"
-    """A state that holdfast never brings about, such as a migration."""
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What was last heard of a machine. `state` None: nothing yet.
-
-    `responsive` False: it was asked and did not answer within the deadline; `state` is then what it said before.
-    `detail` is for people: the monitor's error, or QEMU's own word for the state.
-    """
-
-    state: RunState | None
-    responsive: bool = True
-    detail: str = ""
+    record: str = "{}"
+    """JSON that is kept in the instance's own file, so that an agent that lost its ledger knows what this is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """A live process on this host that carries this state directory's mark. `name` and `generation` come from the
-    instance's own file, None where that file is missing or does not match."""
+    instance's own file, None where that file is missing or does not match; `record` is what it was spawned with."""
 
     uid: Uid
     process: Process
     name: Name | None = None
     generation: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a process ended, as far as it can be known: the status is only told to the parent, and an adopting agent is
-    none. `text` is a sentence part, such as `killed by SIGKILL` or QEMU's last words on standard error."""
-
-    text: str
-    status: int | None = None
+    record: str | None = None
 
 
 OnChange = Callable[[Uid, str], None]

@@ -57,7 +57,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class VmSpec:
-    """A vm as it is wanted. `memory` and `disk` are bytes, `stop_timeout` seconds; `disk` None: as large as the image."""
+    """A vm as it is wanted. `memory` and `disk` are bytes, `stop_timeout` seconds; `disk` None: the image's size."""
 
     name: Name
     image: ImageSpec
@@ -156,13 +156,19 @@ def _shown(field: str, value: Any) -> str:
         case "stop_timeout" | "boot_timeout":
             return format_duration(value)
         case "ports":
-            return "[" + ", ".join(f"{port.address}:{port.host}->{port.guest}" for port in value) + "]"
+            return (
+                "[" + ", ".join(f"{port.address}:{port.host}->{port.guest}" for port in value) + "]"
+            )
         case "labels":
             return "{" + ", ".join(f"{key}: {text}" for key, text in value) + "}"
         case "network":
             return "egress" if value else "no egress"
         case "user_data":
-            return "none" if value is None else "sha256:" + hashlib.sha256(value.encode()).hexdigest()[:12]
+            return (
+                "none"
+                if value is None
+                else "sha256:" + hashlib.sha256(value.encode()).hexdigest()[:12]
+            )
         case "digest":
             return "not pinned" if value is None else str(value)[:19]
         case "nocloud" | "suspend" | "protect":

@@ -17,7 +17,9 @@ def parse_size(value: object) -> int:
     """Bytes of `512MiB`. Raises ValueError, with what to write instead, for anything else."""
     if isinstance(value, str) and re.fullmatch(_SIZE_PATTERN, value):
         return int(value[:-3]) * _SIZES[value[-3:]]
-    raise ValueError(f"{_shown(value)} is no size (write a whole number and KiB, MiB, GiB or TiB, like 512MiB)")
+    raise ValueError(
+        f"{_shown(value)} is no size (write a whole number and KiB, MiB, GiB or TiB, like 512MiB)"
+    )
 
 
 def parse_duration(value: object) -> float:
@@ -25,7 +27,9 @@ def parse_duration(value: object) -> float:
     if isinstance(value, str) and (found := re.fullmatch(_TIME_PATTERN, value)):
         unit = found.group(1)
         return int(value[: -len(unit)]) * _TIMES[unit]
-    raise ValueError(f"{_shown(value)} is no time (write a whole number and ms, s, m, h or d, like 90s)")
+    raise ValueError(
+        f"{_shown(value)} is no time (write a whole number and ms, s, m, h or d, like 90s)"
+    )
 
 
 def format_size(size: int) -> str:

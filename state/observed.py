@@ -1,0 +1,160 @@
+"""What is known just now: the recorded instances, each with what its process was found to be, and what the host has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from state.desired import SourceRef
+from state.ids import Digest, Name, Process, Uid
+from state.lifecycle import Cause, Phase
+from state.spec.resolved import DiskFormat, Forward, ImageSpec
+
+
+class RunState(StrEnum):
+    """What a machine says of itself. From QEMU's `query-status`; the values that holdfast treats alike are one here."""
+
+    INERT = "inert"
+    """Spawned, never resumed: not one instruction of the guest has run (`prelaunch`)."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    OFF = "off"
+    """The guest powered itself off; the process stays so that this can be seen (`shutdown`)."""
+    PANICKED = "panicked"
+    """The guest's kernel reported a panic through pvpanic (`guest-panicked`)."""
+    IO_ERROR = "io-error"
+    """Stopped by a failed write of the host, such as a full disk."""
+    OTHER = "other"
+    """A state that holdfast never brings about, such as a migration."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What was last heard of a machine. `state` None: nothing yet.
+
+    `responsive` False: it was asked and did not answer within the deadline; `state` is then what it said before.
+    `detail` is for people: the monitor's error, or QEMU's own word for the state.
+    """
+
+    state: RunState | None
+    responsive: bool = True
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended, as far as it can be known: the status is only told to the parent, and an adopting agent is
+    none. `text` is a sentence part, such as `killed by SIGKILL` or QEMU's last words on standard error."""
+
+    text: str
+    status: int | None = None
+
+
+class Verdict(StrEnum):
+    """What became of a recorded process."""
+
+    ALIVE = "alive"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+    """It could not be told. Nothing is started over it and nothing of it is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    """A complete, verified, read-only image in the store; `virtual_size` in bytes is what its guest sees."""
+
+    path: Path
+    format: DiskFormat
+    virtual_size: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One recorded instance. Times are Unix seconds; `ssh_port` None: its image takes no keys.
+
+    `spec` is the canonical text of what it was made from and last updated to; `base` is the image that its disk
+    stands on, by content.
+    """
+
+    uid: Uid
+    name: Name
+    generation: int
+    phase: Phase
+    cause: Cause
+    spec: str
+    spec_digest: Digest
+    base: BaseImage
+    accelerator: str
+    source: SourceRef
+    created_at: float
+    process: Process | None = None
+    forwards: tuple[Forward, ...] = ()
+    ssh_port: int | None = None
+    run_as: int | None = None
+    started_at: float | None = None
+    ready_at: float | None = None
+    restarts: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An instance and what was found of it."""
+
+    instance: Instance
+    verdict: Verdict
+    view: View = field(default_factory=lambda: View(None))
+    exit: Exit | None = None
+    attached: bool = False
+    """Whether this agent supervises it; a new agent adopts first."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameRecord:
+    """What is remembered of a name beyond its instances. `retry_at` is a CLOCK_BOOTTIME of the boot `retry_boot`."""
+
+    name: Name
+    generation: int = 0
+    ssh_port: int | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+    retry_boot: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A TCP port of this host that something listens on; `address` is IPv4, `0.0.0.0` for every address (IPv6
+    wildcard sockets count as that). `owner` is a sentence part that names who, `pid` where it could be found."""
+
+    address: str
+    port: int
+    pid: int | None = None
+    owner: str = "another program"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the planner is told of the world.
+
+    `images` holds the specs whose image is in the store. `busy` are names with a step under way, and what it is;
+    `fetching` are images on their way, each with a sentence part on how far.
+    """
+
+    instances: tuple[Seen, ...] = ()
+    names: Mapping[Name, NameRecord] = field(default_factory=dict)
+    images: Mapping[ImageSpec, BaseImage] = field(default_factory=dict)
+    listeners: tuple[Listener, ...] = ()
+    busy: Mapping[Name, str] = field(default_factory=dict)
+    fetching: Mapping[ImageSpec, str] = field(default_factory=dict)
+    fetch_errors: Mapping[ImageSpec, str] = field(default_factory=dict)
+
+    def by_name(self) -> dict[Name, list[Seen]]:
+        """The instances of each name, oldest generation first."""
+        grouped: dict[Name, list[Seen]] = {}
+        for seen in sorted(self.instances, key=lambda seen: seen.instance.generation):
+            grouped.setdefault(seen.instance.name, []).append(seen)
+        return grouped
