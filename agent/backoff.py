@@ -22,12 +22,18 @@ def delay(key: str, failures: int) -> float:
     return min(LONGEST, FIRST * 2.0 ** min(failures - 1, 30)) * (1 + spread)
 
 
-def failed(retry: Retry, error: str, now: Moment) -> Retry:
-    """The record after one more failure. Failures that lie before a stable time do not count."""
-    stable = retry.retry_boot != now.boot_id or now.boottime - retry.retry_at > STABLE_AFTER
+def failed(retry: Retry, error: str, now: Moment, what: str = "") -> Retry:
+    """The record after one more failure of `what`. Failures of something else, and those that lie before a stable time,
+    do not count."""
+    stable = (
+        retry.retry_boot != now.boot_id
+        or now.boottime - retry.retry_at > STABLE_AFTER
+        or retry.what != what
+    )
     failures = 1 if stable else retry.failures + 1
     return Retry(
         key=retry.key,
+        what=what,
         failures=failures,
         retry_at=now.boottime + delay(retry.key, failures),
         retry_boot=now.boot_id,

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from agent import backoff
-from agent.leases import SSH_GUEST_PORT, Leases
+from agent.leases import Leases, forwards_of
 from agent.steps import Adopt, Crash, Keep, Power, Restart, Step, Update, Wait
 from state.clock import Moment
 from state.desired import SourceRef
 from state.ids import TICKS_PER_SECOND
 from state.lifecycle import Cause, Phase
 from state.observed import Retry, RunState, Seen, Verdict
-from state.spec.resolved import Forward, VmSpec, changes
+from state.spec.resolved import VmSpec, changes
 
 _FAULTS = frozenset({Cause.EXIT, Cause.PANIC})
 
@@ -45,12 +45,6 @@ def answer(question: Question) -> Step:
         case Verdict.ALIVE:
             return _alive(question)
     assert_never(seen.verdict)
-
-
-def forwards_of(spec: VmSpec, ssh_port: int | None) -> tuple[Forward, ...]:
-    """Every forward of an instance: the SSH port's first."""
-    ssh = () if ssh_port is None else (Forward(ssh_port, SSH_GUEST_PORT),)
-    return (*ssh, *spec.ports)
 
 
 def _gone(question: Question) -> Step:

@@ -9,7 +9,7 @@ from agent.policy import Policy
 from state.desired import Desired
 from state.ids import Name
 from state.observed import Listener, Observed, Seen
-from state.spec.resolved import Forward
+from state.spec.resolved import Forward, VmSpec
 
 SSH_GUEST_PORT = 22
 ANYWHERE = "0.0.0.0"  # noqa: S104 - compared with, never bound
@@ -18,6 +18,12 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 - compared with, never bound
 def overlaps(one: str, other: str) -> bool:
     """Whether two IPv4 addresses to listen on exclude each other on one port."""
     return one == other or ANYWHERE in (one, other)
+
+
+def forwards_of(spec: VmSpec, ssh_port: int | None) -> tuple[Forward, ...]:
+    """Every forward of an instance: the SSH port's first."""
+    ssh = () if ssh_port is None else (Forward(ssh_port, SSH_GUEST_PORT),)
+    return (*ssh, *spec.ports)
 
 
 class Leases:

@@ -8,14 +8,25 @@ what the agent does is this plan. It decides over names; `agent.keepalive` answe
 from __future__ import annotations
 
 from agent import backoff
-from agent.keepalive import Question, answer, forwards_of
-from agent.leases import Leases
+from agent.keepalive import Question, answer
+from agent.leases import Leases, forwards_of
 from agent.policy import Policy
-from agent.steps import Birth, Create, Destroy, Hold, Keep, Plan, Replace, Step, Wait
+from agent.steps import (
+    Birth,
+    Create,
+    Destroy,
+    Hold,
+    Keep,
+    Plan,
+    Replace,
+    Step,
+    Wait,
+    target,
+)
 from state.clock import Moment
 from state.desired import Desired, Problem, WantedVm
 from state.ids import Name, instance_uid
-from state.observed import Instance, Observed, Retry, Seen, Verdict, image_key, vm_key
+from state.observed import Instance, Observed, Retry, Seen, Verdict, image_key, step_key, vm_key
 from state.spec.effects import Effect
 from state.spec.resolved import ImageSpec, VmSpec, changes
 
@@ -44,7 +55,23 @@ class _Pass:
 
     def steps(self) -> tuple[Step, ...]:
         names = {*self._desired.vms, *self._problems, *self._seen, *self._observed.names}
-        return tuple(self._decide(name) for name in sorted(names))
+        return tuple(self._patiently(self._decide(name)) for name in sorted(names))
+
+    def _patiently(self, step: Step) -> Step:
+        """The step, or the wait for its next try where the very same has failed before."""
+        retry = self._observed.retries.get(step_key(step.name))
+        if retry is None or not step.acts or retry.what != target(step):
+            return step
+        if (left := backoff.remaining(retry, self._now)) <= 0:
+            return step
+        return Wait(
+            name=step.name,
+            because=f"{retry.error}; tried {retry.failures} times so far",
+            reason="BackOff",
+            fields=step.fields,
+            source=step.source,
+            until=left,
+        )
 
     def _decide(self, name: Name) -> Step:
         seen = self._seen.get(name, [])
@@ -141,7 +168,7 @@ class _Pass:
                 seen=one,
                 spec=wanted.spec,
                 source=wanted.source,
-                retry=self._retry(wanted.spec.name),
+                retry=self._observed.retries.get(key := vm_key(wanted.spec.name), Retry(key)),
                 accelerator=self._policy.accelerator,
                 leases=self._leases,
                 now=self._now,
@@ -170,8 +197,6 @@ class _Pass:
     def _create(self, wanted: WantedVm, begun: Instance | None) -> Step:
         spec = wanted.spec
         because = "its creation was cut off" if begun else "no instance of it is there"
-        if (left := backoff.remaining(self._retry(spec.name), self._now)) > 0:
-            return self._back_off(wanted, left)
         birth = self._birth(wanted, begun, [])
         if isinstance(birth, Wait):
             return birth
@@ -207,9 +232,6 @@ class _Pass:
                 fields=fields,
                 source=wanted.source,
             )
-        failing = self._retry(spec.name) if resume is not None else Retry(vm_key(spec.name))
-        if (left := backoff.remaining(failing, self._now)) > 0:
-            return self._back_off(wanted, left)
         birth = self._birth(wanted, resume, seen)
         if isinstance(birth, Wait):
             return birth
@@ -290,19 +312,6 @@ class _Pass:
             )
         self.fetches[fetch] = None
         return None
-
-    def _retry(self, name: Name) -> Retry:
-        return self._observed.retries.get(vm_key(name), Retry(vm_key(name)))
-
-    def _back_off(self, wanted: WantedVm, left: float) -> Wait:
-        retry = self._retry(wanted.spec.name)
-        return Wait(
-            name=wanted.spec.name,
-            because=f"{retry.error}; tried {retry.failures} times so far",
-            reason="BackOff",
-            source=wanted.source,
-            until=left,
-        )
 
 
 def _unborn(seen: Seen) -> bool:

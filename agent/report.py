@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from agent.steps import Hold, Keep, Plan, Step, Wait
-from state.desired import Desired
-from state.ids import Name
+from state.desired import Desired, Problem
 from state.records import Finding
 
 
 def findings(plan: Plan, desired: Desired) -> dict[str, Finding]:
     """One finding for each name of the plan, and one for each problem and piece of advice, by a key that is the same
     from pass to pass."""
-    found = {f"vm/{step.name}": _of_step(step, desired) for step in plan.steps}
+    problems = {problem.name: problem for problem in reversed(desired.problems)}
+    found = {
+        f"vm/{step.name}": _of_step(
+            step, problems.get(step.name) if isinstance(step, Hold) else None
+        )
+        for step in plan.steps
+    }
     for problem in desired.problems:
         scope = "held" if problem.name else "error"
         found[f"problem/{problem}"] = Finding(
@@ -42,7 +47,7 @@ def findings(plan: Plan, desired: Desired) -> dict[str, Finding]:
     return found
 
 
-def _of_step(step: Step, desired: Desired) -> Finding:
+def _of_step(step: Step, problem: Problem | None) -> Finding:
     match step:
         case Keep(reason=reason):
             scope = "kept"
@@ -52,7 +57,6 @@ def _of_step(step: Step, desired: Desired) -> Finding:
             scope = "holding"
         case _:
             scope, reason = "acting", step.action.capitalize()
-    problem = desired.problem_of(Name(step.name)) if isinstance(step, Hold) else None
     return Finding(
         scope=scope,
         reason=reason,
@@ -68,7 +72,7 @@ def _of_step(step: Step, desired: Desired) -> Finding:
 def dated(
     new: Mapping[str, Finding], old: Mapping[str, Finding], wall: float
 ) -> dict[str, Finding]:
-    """The new findings, each since when it has been saying the same: `wall` (Unix time) for what was not said before."""
+    """The new findings, each since when it says the same: `wall` (Unix time) for what was not said before."""
     result = {}
     for key, finding in new.items():
         before = old.get(key)

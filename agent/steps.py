@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, assert_never
 
 from state.desired import SourceRef
 from state.ids import Name, Uid
@@ -161,6 +161,26 @@ class Hold(_Step):
 
 
 Step = Create | Replace | Destroy | Restart | Adopt | Update | Power | Crash | Keep | Wait | Hold
+
+
+def target(step: Step) -> str:
+    """What a step aims at, the same each time it is planned again and another once the document has changed: a failure
+    delays the next try of this, and of nothing else."""
+    match step:
+        case Create() | Replace():
+            return f"{step.action} {step.birth.uid} {step.birth.spec.digest}"
+        case Destroy():
+            return f"destroy {' '.join(step.uids)}"
+        case Restart() | Update():
+            return f"{step.action} {step.uid} {step.spec.digest}"
+        case Power():
+            return f"{step.to} {step.uid} {step.spec.digest}"
+        case Adopt() | Crash():
+            return f"{step.action} {step.uid}"
+        case Keep() | Wait() | Hold():
+            return step.action
+    assert_never(step)
+
 
 ORDER = (
     "destroy",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -36,13 +36,21 @@ class LedgerNewer(LedgerUnreadable):
 class Ledger:
     """The open database."""
 
-    def __init__(self, path: Path, *, qmp_path: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sockets: Path | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
         """Open or make the database at `path`, mode 0600, and bring its tables up to date.
 
-        `qmp_path` is the directory below which the sockets of each uid lie. Raises LedgerUnreadable where the file is
+        `sockets` is the directory below which the sockets of each uid lie. `on_event` is told of every event once it is
+        durable. Raises LedgerUnreadable where the file is
         no sound database, LedgerNewer where it comes from a later version.
         """
-        self._sockets = qmp_path
+        self._sockets = sockets
+        self._on_event = on_event
         made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         os.close(made)
         try:
@@ -113,6 +121,9 @@ class Ledger:
             raise
         self._instances, self._names = change.instances, change.names
         self._retries = change.retries
+        if self._on_event is not None:
+            for event in change.events:
+                self._on_event(event)
 
     def _prune(self, appended: int) -> None:
         self._appended += appended
@@ -135,6 +146,7 @@ class Transaction:
         self.instances: dict[Uid, Instance] = {}
         self.names: dict[Name, NameRecord] = {}
         self.retries: dict[str, Retry] = {}
+        self.events: list[Event] = []
         self.appended = 0
 
     def put_meta(self, key: str, value: str) -> None:
@@ -200,6 +212,7 @@ class Transaction:
 
     def event(self, event: Event) -> None:
         self.appended += 1
+        self.events.append(event)
         self._table("events").insert(
             {
                 "at": event.at, "pass": event.pass_id, "kind": event.kind, "name": event.name,

@@ -124,9 +124,11 @@ class NameRecord:
 @dataclass(frozen=True, slots=True)
 class Retry:
     """What failed, how often in a row, and when it is tried again: `retry_at` is a CLOCK_BOOTTIME of the boot
-    `retry_boot`. `key` is `vm/NAME` or `image/SOURCE`."""
+    `retry_boot`. `key` is `vm/NAME` for a machine that does not stay up, `step/NAME` for a step that failed (`what`
+    says which), `image/SOURCE` for an image."""
 
     key: str
+    what: str = ""
     failures: int = 0
     retry_at: float = 0.0
     retry_boot: str = ""
@@ -134,12 +136,17 @@ class Retry:
 
 
 def vm_key(name: Name) -> str:
-    """The key of a vm's Retry."""
+    """The key for a vm that does not stay up."""
     return f"vm/{name}"
 
 
+def step_key(name: Name) -> str:
+    """The key for a vm's step that failed."""
+    return f"step/{name}"
+
+
 def image_key(image: ImageSpec) -> str:
-    """The key of an image's Retry."""
+    """The key for an image that cannot be had."""
     return f"image/{image.source}"
 
 

@@ -20,9 +20,16 @@ def m0001_first(db: Database) -> None:
         not_null={"generation"},
     ).create_index(["ssh_port"], unique=True)
     _table(db, "retries").create(
-        {"key": str, "failures": int, "retry_at": float, "retry_boot": str, "error": str},
+        {
+            "key": str,
+            "what": str,
+            "failures": int,
+            "retry_at": float,
+            "retry_boot": str,
+            "error": str,
+        },
         pk="key",
-        not_null={"failures", "retry_at", "retry_boot", "error"},
+        not_null={"what", "failures", "retry_at", "retry_boot", "error"},
     )
     _table(db, "instances").create(
         {
