@@ -266,7 +266,8 @@ class Executor:
     async def _update(self, step: Update, intent: Intent) -> None:
         instance = self._known(step.uid, step.name)
         intent.write()
-        if step.forwards is not None and self._live(instance) is not None:
+        process = await self._supervised(instance)
+        if step.forwards is not None and process is not None:
             await self._hypervisor.set_forwards(step.uid, instance.forwards, step.forwards)
         if step.grow is not None:
             await self._hypervisor.grow(step.uid, step.grow)
@@ -278,19 +279,18 @@ class Executor:
 
     async def _power(self, step: Power, intent: Intent) -> None:
         instance = _now_wanted(self._known(step.uid, step.name), step)
+        intent.write()
+        await self._supervised(instance)
         match step.to:
             case "running":
-                intent.write()
                 await self._hypervisor.resume(step.uid)
                 started = instance.started_at or self._clock().wall
                 after = replace(instance, phase=Phase.RUNNING, started_at=started)
             case "paused":
-                intent.write()
                 await self._hypervisor.pause(step.uid)
                 started = instance.started_at or self._clock().wall
                 after = replace(instance, phase=Phase.RUNNING, started_at=started)
             case _:
-                intent.write()
                 await self._end(instance, step.grace)
                 after = replace(
                     instance,
@@ -319,6 +319,13 @@ class Executor:
         return next(
             (found.process for found in self._hypervisor.scan() if found.uid == instance.uid), None
         )
+
+    async def _supervised(self, instance: Instance) -> Process | None:
+        """The instance's live process, adopted first where that has not been done."""
+        process = self._live(instance)
+        if process is not None and not self._hypervisor.attached(instance.uid):
+            await self._hypervisor.attach(instance.uid, process)
+        return process
 
     def _machine(self, instance: Instance, spec: VmSpec) -> Machine:
         image = spec.image

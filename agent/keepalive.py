@@ -110,14 +110,8 @@ def _stopped(question: Question) -> Step:
 def _alive(question: Question) -> Step:
     seen, spec = question.seen, question.spec
     instance, view = seen.instance, seen.view
-    pid = instance.process.pid if instance.process else 0
     if not seen.attached:
-        return Adopt(
-            name=spec.name,
-            because=f"it runs as pid {pid}",
-            source=question.source,
-            uid=instance.uid,
-        )
+        return _alive_unattached(question)
     if not view.responsive:
         return _keep(question, "Unresponsive", f"its monitor does not answer: {view.detail}")
     if view.state is None:
@@ -140,6 +134,22 @@ def _alive(question: Question) -> Step:
             spec=spec,
         )
     return step
+
+
+def _alive_unattached(question: Question) -> Step:
+    """A running instance of another agent: adopted, unless its document changed meanwhile; doing that adopts it too."""
+    instance, spec = question.seen.instance, question.spec
+    if (step := _live_changes(question)) is not None:
+        return step
+    if instance.spec_digest != spec.digest:
+        return _power(question, spec.power, Cause.POWER)
+    pid = instance.process.pid if instance.process else 0
+    return Adopt(
+        name=spec.name,
+        because=f"it runs as pid {pid}",
+        source=question.source,
+        uid=instance.uid,
+    )
 
 
 def _run_state(question: Question, state: RunState) -> Step:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from agent.hypervisor.api import Backend
 from state.desired import Desired
 from state.ids import Name
-from state.ledger import Ledger
-from state.observed import Instance, Listener, Observed, Seen, Verdict
+from state.observed import Instance, Listener, NameRecord, Observed, Retry, Seen, Verdict
 from state.spec.resolved import ImageSpec
 
 
@@ -21,19 +21,27 @@ class Doing:
     images: dict[ImageSpec, str] = field(default_factory=dict)
 
 
-def observe(ledger: Ledger, backend: Backend, desired: Desired, doing: Doing) -> Observed:
+class Records(Protocol):
+    """What is recorded: a Ledger, or a Reader of one that another process writes."""
+
+    def instances(self) -> list[Instance]: ...
+    def names(self) -> dict[Name, NameRecord]: ...
+    def retries(self) -> dict[str, Retry]: ...
+
+
+def observe(records: Records, backend: Backend, desired: Desired, doing: Doing) -> Observed:
     """The world at this moment."""
-    seen = tuple(_look(instance, backend) for instance in ledger.instances())
+    seen = tuple(_look(instance, backend) for instance in records.instances())
     wanted = {vm.spec.image for vm in desired.vms.values()}
     images = {image: base for image in wanted if (base := backend.images.find(image)) is not None}
     return Observed(
         instances=seen,
-        names=ledger.names(),
+        names=records.names(),
         images=images,
         listeners=_listeners(desired, seen, backend),
         busy=dict(doing.names),
         fetching=dict(doing.images),
-        retries=ledger.retries(),
+        retries=records.retries(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a pass found, written down as far as it differs from what was written before: an unchanged world costs no write."""
+"""What a pass found, written down as far as it differs from the last: an unchanged world costs no write."""
 
 from __future__ import annotations
 

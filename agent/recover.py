@@ -29,9 +29,8 @@ async def recover(ledger: Ledger, hypervisor: Hypervisor, clock: Clock) -> None:
             if known.process != found.process:
                 with ledger.transaction() as change:
                     change.put_instance(_recorded(known, found))
-                    _tell(
-                        change, found, known.name, "Found", "its process was not recorded", now.wall
-                    )
+                    said = "its process was not recorded"
+                    change.event(_event(found, known.name, "Found", said, now.wall))
             continue
         lost = _from_record(found)
         if lost is not None:

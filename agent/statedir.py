@@ -9,6 +9,7 @@ import struct
 import uuid
 from pathlib import Path
 
+from agent import durable
 from agent.errors import StateInUse, StateUnusable
 from agent.paths import StatePaths
 
@@ -90,13 +91,5 @@ def _identity(paths: StatePaths) -> str:
             f"{paths.identity} holds no UUID", hint="restore it from a backup of the directory"
         ) from error
     made = str(uuid.uuid4())
-    part = paths.identity.with_suffix(".part")
-    descriptor = os.open(
-        part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-    )
-    with os.fdopen(descriptor, "w") as file:
-        file.write(made + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(paths.identity)
+    durable.write(paths.identity, f"{made}\n".encode(), replace=False)
     return made
