@@ -7,7 +7,10 @@ what the agent does is this plan. It decides over names; `agent.keepalive` answe
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent import backoff
+from agent.fetches import Fetches
 from agent.keepalive import Question, answer
 from agent.leases import Leases, forwards_of
 from agent.policy import Policy
@@ -20,21 +23,21 @@ from agent.steps import (
     Plan,
     Replace,
     Step,
+    Update,
     Wait,
     target,
 )
 from state.clock import Moment
 from state.desired import Desired, Problem, WantedVm
 from state.ids import Name, instance_uid
-from state.observed import Instance, Observed, Retry, Seen, Verdict, image_key, step_key, vm_key
+from state.observed import Instance, Observed, Retry, Seen, Verdict, step_key, vm_key
 from state.spec.effects import Effect
-from state.spec.resolved import ImageSpec, VmSpec, changes
+from state.spec.resolved import VmSpec, changes
 
 
 def plan(desired: Desired, observed: Observed, policy: Policy, now: Moment) -> Plan:
     """One answer for every name that is wanted, held or remembered."""
-    decided = _Pass(desired, observed, policy, now)
-    return Plan(steps=decided.steps(), fetches=tuple(decided.fetches))
+    return _Pass(desired, observed, policy, now).whole()
 
 
 class _Pass:
@@ -51,9 +54,13 @@ class _Pass:
         for problem in desired.problems:
             if problem.name is not None:
                 self._problems.setdefault(problem.name, problem)
-        self.fetches: dict[ImageSpec, None] = {}
+        self._fetches = Fetches(observed, now)
 
-    def steps(self) -> tuple[Step, ...]:
+    def whole(self) -> Plan:
+        """Every name's step, and the images that some of them wait for."""
+        return Plan(steps=self._steps(), fetches=self._fetches.asked)
+
+    def _steps(self) -> tuple[Step, ...]:
         names = {*self._desired.vms, *self._problems, *self._seen, *self._observed.names}
         return tuple(self._patiently(self._decide(name)) for name in sorted(names))
 
@@ -86,9 +93,7 @@ class _Pass:
                 return self._held(name, seen, "AbsenceUnproven", self._desired.unproven)
             return self._absent(name, seen)
         if wanted.spec.suspend:
-            return Keep(
-                name=name, because="suspend is true", reason="Suspended", source=wanted.source
-            )
+            return self._suspended(wanted, seen)
         return self._wanted(wanted, seen)
 
     # What is not wanted, or cannot be told
@@ -130,6 +135,26 @@ class _Pass:
             grace=max((spec.stop_timeout for spec in specs), default=0.0),
         )
 
+    def _suspended(self, wanted: WantedVm, seen: list[Seen]) -> Step:
+        """Leave it alone. That it is suspended is noted, for a time when its document cannot be read."""
+        for one in seen[-1:]:
+            old = VmSpec.from_canonical(one.instance.spec)
+            if not old.suspend:
+                return Update(
+                    name=old.name,
+                    because="suspend false -> true",
+                    fields=("suspend",),
+                    source=one.instance.source,
+                    uid=one.instance.uid,
+                    spec=replace(old, suspend=True),
+                )
+        return Keep(
+            name=wanted.spec.name,
+            because="suspend is true",
+            reason="Suspended",
+            source=wanted.source,
+        )
+
     # What is wanted
 
     def _wanted(self, wanted: WantedVm, seen: list[Seen]) -> Step:
@@ -143,6 +168,9 @@ class _Pass:
                     source=wanted.source,
                 )
             return self._create(wanted, None)
+        if spec.image.digest is None and self._fetches.missing(spec.image):
+            # What its source holds now is not known; only after a fetch can it be told whether that is a change.
+            self._fetches.ask_for(spec.image)
         latest = seen[-1]
         because, fields = self._forced(latest.instance, spec)
         if fields:
@@ -200,8 +228,8 @@ class _Pass:
         birth = self._birth(wanted, begun, [])
         if isinstance(birth, Wait):
             return birth
-        fetch = self._missing(spec.image)
-        return self._fetching(wanted, fetch) or Create(
+        fetch = self._fetches.missing(spec.image)
+        return self._fetches.wait(wanted) or Create(
             name=spec.name, because=because, source=wanted.source, birth=birth, fetch=fetch
         )
 
@@ -235,8 +263,8 @@ class _Pass:
         birth = self._birth(wanted, resume, seen)
         if isinstance(birth, Wait):
             return birth
-        fetch = self._missing(spec.image)
-        return self._fetching(wanted, fetch) or Replace(
+        fetch = self._fetches.missing(spec.image)
+        return self._fetches.wait(wanted) or Replace(
             name=spec.name,
             because=because,
             fields=fields,
@@ -284,34 +312,6 @@ class _Pass:
             run_as=run_as,
             forwards=forwards,
         )
-
-    # What has to be there first
-
-    def _missing(self, image: ImageSpec) -> ImageSpec | None:
-        return None if image in self._observed.images else image
-
-    def _fetching(self, wanted: WantedVm, fetch: ImageSpec | None) -> Wait | None:
-        """The wait for an image that is on its way or was asked for in vain just now; otherwise it is to be fetched."""
-        if fetch is None:
-            return None
-        if (how_far := self._observed.fetching.get(fetch)) is not None:
-            return Wait(
-                name=wanted.spec.name,
-                because=f"image {fetch.label} is on its way: {how_far}",
-                reason="FetchingImage",
-                source=wanted.source,
-            )
-        retry = self._observed.retries.get(image_key(fetch))
-        if retry is not None and (left := backoff.remaining(retry, self._now)) > 0:
-            return Wait(
-                name=wanted.spec.name,
-                because=f"{retry.error}; tried {retry.failures} times so far",
-                reason="ImageUnavailable",
-                source=wanted.source,
-                until=left,
-            )
-        self.fetches[fetch] = None
-        return None
 
 
 def _unborn(seen: Seen) -> bool:

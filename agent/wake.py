@@ -39,7 +39,9 @@ class Wake:
 
     async def _more(self, at_most: float) -> bool:
         try:
-            await asyncio.wait_for(self._event.wait(), at_most)
+            # Not wait_for: in Python 3.11 it can swallow a cancellation that comes with the event.
+            async with asyncio.timeout(at_most):
+                await self._event.wait()
         except TimeoutError:
             return False
         self._event.clear()
