@@ -110,7 +110,7 @@ class Health(Part):
         }
     )
 
-    tcp: Port | None = Field(default=None, description="A port of the guest that sends or accepts.")
+    tcp: Port | None = Field(default=None, description="A TCP port of the guest that must answer.")
     http: HttpCheck | None = Field(default=None, description="A request that must succeed.")
     ssh: Literal[True] | None = Field(default=None, description="An SSH login that must succeed.")
     interval: Period = Field(default=10.0, description="From one check to the next.")
@@ -164,7 +164,7 @@ class VmDocument(Document):
     ports: Annotated[tuple[PortForward, ...], FewItems] = Field(
         default=(), max_length=256, description="TCP ports of the host that lead into the guest."
     )
-    network: Network = Field(default=Network(), description="What the guest may reach.")
+    network: Network = Field(default=Network(), description="How the guest is connected.")
     user_data: Annotated[str, Field(json_schema_extra={"maxLength": USER_DATA_LIMIT})] | None = (
         Field(default=None, description="cloud-init user-data, passed through unchanged.")
     )

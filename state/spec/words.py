@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 _LONGEST = 60
+_MOST_GUESSED = 500
 
 
 def quoted(value: object) -> str:
@@ -45,8 +46,10 @@ def listed(words: Iterable[str], last: str = "or") -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint in parentheses with a space before it: the likeliest of `known`, or all of them where they are few; empty
-    where nothing helps."""
+    where nothing helps, or where there are so many that looking for it would take long."""
     names = list(known)
+    if len(names) > _MOST_GUESSED:
+        return ""
     plain = {name.lower().replace("_", "").replace("-", ""): name for name in names}
     key = word[:128].lower().replace("_", "").replace("-", "")
     if close := difflib.get_close_matches(key, plain, n=1, cutoff=0.6):
