@@ -24,7 +24,7 @@ from state.spec.words import quoted
 API = "holdfast/v1"
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 LABEL_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"
-_HOST_PATTERN = r"^[A-Za-z0-9*?!._\[\]-]{1,253}$"
+HOST_PATTERN = r"^[A-Za-z0-9*?!._\[\]-]{1,253}$"
 
 FewItems = Strict(False)
 """Marks a tuple: YAML has lists only, and a list is what it takes; its items stay strict."""
@@ -87,7 +87,7 @@ LabelText = Annotated[
 
 HostPattern = Annotated[
     str,
-    Fits(_HOST_PATTERN, "pattern for host names (write a name, `*` and `?` stand for any)"),
+    Fits(HOST_PATTERN, "pattern for host names (write a name, `*` and `?` stand for any)"),
 ]
 
 Port = Annotated[int, Field(ge=1, le=65535)]

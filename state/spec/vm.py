@@ -27,6 +27,9 @@ MIB, TIB = 1 << 20, 1 << 40
 USER_DATA_LIMIT = MIB
 """Bytes of user-data, given inline or in a file: cloud-init's own sources take far less, and a seed is no data disk."""
 
+ANYWHERE = "0.0.0.0"  # noqa: S104 - compared with, never bound
+"""Stands for every address of the host."""
+
 _DAY = 86_400.0
 
 Cpus = Annotated[int, Field(ge=1, le=255)]
@@ -225,5 +228,5 @@ class VmDocument(Document):
 def overlap(one: PortForward, other: PortForward) -> bool:
     """Whether the host cannot listen for both: the same port, on the same address or one of them on all."""
     return one.host == other.host and (
-        one.address == other.address or "0.0.0.0" in (one.address, other.address)  # noqa: S104
+        one.address == other.address or ANYWHERE in (one.address, other.address)
     )
