@@ -7,7 +7,7 @@ and never lost to the other. No name is both wanted and held.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -174,14 +174,25 @@ class Assembler:
         self._found.vms = {found.spec.name: found for found in wanted.values()}
 
     def _check_ports(self, alone: Iterable[Reading]) -> None:
+        owners: dict[int, Reading] = {}
+        crowded = {
+            port.host
+            for reading in alone
+            if isinstance(reading.document, VmDocument)
+            for port in reading.document.ports
+            if owners.setdefault(port.host, reading) is not reading
+        }
+        if crowded:
+            self._check_crowded_ports(alone, crowded)
+
+    def _check_crowded_ports(self, alone: Iterable[Reading], crowded: Set[int]) -> None:
         by_port: dict[int, list[_Claim]] = defaultdict(list)
         for reading in alone:
             if isinstance(reading.document, VmDocument):
                 for index, port in enumerate(reading.document.ports):
-                    by_port[port.host].append(_Claim(reading, index, port.address))
+                    if port.host in crowded:
+                        by_port[port.host].append(_Claim(reading, index, port.address))
         for port_number, claims in by_port.items():
-            if len(claims) == 1:
-                continue
             by_address: dict[str, list[_Claim]] = defaultdict(list)
             for claim in claims:
                 by_address[claim.address].append(claim)

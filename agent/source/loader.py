@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.errors import BadInput
 from agent.source.documents import File, Reading, read_documents, unreadable
@@ -99,7 +99,7 @@ class Loader:
             records[entry.path] = record
             changed = changed or record is not before
         self._records = records
-        before_look, self._look = self._look, look
+        before_look, self._look = self._look, replace(look, entries=())
         if changed:
             self.readings = tuple(
                 reading for record in records.values() for reading in record.readings

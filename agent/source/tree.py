@@ -9,7 +9,7 @@ import os
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from agent.errors import BadInput
 from state.desired import Advice, Problem
@@ -27,8 +27,7 @@ class Moved(Exception):
     """The tree changed while it was read: what was seen of it is no moment's truth, look again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A file that holds documents. `path` is below the root, as the system spells it. `stamp` differs whenever the
     content does, unless the file is `fresh`: changed so shortly before that a later change could leave the same stamp.
     """
