@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
-
-from pathspec import GitIgnoreSpec
+from typing import TYPE_CHECKING
 
 from agent.source.text import Unreadable, decoded
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 _MOST_STARS = 4
 """Runs of `*` in one pattern. Each multiplies the time that a long name can take to be compared."""
@@ -36,6 +38,8 @@ class Rules:
 
 def compile_rules(prefix: str, data: bytes, above: Rules | None) -> Rules:
     """The rules of an ignore file's content. Raises Unreadable, with the line that is no pattern."""
+    from pathspec import GitIgnoreSpec  # only trees that have such a file pay for it
+
     lines = decoded(data).splitlines()
     for number, line in enumerate(lines, 1):
         if len(line) > _LONGEST or len(re.findall(r"\*+", line)) > _MOST_STARS:
