@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli.options import PATH, option, output_option
+
 if TYPE_CHECKING:
     from agent.source.validation import Report
 
@@ -24,31 +26,27 @@ if TYPE_CHECKING:
     metavar="PATH...",
     type=click.Path(exists=True, readable=False, path_type=Path),
 )
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print."
-)
-@click.option("--host", metavar="NAME", help="Check as on this host; default: as on any.")
-@click.option(
+@option("--host", metavar="NAME", help="Check as on this host; default: as on any.")
+@option(
     "--images",
-    "images_file",
+    type=PATH,
     metavar="FILE",
-    type=click.Path(path_type=Path),
     help="An image map outside the tree; its api, kind and name may be left out.",
 )
-@click.option(
+@option(
     "--image-root",
-    "image_roots",
-    metavar="DIR",
+    type=PATH,
     multiple=True,
-    type=click.Path(path_type=Path),
-    help="Where local images may lie, beside the tree; repeatable.",
+    metavar="DIR",
+    help="Where local images may lie, beside the tree; may be given again.",
 )
+@output_option
 def validate(
     paths: tuple[Path, ...],
-    output: str,
     host: str | None,
-    images_file: Path | None,
-    image_roots: tuple[Path, ...],
+    images: Path | None,
+    image_root: tuple[Path, ...],
+    output: str,
 ) -> None:
     """Check documents. Exits 1 if there is a problem.
 
@@ -60,7 +58,7 @@ def validate(
     """
     from agent.source.validation import Options, validate
 
-    report = validate(paths, Options(host, images_file, image_roots), time.time_ns() / 1e9)
+    report = validate(paths, Options(host, images, image_root), time.time_ns() / 1e9)
     if output == "json":
         click.echo(json.dumps(_as_json(report), indent=2, ensure_ascii=False))
     else:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from agent.errors import BadInput
 from agent.source.documents import File, Reading, read_documents, unreadable
+from agent.source.places import Places
 from agent.source.tree import Content, Entry, Look, Missing, Moved, Tree, shown
-from agent.source.yaml import Places, Value, places
+from agent.source.yaml import Value, places
 from state.spec.complaints import Path
 from state.spec.vm import USER_DATA_LIMIT
 

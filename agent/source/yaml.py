@@ -24,6 +24,8 @@ from ruamel.yaml.events import (
     StreamEndEvent,
 )
 
+from agent.errors import BadInput
+from agent.source.places import Places
 from agent.source.scalars import meaning
 from agent.source.text import Unreadable, decoded
 from state.spec.complaints import Path
@@ -78,21 +80,23 @@ def parse(data: bytes) -> list[YamlDocument]:
     ]
 
 
-class Places:
-    """Where the values and keys of one document stand, and how its scalars are spelled."""
-
-    def __init__(self) -> None:
-        self.values: dict[Path, tuple[int, int]] = {}
-        self.keys: dict[Path, tuple[int, int]] = {}
-        self.spelled: dict[Path, str] = {}
-
-    def find(self, path: Path, *, at_key: bool = False) -> tuple[int, int]:
-        """Line and column of the value at `path`, or of its key; else of the nearest value above that there is."""
-        if at_key and path in self.keys:
-            return self.keys[path]
-        while path not in self.values and path:
-            path = path[:-1]
-        return self.values.get(path, (1, 1))
+def load_mapping(data: bytes, name: str) -> dict[str, Value]:
+    """The one mapping that a file such as a configuration holds; an empty one for an empty file. Raises BadInput, in
+    which `name` is what the file is called."""
+    try:
+        documents = [one for one in parse(data) if one.value is not None]
+    except Unreadable as error:
+        raise BadInput(
+            f"{name}:{error.line}:{error.column}: {error.message}", hint=error.hint
+        ) from error
+    if not documents:
+        return {}
+    first, *more = documents
+    for fault in first.faults:
+        raise BadInput(f"{name}:{fault.line}:{fault.column}: {fault.message}")
+    if more or not isinstance(first.value, dict):
+        raise BadInput(f"{name}: the file is not one mapping", hint="write `key: value` lines")
+    return first.value
 
 
 def places(data: bytes, index: int) -> Places:
