@@ -49,6 +49,8 @@ class Assembler:
         self._merged: tuple[ImageMap, list[Trouble]] = (ImageMap(), [])
         self._wanted: dict[Reading, WantedVm] = {}
         self._found = Assembled()
+        self._blames: list[_Blame] = []
+        self._unpinned: list[tuple[Reading, str]] = []
 
     def still_holds(self) -> bool:
         """Whether the sources of images lie where they lay; the rest only changes with the documents."""
@@ -60,6 +62,7 @@ class Assembler:
         """`outside` are the documents of an image map that the operator gives beside the tree. `whole` False: there may
         be image maps elsewhere, so that without any here labels are left unresolved."""
         self._found = Assembled()
+        self._blames, self._unpinned = [], []
         for reading in (*readings, *outside):
             self._found.problems += self._own_problems(reading)
         mine = [one for one in readings if self.is_mine(one)]
@@ -71,6 +74,7 @@ class Assembler:
             gap = next(filter(None, map(self._gap, (*outside, *mine))), "")
             self._resolve(alone, merged, gap)
         self._check_ports(alone)
+        self._locate_all()
         held = {problem.name for problem in self._found.problems}
         for name in held & self._found.vms.keys():
             del self._found.vms[Name(str(name))]
@@ -91,12 +95,27 @@ class Assembler:
         return reading.problems
 
     def _blame(self, reading: Reading, path: Path, message: str, *, at_key: bool = False) -> None:
-        line, column = self._locate(reading, path, at_key)
-        self._found.problems.append(
-            Problem(
-                reading.ref.file, line, column, message, name=reading.vm_name, kind=reading.kind
+        self._blames.append(_Blame(reading, path, at_key, message))
+
+    def _locate_all(self) -> None:
+        """Where everything stands that was found; file by file, since each has to be read for it."""
+        for blame in sorted(self._blames, key=lambda one: one.reading.path):
+            reading = blame.reading
+            place = self._locate(reading, blame.path, blame.at_key)
+            self._found.problems.append(
+                Problem(
+                    reading.ref.file,
+                    *place,
+                    blame.message,
+                    name=reading.vm_name,
+                    kind=reading.kind,
+                )
             )
-        )
+        for reading, label in self._unpinned:
+            line, _ = self._locate(reading, ("images", label), True)
+            message = f"image {quoted(label)} has no sha256: nothing proves what is downloaded"
+            where = SourceRef(reading.ref.file, line, reading.ref.commit)
+            self._found.advice.append(Advice(where, message))
 
     # Several documents
 
@@ -139,13 +158,7 @@ class Assembler:
                 message = f"image {quoted(label)} {source.why}"
                 self._blame(reading, ("images", label, key), message)
             if entry.digest is None:
-                line, _ = self._locate(reading, ("images", label), True)
-                self._found.advice.append(
-                    Advice(
-                        SourceRef(reading.ref.file, line, reading.ref.commit),
-                        f"image {quoted(label)} has no sha256: nothing proves what is downloaded",
-                    )
-                )
+                self._unpinned.append((reading, label))
 
     @staticmethod
     def _gap(reading: Reading) -> str:
@@ -211,6 +224,16 @@ class Assembler:
                         f" {quoted(rival.reading.name)} in {rival.reading.ref}, on"
                         f" {rival.address} (give one of them another port)",
                     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Blame:
+    """What is wrong with a document beside others, at a path whose place is still to be found."""
+
+    reading: Reading
+    path: Path
+    at_key: bool
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

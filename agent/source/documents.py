@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from agent.errors import BadInput
+from agent.source.places import Places
 from agent.source.text import Unreadable
 from agent.source.yaml import Value, YamlDocument, parse, places
 from state.desired import Problem, SourceRef
@@ -76,8 +77,9 @@ def read_documents(file: File, data: bytes, beside: Beside) -> tuple[Reading, ..
         found = parse(data)
     except Unreadable as error:
         return (unreadable(file, str(error), error.line, error.column),)
+    text = _Text(data)
     return tuple(
-        _read(file, data, document, beside) for document in found if document.value is not None
+        _read(file, text, document, beside) for document in found if document.value is not None
     )
 
 
@@ -90,7 +92,20 @@ def unreadable(file: File, message: str, line: int = 0, column: int = 0) -> Read
     )
 
 
-def _read(file: File, data: bytes, found: YamlDocument, beside: Beside) -> Reading:
+class _Text:
+    """The text of a file, looked through for places once, and only if something is wrong."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._places: list[Places] = []
+
+    def places(self, index: int) -> Places:
+        if not self._places:
+            self._places = places(self._data)
+        return self._places[index]
+
+
+def _read(file: File, text: _Text, found: YamlDocument, beside: Beside) -> Reading:
     reading = Reading(file.path, found.index, SourceRef(file.shown, found.line))
     value = found.value
     if file.header and isinstance(value, dict):
@@ -105,10 +120,10 @@ def _read(file: File, data: bytes, found: YamlDocument, beside: Beside) -> Readi
         _complain(reading, [(found.line, found.column, message)])
     elif (wrong := _wrong_header(value)) is not None:
         key, message = wrong
-        line, column = places(data, found.index).find((key,))
+        line, column = text.places(found.index).find((key,))
         _complain(reading, [(line, column, message)])
     else:
-        _validate(reading, data, value, beside)
+        _validate(reading, text, value, beside)
     return reading
 
 
@@ -117,7 +132,7 @@ def _complain(reading: Reading, found: list[tuple[int, int, str]]) -> None:
     kind = reading.kind if reading.kind in KINDS or reading.kind in NOT_YET else None
     reading.problems += tuple(
         Problem(reading.ref.file, line, column, message, name=reading.vm_name, kind=kind)
-        for line, column, message in found
+        for line, column, message in sorted(found)
     )
 
 
@@ -150,22 +165,23 @@ def _wrong_header(value: Mapping[str, Value]) -> tuple[str, str] | None:
             return "api", f"api {quoted(api)} is not known to this version (write `api: {API}`)"
         hint = f"begin with `api: {API}`, or name the file in .holdfastignore if it is no document"
         return "api", f"key `api` is missing ({hint})"
+    if "kind" not in value:
+        return "kind", f"key `kind` is missing (known: {', '.join(KINDS)})"
+    if not isinstance(kind, str):
+        return "kind", f"kind {quoted(kind)} is no text (known: {', '.join(KINDS)})"
     if kind in NOT_YET:
         return "kind", f"kind: {kind} is not supported by this version"
-    if not isinstance(kind, str) or kind not in KINDS:
-        if "kind" in value:
-            hint = did_you_mean(str(kind), KINDS)
-            return "kind", f"kind {quoted(kind)} is not known{hint}"
-        return "kind", f"key `kind` is missing (known: {', '.join(KINDS)})"
+    if kind not in KINDS:
+        return "kind", f"kind {quoted(kind)} is not known{did_you_mean(kind, KINDS)}"
     return None
 
 
-def _validate(reading: Reading, data: bytes, value: Mapping[str, Value], beside: Beside) -> None:
+def _validate(reading: Reading, text: _Text, value: Mapping[str, Value], beside: Beside) -> None:
     model = KINDS[reading.kind or ""]
     try:
         reading.document = model.model_validate(value)
     except ValidationError as error:
-        where = places(data, reading.index)
+        where = text.places(reading.index)
         found = []
         for complaint in complaints(error, model, where.spelled.get):
             line, column = where.find(complaint.path, at_key=complaint.at_key)
@@ -177,6 +193,6 @@ def _validate(reading: Reading, data: bytes, value: Mapping[str, Value], beside:
         try:
             reading.user_data = beside(document.user_data_file)
         except BadInput as error:
-            line, column = places(data, reading.index).find(("user_data_file",))
+            line, column = text.places(reading.index).find(("user_data_file",))
             message = f"`user_data_file`: {quoted(document.user_data_file)} cannot be used: {error}"
             _complain(reading, [(line, column, message)])

@@ -44,6 +44,7 @@ class Loader:
         header: Mapping[str, Value] | None = None,
     ) -> None:
         self._tree = tree
+        self._located: tuple[str, list[Places]] = ("", [])
         self._show = show
         self._header = header
         self._records: dict[str, _Record] = {}
@@ -69,25 +70,30 @@ class Loader:
         raise Moved
 
     def locate(self, reading: Reading, path: Path, at_key: bool = False) -> tuple[int, int]:
-        """Line and column of a value of a document that was read; the document's start where its text changed since."""
+        """Line and column of a value of a document that was read; the document's start where its text changed since.
+
+        The text is read and parsed again. Who asks for many places asks file by file: the last file is remembered.
+        """
         key = (path, at_key)
         if key not in reading.located:
-            reading.located[key] = self._places(reading).find(path, at_key=at_key)
+            if self._located[0] != reading.path:
+                self._located = (reading.path, self._places(reading.path))
+            found = self._located[1]
+            place = found[reading.index].find(path, at_key=at_key) if found else None
+            reading.located[key] = place or (reading.ref.line, 1)
         return reading.located[key]
 
-    def _places(self, reading: Reading) -> Places:
-        start = Places()
-        start.values[()] = (reading.ref.line, 1)
-        record = self._records[reading.path]
+    def _places(self, path: str) -> list[Places]:
         try:
-            data = self._tree.read(reading.path, 0.0).data
-            return places(data, reading.index) if _digest(data) == record.digest else start
+            data = self._tree.read(path, 0.0).data
+            return places(data) if _digest(data) == self._records[path].digest else []
         except BadInput:
-            return start
+            return []
 
     def _refresh(self, now: float) -> bool:
         look = self._tree.look(now)
         self._stamps = {}
+        self._located = ("", [])
         old = self._records
         changed = len(look.entries) != len(old) or self._look is None
         records: dict[str, _Record] = {}

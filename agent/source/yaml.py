@@ -44,6 +44,12 @@ MOST_ALIASES = 1_000
 DEEPEST = 32
 _MOST_FAULTS = 20
 
+_FLOW_COLON = "found unexpected ':'"
+"""What the C parser says of a colon in unquoted text within brackets, such as a URL: right in YAML 1.1, wrong in 1.2.
+Only then the slower parser, which knows 1.2, is asked too."""
+_MOST_SLOW = 1 << 17
+"""Characters that the slower parser is asked to read: about half a second's work."""
+
 _UNTEXTUAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]").search
 """What an escape in double quotes could still bring in."""
 
@@ -76,8 +82,14 @@ def parse(data: bytes) -> list[YamlDocument]:
     """The documents of a file. Raises Unreadable where the text as a whole is not to be read."""
     return [
         YamlDocument(index, *composer.start, composer.value, tuple(composer.faults))
-        for index, composer in enumerate(_composers(data, None))
+        for index, composer in enumerate(_read(data, recording=False))
     ]
+
+
+def places(data: bytes) -> list[Places]:
+    """The places of each document of a file that `parse` has read: a second pass, for when something is wrong. Raises
+    Unreadable."""
+    return [composer.places or Places() for composer in _read(data, recording=True)]
 
 
 def load_mapping(data: bytes, name: str) -> dict[str, Value]:
@@ -99,52 +111,33 @@ def load_mapping(data: bytes, name: str) -> dict[str, Value]:
     return first.value
 
 
-def places(data: bytes, index: int) -> Places:
-    """The places of the document at `index` of a file that `parse` has read: a second pass, for when something is
-    wrong. Raises Unreadable."""
-    found = Places()
-    for number, _ in enumerate(_composers(data, (index, found))):
-        if number == index:
-            break
+def _read(data: bytes, *, recording: bool) -> list[_Composer]:
+    text = decoded(data)
+    try:
+        if CParser is not None:
+            try:
+                return _composed(_fast_events(text), recording)
+            except MarkedYAMLError as error:
+                if error.problem != _FLOW_COLON or len(text) > _MOST_SLOW:
+                    raise
+        return _composed(_slow_events(text), recording)
+    except YAMLError as error:
+        raise _unreadable(error) from error
+
+
+def _composed(events: Iterator[_Event], recording: bool) -> list[_Composer]:
+    found: list[_Composer] = []
+    for event in events:
+        if type(event) is DocumentStartEvent:
+            if len(found) >= MOST_DOCUMENTS:
+                raise _stop(event, f"the file has more than {MOST_DOCUMENTS} documents", "split it")
+            composer = _Composer(events, Places() if recording else None)
+            composer.compose()
+            found.append(composer)
     return found
 
 
-def _composers(data: bytes, wanted: tuple[int, Places] | None) -> Iterator[_Composer]:
-    text = decoded(data)
-    index = 0
-    try:
-        events = _events(text)
-        for event in events:
-            if type(event) is DocumentStartEvent:
-                if index >= MOST_DOCUMENTS:
-                    raise _stop(
-                        event, f"the file has more than {MOST_DOCUMENTS} documents", "split it"
-                    )
-                here = wanted[1] if wanted is not None and wanted[0] == index else None
-                composer = _Composer(events, here)
-                composer.compose()
-                yield composer
-                index += 1
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        began = ""
-        if error.context and error.context_mark:
-            began = f" {error.context} that began at line {error.context_mark.line + 1}"
-        raise Unreadable(
-            line,
-            column,
-            f"this is not YAML: {printable(str(error.problem))}{began}",
-            hint="indent with spaces, and quote text that holds `: ` or ` #`",
-        ) from error
-    except YAMLError as error:
-        raise Unreadable(1, 1, f"this is not YAML: {printable(str(error))}") from error
-
-
-def _events(text: str) -> Iterator[_Event]:
-    if CParser is None:
-        yield from YAML(typ="safe", pure=True).parse(text)
-        return
+def _fast_events(text: str) -> Iterator[_Event]:
     parser = CParser(text)
     try:
         while True:
@@ -156,6 +149,26 @@ def _events(text: str) -> Iterator[_Event]:
         parser.dispose()
 
 
+def _slow_events(text: str) -> Iterator[_Event]:
+    yield from YAML(typ="safe", pure=True).parse(text)
+
+
+def _unreadable(error: YAMLError) -> Unreadable:
+    if not isinstance(error, MarkedYAMLError):
+        return Unreadable(1, 1, f"this is not YAML: {printable(str(error))}")
+    mark = error.problem_mark or error.context_mark
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    began = ""
+    if error.context and error.context_mark:
+        began = f" {error.context} that began at line {error.context_mark.line + 1}"
+    return Unreadable(
+        line,
+        column,
+        f"this is not YAML: {printable(str(error.problem))}{began}",
+        hint="indent with spaces, and quote text that holds `: ` or ` #`",
+    )
+
+
 _OPEN = object()
 """Stands for an anchor's value while that is still being read."""
 
@@ -165,7 +178,7 @@ class _Composer:
 
     def __init__(self, events: Iterator[_Event], found: Places | None) -> None:
         self._events = events
-        self._places = found
+        self.places = found
         self._anchors: dict[str, tuple[Any, int]] = {}
         self._nodes = 0
         self._aliases = 0
@@ -193,8 +206,8 @@ class _Composer:
             raise _stop(event, f"the document has more than {MOST_NODES} values", "split it")
 
     def _value(self, event: _Event, path: Path, depth: int) -> Value:
-        if self._places is not None:
-            self._places.values[path] = (event.start_mark.line + 1, event.start_mark.column + 1)
+        if self.places is not None:
+            self.places.values[path] = (event.start_mark.line + 1, event.start_mark.column + 1)
         kind = type(event)
         if kind is AliasEvent:
             return self._alias(event)
@@ -223,13 +236,13 @@ class _Composer:
     def _scalar(self, event: _Event, path: Path) -> Value:
         text: str = event.value
         if event.implicit[0]:
-            if self._places is not None:
-                self._places.spelled[path] = text
+            if self.places is not None:
+                self.places.spelled[path] = text
             return meaning(text)
         if _UNTEXTUAL(text):
             self._fault(event, "the text has a control character in it (remove it)")
-        if self._places is not None:
-            self._places.spelled[path] = f'"{text}"'
+        if self.places is not None:
+            self.places.spelled[path] = f'"{text}"'
         return text
 
     def _alias(self, event: _Event) -> Value:
@@ -252,7 +265,7 @@ class _Composer:
         for event in self._events:
             if type(event) is SequenceEndEvent:
                 break
-            below = path if self._places is None else (*path, len(made))
+            below = path if self.places is None else (*path, len(made))
             value = self._value(event, below, depth + 1)
             if value is None:
                 self._fault(event, "a list item has no value (write one, or remove the item)")
@@ -267,9 +280,9 @@ class _Composer:
                 break
             key = self._key(event, depth)
             below = path
-            if self._places is not None:
+            if self.places is not None:
                 below = (*path, key)
-                self._places.keys.setdefault(below, _at(event))
+                self.places.keys.setdefault(below, _at(event))
             after = next(self._events)
             value = self._value(after, below, depth + 1)
             if key in made:
@@ -289,9 +302,9 @@ class _Composer:
         scalar = type(event) is ScalarEvent
         if scalar and event.implicit[0] and event.value == "<<":
             self._fault(event, "merge keys (`<<`) are not supported (write the keys out)")
-        here, self._places = self._places, None
+        here, self.places = self.places, None
         key = self._value(event, (), depth + 1)
-        self._places = here
+        self.places = here
         if isinstance(key, str):
             return key
         spelled = event.value if scalar else key

@@ -35,7 +35,13 @@ def complaints(error: ValidationError, model: type[BaseModel], written: Written)
     """The errors of a document that does not have the shape of `model`, in the order of the model's fields; of very
     many only the first."""
     details = error.errors(include_url=False)[:MOST_COMPLAINTS]
-    return [_complaint(detail, model, written) for detail in details]
+    broken = {detail["loc"][:-1] for detail in details}
+    return [
+        _complaint(detail, model, written)
+        for detail in details
+        # a list is also counted without its broken items, which says nothing new
+        if detail["type"] != "too_short" or detail["loc"] not in broken
+    ]
 
 
 def _complaint(detail: Any, model: type[BaseModel], written: Written) -> Complaint:

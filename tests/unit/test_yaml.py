@@ -176,7 +176,7 @@ def test_a_byte_order_mark_and_dos_line_ends_are_fine() -> None:
 
 def test_places_find_values_keys_and_the_nearest_value_above() -> None:
     text = b"x: 1\n---\na:\n  - {b: 0755, c: 'q'}\n"
-    found = places(text, 1)
+    found = places(text)[1]
     assert found.find(("a", 0, "b")) == (4, 9)
     assert found.find(("a", 0, "b"), at_key=True) == (4, 6)
     assert found.find(("a", 0, "missing", "deeper")) == (4, 5)
@@ -185,8 +185,14 @@ def test_places_find_values_keys_and_the_nearest_value_above() -> None:
     assert found.spelled["a", 0, "c"] == '"q"'
 
 
+def test_unquoted_text_in_brackets_may_hold_colons() -> None:
+    text = "a: {b: https://images.example/x.qcow2, c: 2222:22}\n"
+    assert value_of(text) == {"a": {"b": "https://images.example/x.qcow2", "c": "2222:22"}}
+    assert places(text.encode())[0].find(("a", "c")) == (1, 43)
+
+
 def test_columns_count_characters() -> None:
-    assert places("a: [é, 𝄞, x]\n".encode(), 0).find(("a", 2)) == (1, 11)
+    assert places("a: [é, 𝄞, x]\n".encode())[0].find(("a", 2)) == (1, 11)
 
 
 def test_a_configuration_file_is_one_mapping() -> None:
