@@ -83,7 +83,3 @@ class Desired:
     problems: tuple[Problem, ...] = ()
     advice: tuple[Advice, ...] = ()
     unproven: str | None = None
-
-    def problem_of(self, name: Name) -> Problem | None:
-        """The first problem that certainly concerns `name`."""
-        return next((problem for problem in self.problems if problem.name == name), None)

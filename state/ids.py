@@ -29,6 +29,10 @@ class Process:
     start_ticks: int
 
 
+TICKS_PER_SECOND = 100
+"""Of `start_ticks`: USER_HZ, which is 100 on every architecture that Linux runs Python on."""
+
+
 def instance_uid(state_id: str, kind: str, name: str, generation: int) -> Uid:
     """The uid of generation `generation` of `name`: the same for the same input, so that a planner can choose it.
 

@@ -116,15 +116,40 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class NameRecord:
-    """What is remembered of a name beyond its instances. `retry_at` is a CLOCK_BOOTTIME of the boot `retry_boot`."""
+    """What is remembered of a name beyond its instances: the last generation that it had, and its leased SSH port."""
 
     name: Name
     generation: int = 0
     ssh_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """What failed, how often in a row, and when it is tried again: `retry_at` is a CLOCK_BOOTTIME of the boot
+    `retry_boot`. `key` is `vm/NAME` for a machine that does not stay up, `step/NAME` for a step that failed (`what`
+    says which), `image/SOURCE` for an image."""
+
+    key: str
+    what: str = ""
     failures: int = 0
     retry_at: float = 0.0
     retry_boot: str = ""
     error: str = ""
+
+
+def vm_key(name: Name) -> str:
+    """The key for a vm that does not stay up."""
+    return f"vm/{name}"
+
+
+def step_key(name: Name) -> str:
+    """The key for a vm's step that failed."""
+    return f"step/{name}"
+
+
+def image_key(image: ImageSpec) -> str:
+    """The key for an image that cannot be had."""
+    return f"image/{image.source}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +177,7 @@ class Observed:
     listeners: tuple[Listener, ...] = ()
     busy: Mapping[Name, str] = field(default_factory=dict)
     fetching: Mapping[ImageSpec, str] = field(default_factory=dict)
-    fetch_errors: Mapping[ImageSpec, str] = field(default_factory=dict)
+    retries: Mapping[str, Retry] = field(default_factory=dict)
 
     def by_name(self) -> dict[Name, list[Seen]]:
         """The instances of each name, oldest generation first."""

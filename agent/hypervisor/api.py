@@ -1,7 +1,8 @@
-"""The seam: what every hypervisor promises to the executor and the observer above it.
+"""The seam: what a host with a hypervisor promises to the executor and the observer above it.
 
 Two implementations keep it, `qemu` and `memory`, and one contract suite (`tests/contract`) tries both. An
-implementation starts, watches and ends machines; it decides nothing, and it never reads the ledger.
+implementation starts, watches and ends machines, keeps images and knocks at guests; it decides nothing, and it never
+reads the ledger.
 
 A machine's life, as the process sees it:
 
@@ -12,16 +13,17 @@ A machine's life, as the process sees it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from state.ids import Name, Process, Uid
 from state.observed import BaseImage as BaseImage
 from state.observed import Exit as Exit
+from state.observed import Listener
 from state.observed import RunState as RunState
 from state.observed import View as View
-from state.spec.resolved import Firmware, Forward, MachineType, SeedBus
+from state.spec.resolved import Firmware, Forward, ImageSpec, MachineType, SeedBus
 
 Accelerator = Literal["kvm", "tcg"]
 
@@ -172,3 +174,38 @@ class Doorway(Protocol):
     async def answers(self, uid: Uid, name: Name, port: int, user: str) -> None:
         """Return when the guest let us in over SSH with pinned keys and ran a command; raise NotReady otherwise. One
         try, with a deadline: a TCP connect proves nothing, since user-mode networking accepts for the guest."""
+
+
+class Images(Protocol):
+    """The store of base images: content-addressed, read-only."""
+
+    def find(self, image: ImageSpec) -> BaseImage | None:
+        """The image, if it is in the store, whole and verified, and still what its source holds as far as that can be
+        seen without fetching."""
+
+    async def fetch(self, image: ImageSpec, progress: Callable[[str], None]) -> BaseImage:
+        """Bring the image into the store; `progress` is told a sentence part now and then. Raises ImageUnavailable."""
+
+
+class Host(Protocol):
+    """What the host offers beside its hypervisor."""
+
+    @property
+    def boot_id(self) -> str:
+        """Of the running boot."""
+
+    def boottime(self) -> float:
+        """CLOCK_BOOTTIME in seconds."""
+
+    def listeners(self, of_interest: Collection[int]) -> Sequence[Listener]:
+        """Every TCP port that something listens on; who it is, only for the ports of interest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Everything outside that an agent acts on."""
+
+    hypervisor: Hypervisor
+    images: Images
+    doorway: Doorway
+    host: Host

@@ -1,0 +1,5 @@
+"""`python -m agent` is `holdfast`."""
+
+from agent.cli import main
+
+main()

@@ -1,0 +1,100 @@
+"""`holdfast`: one program, one file for each family of commands, each loaded only when it is called.
+
+This is the composition root: the only package that names a concrete hypervisor or source. It turns errors into one
+sentence on standard error and an exit status.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from agent.errors import HoldfastError, StateInUse
+
+EXIT_USAGE = 64
+"""EX_USAGE of sysexits.h."""
+EXIT_BUG = 70
+"""EX_SOFTWARE."""
+EXIT_IN_USE = 75
+"""EX_TEMPFAIL."""
+
+_COMMANDS = {
+    "run": ("agent.cli.run", "The agent: keep the VMs as the documents say."),
+    "plan": ("agent.cli.plan", "What `run` would do, and why."),
+    "validate": ("agent.cli.validate", "Check documents; needs no state and no QEMU."),
+    "status": ("agent.cli.status", "Every name: phase, ready, reason, SSH."),
+    "explain": ("agent.cli.explain", "Why one name is as it is."),
+    "logs": ("agent.cli.logs", "A VM's serial log."),
+    "events": ("agent.cli.events", "What happened."),
+    "ssh": ("agent.cli.ssh", "Into a guest, with pinned keys."),
+    "console": ("agent.cli.console", "A VM's serial line."),
+    "down": ("agent.cli.down", "Destroy everything of a state directory."),
+    "schema": ("agent.cli.validate", "JSON Schema of the documents, for editors."),
+}
+
+
+class _Lazy(click.Group):
+    """A group that imports a command's module when the command is named; the list of commands needs none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), cmd_name)
+        assert isinstance(command, click.Command)  # noqa: S101 - a bug of this table
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short) for name, (_, short) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="holdfast", prog_name="holdfast")
+@click.option("--debug", is_flag=True, envvar="HOLDFAST_DEBUG", help="Show tracebacks.")
+def holdfast(debug: bool) -> None:
+    """Virtual machines on one host, kept exactly as a directory of YAML says."""
+
+
+def main() -> None:
+    """Run the program and leave with its status."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    debug = "--debug" in sys.argv[1:2] or bool(os.environ.get("HOLDFAST_DEBUG"))
+    try:
+        status = holdfast.main(prog_name="holdfast", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        return EXIT_USAGE
+    except click.ClickException as error:
+        error.show()
+        return 1
+    except click.Abort:
+        click.echo("holdfast: interrupted", err=True)
+        return 130
+    except HoldfastError as error:
+        if debug:
+            raise
+        click.echo(f"holdfast: {error}", err=True)
+        return EXIT_IN_USE if isinstance(error, StateInUse) else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as bug:
+        if debug:
+            raise
+        click.echo(
+            f"holdfast: a bug of holdfast: {type(bug).__name__}: {bug}"
+            " (run it again with `holdfast --debug` and report what it prints)",
+            err=True,
+        )
+        return EXIT_BUG
+    return status if isinstance(status, int) else 0

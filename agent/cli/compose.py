@@ -1,0 +1,80 @@
+"""The composition root: from settings to the parts that an agent, a plan or a clean-up needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from agent.config import Settings
+from agent.errors import StateUnusable
+from agent.host import LinuxHost, run_as_range
+from agent.hypervisor.api import Backend
+from agent.loop import Source
+from agent.paths import StatePaths
+from agent.policy import Policy
+from state.clock import Moment
+from state.ledger import Ledger
+from state.records import Event, LedgerUnreadable
+
+SETTINGS_KEY = "settings"
+ACCELERATOR_KEY = "accelerator"
+
+
+def open_source(settings: Settings) -> Source:
+    """Where documents come from."""
+    from agent.source.directory import DirectorySource
+
+    return DirectorySource(
+        settings.desired_directory(),
+        host=settings.host_name(),
+        images_file=settings.images,
+        image_roots=settings.image_root,
+    )
+
+
+def open_ledger(paths: StatePaths, on_event: Callable[[Event], None] | None = None) -> Ledger:
+    """The ledger of a state directory that this process holds. Raises StateUnusable."""
+    try:
+        return Ledger(paths.database, sockets=paths.sockets, on_event=on_event)
+    except LedgerUnreadable as error:
+        raise StateUnusable(
+            f"opening {paths.database}: {error}",
+            hint="a later version must stay at it; a damaged one may be moved away: no VM is lost by that",
+        ) from error
+
+
+def open_backend(paths: StatePaths, settings: Settings, state_id: str) -> Backend:
+    """The hypervisor and all that belongs to it."""
+    if settings.hypervisor == "memory":
+        from agent.hypervisor.memory import MemoryHost
+
+        return MemoryHost(boot_delay=1.0).backend()
+    from agent.guest.image import ImageStore
+    from agent.guest.ssh import SshDoorway
+    from agent.hypervisor.qemu.driver import QemuHypervisor
+
+    return Backend(
+        hypervisor=QemuHypervisor(paths, state_id, qemu=settings.qemu or DEFAULT_QEMU),
+        images=ImageStore(paths.images),
+        doorway=SshDoorway(paths),
+        host=LinuxHost(),
+    )
+
+
+DEFAULT_QEMU = "qemu-system-x86_64"
+
+
+def clock_of(backend: Backend) -> Callable[[], Moment]:
+    """The one place that reads a wall clock."""
+    host = backend.host
+
+    def now() -> Moment:
+        return Moment(time.time(), host.boottime(), host.boot_id)  # noqa: TID251
+
+    return now
+
+
+def policy_of(settings: Settings, state_id: str, accelerator: str) -> Policy:
+    """What the operator and the host allow."""
+    run_as = None if settings.hypervisor == "memory" else run_as_range()
+    return Policy(state_id=state_id, accelerator=accelerator, run_as=run_as)

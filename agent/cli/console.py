@@ -1,0 +1,64 @@
+"""`holdfast console`: the serial line of a VM, as it is; Ctrl-] leaves it."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+
+import click
+
+from agent.cli import terminal
+from agent.cli.guests import running_instance
+from agent.cli.options import state_option
+from agent.errors import BadInput
+from agent.paths import StatePaths
+
+_LEAVE = b"\x1d"
+_CHUNK = 1 << 15
+_LAST_WORDS = 1.0
+"""Seconds without output after which a console without a person at it ends, once its input has ended."""
+
+
+@click.command()
+@click.argument("name")
+@state_option
+def console(state: StatePaths, name: str) -> None:
+    """The serial line of a VM, both ways, unfiltered: what the guest writes acts on your terminal. Ctrl-] leaves."""
+    instance = running_instance(state, name)
+    line = socket.socket(socket.AF_UNIX)
+    try:
+        line.connect(os.fspath(state.instance(instance.uid).console_socket))
+    except OSError as error:
+        raise BadInput(
+            f"opening the console of {name}: {error.strerror}",
+            hint="one client at a time can have it",
+        ) from error
+    with line:
+        if terminal.at_terminal():
+            click.echo(f"console of {name}; Ctrl-] leaves", err=True)
+        with terminal.raw():
+            _join(line)
+
+
+def _join(line: socket.socket) -> None:
+    keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
+    sources: list[int] = [line.fileno(), keyboard]
+    while True:
+        ready = select.select(sources, [], [], None if keyboard in sources else _LAST_WORDS)[0]
+        if not ready:
+            return
+        if line.fileno() in ready:
+            piece = line.recv(_CHUNK)
+            if not piece:
+                return
+            terminal.write_all(screen, piece)
+        if keyboard in ready:
+            typed = os.read(keyboard, _CHUNK)
+            before, left, _ = typed.partition(_LEAVE)
+            line.sendall(before)
+            if left:
+                return
+            if not typed:
+                sources.remove(keyboard)

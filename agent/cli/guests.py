@@ -1,0 +1,25 @@
+"""Which instance a person means by a name, for the commands that go into a guest."""
+
+from __future__ import annotations
+
+from agent.cli.reading import open_reader, still_runs
+from agent.errors import BadInput
+from agent.paths import StatePaths
+from state.observed import Instance
+
+
+def running_instance(state: StatePaths, name: str) -> Instance:
+    """The running instance of `name`. Raises BadInput, saying what there is instead."""
+    reader = open_reader(state)
+    try:
+        own = [one for one in reader.instances() if one.name == name]
+        finding = reader.findings().get(f"vm/{name}")
+    finally:
+        reader.close()
+    for instance in reversed(own):
+        if still_runs(instance):
+            return instance
+    if finding is None and not own:
+        raise BadInput(f"there is no VM `{name}` here", hint="`holdfast status` lists every name")
+    why = f"{finding.reason}: {finding.message}" if finding else own[-1].phase.value
+    raise BadInput(f"{name} does not run just now: {why}", hint=f"see `holdfast explain {name}`")

@@ -1,0 +1,130 @@
+"""Options that several commands share, and where their values come from: option, environment, file, default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from agent.errors import BadInput
+from agent.paths import StatePaths, default_state
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+
+
+def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
+    """A click option that `HOLDFAST_NAME` sets too."""
+    variable = "HOLDFAST_" + name.removeprefix("--").replace("-", "_").upper()
+    settings.setdefault("envvar", variable)
+    return click.option(name, *more, **settings)
+
+
+def _configured(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    known = {
+        parameter.name
+        for parameter in context.command.params
+        if isinstance(parameter, click.Option) and parameter.name
+    }
+    context.default_map = {key: value for key, value in read_config(path).items() if key in known}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The keys of a configuration file: options' names in snake_case. Raises BadInput for a file that is none."""
+    from agent.source.yaml import load_mapping
+
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"reading the configuration {path}: {error.strerror}") from error
+    values = load_mapping(text, str(path))
+    unknown = sorted(values.keys() - _every_option())
+    if unknown:
+        raise BadInput(
+            f"the configuration {path} has the unknown key `{unknown[0]}`",
+            hint="keys are the long options of the commands, with _ for -",
+        )
+    return values
+
+
+def _every_option() -> set[str]:
+    from agent.cli import _COMMANDS, holdfast
+
+    context = click.Context(holdfast)
+    return {
+        parameter.name
+        for name in _COMMANDS
+        if (command := holdfast.get_command(context, name)) is not None
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and parameter.name
+    }
+
+
+def config_option(function: F) -> F:
+    """`--config FILE`."""
+    return option(
+        "--config",
+        type=PATH,
+        is_eager=True,
+        expose_value=False,
+        callback=_configured,
+        help="YAML file with options.",
+    )(function)
+
+
+def _state(context: click.Context, _: click.Parameter, path: Path | None) -> StatePaths:
+    return StatePaths((path or default_state()).absolute())
+
+
+def state_option(function: F) -> F:
+    """`--state DIR`, as StatePaths, and `--config FILE`."""
+    chosen = option(
+        "--state", "state", type=PATH, callback=_state, help="State directory.", metavar="DIR"
+    )
+    return config_option(chosen(function))
+
+
+def output_option(function: F) -> F:
+    """`-o json`."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        help="What to print.",
+    )(function)
+
+
+def source_options(function: F) -> F:
+    """The options of `run` that say where documents come from and what they are planned against."""
+    options = [
+        option("--desired", type=PATH, metavar="DIR", help="Directory of documents."),
+        option("--images", type=PATH, metavar="FILE", help="An image map outside the tree."),
+        option(
+            "--image-root",
+            type=PATH,
+            multiple=True,
+            metavar="DIR",
+            help="Where file sources of images may lie; may be given again.",
+        ),
+        option("--host", metavar="NAME", help="This host's name for `hosts:`; default: its own."),
+        option(
+            "--accel",
+            type=click.Choice(["auto", "kvm", "tcg"]),
+            help="Accelerator; auto measures.",
+        ),
+        option("--qemu", metavar="PATH", help="The qemu-system-x86_64 to run."),
+        option(
+            "--hypervisor",
+            type=click.Choice(["qemu", "memory"]),
+            help="What runs the VMs; memory: nothing is started, to try documents.",
+        ),
+    ]
+    for one in reversed(options):
+        function = one(function)
+    return function

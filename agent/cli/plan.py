@@ -1,0 +1,177 @@
+"""`holdfast plan`: what `run` would do, and why; the same planner over the same observation."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.options import output_option, source_options, state_option
+from agent.cli.reading import open_reader
+from agent.config import Settings
+from agent.paths import StatePaths
+
+if TYPE_CHECKING:
+    from agent.steps import Plan, Step
+    from state.desired import Desired
+    from state.observed import Observed
+    from state.records import Reader
+
+EXIT_CHANGES = 2
+
+
+@click.command()
+@source_options
+@output_option
+@state_option
+def plan(state: StatePaths, output: str, **options: Any) -> int:
+    """What `run` would do, and why. Exit status: 0 nothing, 2 changes, 1 error.
+
+    Without options for the source, those of the agent that last ran on the state directory are taken."""
+    decided, desired = decide(state, Settings.from_options(options))
+    if output == "json":
+        click.echo(json.dumps(as_json(decided, desired), indent=1))
+    else:
+        _print(decided, desired)
+    if desired.source.error is not None:
+        return 1
+    return EXIT_CHANGES if any(step.action != "adopt" for step in decided.acting) else 0
+
+
+def decide(state: StatePaths, said: Settings) -> tuple[Plan, Desired]:
+    """The plan of this moment; nothing is changed by making it."""
+    from agent.cli.compose import SETTINGS_KEY, clock_of, open_backend, open_source, policy_of
+    from agent.plan import plan as plan_of
+    from agent.statedir import holder
+
+    reader = open_reader(state) if state.database.exists() else None
+    try:
+        settings = said.or_else(Settings.from_json(reader.meta(SETTINGS_KEY) if reader else None))
+        source = open_source(settings)
+        state_id = state.identity.read_text().strip() if state.identity.exists() else _NO_STATE
+        backend = open_backend(state, settings, state_id)
+        now = clock_of(backend)()
+        desired = source.load(now.wall)
+        agent_lives = holder(state) is not None
+        observed = _observe(reader, backend, desired, agent_lives)
+        accelerator = _accelerator(reader, settings)
+        return plan_of(desired, observed, policy_of(settings, state_id, accelerator), now), desired
+    finally:
+        if reader is not None:
+            reader.close()
+
+
+_NO_STATE = "00000000-0000-0000-0000-000000000000"
+
+
+def _observe(reader: Reader | None, backend: Any, desired: Desired, agent_lives: bool) -> Observed:
+    from agent.observe import Doing, observe
+    from state.ids import Name
+    from state.observed import Observed, RunState, Seen, Verdict, View
+
+    if reader is None:
+        return replace(Observed(), images=_images(backend, desired))
+    with reader.snapshot():
+        doing = Doing()
+        if agent_lives:
+            for step in reader.steps(open_only=True, last=10_000):
+                doing.names[Name(step.name)] = f"{step.action}: {step.because}"
+        observed = observe(reader, backend, desired, doing)
+    if not agent_lives:
+        return observed
+
+    def as_the_agent_sees(seen: Seen) -> Seen:
+        # The monitor talks to one client at a time, and that is the agent: what it last did is what there is.
+        paused = json.loads(seen.instance.spec)["power"] == "paused"
+        state = RunState.PAUSED if paused else RunState.RUNNING
+        if seen.verdict is not Verdict.ALIVE:
+            return seen
+        return replace(seen, attached=True, view=View(state))
+
+    return replace(observed, instances=tuple(map(as_the_agent_sees, observed.instances)))
+
+
+def _images(backend: Any, desired: Desired) -> dict[Any, Any]:
+    wanted = {vm.spec.image for vm in desired.vms.values()}
+    return {image: base for image in wanted if (base := backend.images.find(image)) is not None}
+
+
+def _accelerator(reader: Reader | None, settings: Settings) -> str:
+    from agent.cli.compose import ACCELERATOR_KEY
+
+    if settings.accel in ("kvm", "tcg"):
+        return settings.accel
+    evidence = json.loads((reader.meta(ACCELERATOR_KEY) if reader else None) or "{}")
+    return str(evidence.get("choice", "tcg"))
+
+
+def as_json(decided: Plan, desired: Desired) -> dict[str, Any]:
+    """The `plan -o json` shape."""
+    return {
+        "id": decided.id,
+        "steps": [_step(step) for step in decided.shown()],
+        "fetch": [
+            {"image": image.label, "source": image.source, "digest": image.digest}
+            for image in decided.fetches
+        ],
+        "problems": [
+            {
+                "name": one.name,
+                "file": one.file,
+                "line": one.line,
+                "column": one.column,
+                "message": one.message,
+            }
+            for one in desired.problems
+        ],
+        "advice": [str(one.where) + ": " + one.message for one in desired.advice],
+        "error": desired.source.error,
+    }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    source = step.source
+    return {
+        "action": step.action,
+        "kind": "vm",
+        "name": step.name,
+        "because": step.because,
+        "fields": list(step.fields),
+        "source": {"file": source.file, "line": source.line} if source else None,
+        "reason": getattr(step, "reason", None),
+    }
+
+
+_SIGNS = {
+    "destroy": ("-", "red"), "replace": ("±", "red"), "restart": ("↻", "yellow"),
+    "update": ("~", "yellow"), "adopt": ("=", "cyan"), "create": ("+", "green"),
+    "run": ("+", "green"), "hold": ("!", "magenta"), "wait": ("…", "yellow"), "keep": (" ", "dim"),
+}  # fmt: skip
+
+
+def _print(decided: Plan, desired: Desired) -> None:
+    def line(sign: str, colour: str, text: str) -> None:
+        click.echo(click.style(f"{sign} ", fg=colour if colour != "dim" else None) + text)
+
+    for image in decided.fetches:
+        line("↓", "cyan", f"fetch image {image.label} from {image.source}")
+    for step in decided.shown():
+        sign, colour = _SIGNS[step.action]
+        place = f"  [{step.source}]" if step.source else ""
+        line(sign, colour, f"{step.action} {step.name}: {step.because}{place}")
+    for problem in desired.problems:
+        line("!", "magenta", str(problem))
+    for one in desired.advice:
+        line("i", "cyan", f"{one.where}: {one.message}")
+    if desired.source.error is not None:
+        click.echo(f"holdfast: {desired.source.error}", err=True)
+    counts = {
+        action: n
+        for action in _SIGNS
+        if (n := sum(step.action == action for step in decided.acting))
+    }
+    told = ", ".join(f"{n} to {action}" for action, n in counts.items()) or "nothing to do"
+    click.echo(f"plan {decided.id}: {told}", file=sys.stdout)

@@ -1,0 +1,42 @@
+"""How commands that only look open a state directory: the ledger read-only, and what of it still runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.errors import StateUnusable
+from agent.paths import StatePaths
+from state.ids import Process
+from state.observed import Instance
+from state.records import LedgerUnreadable, Reader
+
+
+def open_reader(paths: StatePaths) -> Reader:
+    """The ledger, read-only. Raises StateUnusable with what to do."""
+    try:
+        return Reader.open(paths.database)
+    except LedgerUnreadable as error:
+        raise StateUnusable(
+            f"reading the state directory {paths.root}: {error}",
+            hint="say --state DIR, or start an agent with `holdfast run`",
+        ) from error
+
+
+def still_runs(instance: Instance) -> bool:
+    """Whether the recorded process runs, told from /proc alone: boot, pid and start time agree and it is no zombie."""
+    process = instance.process
+    return process is not None and _runs(process)
+
+
+def _runs(process: Process) -> bool:
+    try:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # proc(5): the command name stands in parentheses and may hold anything, so fields count from the last one.
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return (
+        boot_id == process.boot_id
+        and fields[0] not in ("Z", "X")
+        and int(fields[19]) == process.start_ticks
+    )

@@ -1,0 +1,128 @@
+"""`holdfast run`: the agent, from its options to its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.options import option, source_options, state_option
+from agent.config import Settings
+from agent.paths import StatePaths
+
+if TYPE_CHECKING:
+    from agent.loop import Agent
+    from agent.record import Pass
+    from state.ledger import Ledger
+
+
+@click.command()
+@option(
+    "--once",
+    is_flag=True,
+    envvar=None,
+    help="Leave as soon as every VM is ready or has failed; status 1 if one has failed.",
+)
+@option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Look again after so long, although nothing has changed.",
+)
+@source_options
+@state_option
+def run(state: StatePaths, once: bool, interval: float, **options: Any) -> int:
+    """The agent: keep the VMs of this host as the documents say, until it is told to stop.
+
+    VMs run on when it stops, and the next agent adopts them."""
+    from agent import log
+    from agent.cli.compose import SETTINGS_KEY, open_ledger
+    from agent.statedir import StateDirectory
+
+    settings = Settings.from_options(options)
+    settings.desired_directory()
+    log.configure()
+    held = StateDirectory(state.root)
+    try:
+        ledger = open_ledger(held.paths, log.event_logger())
+        try:
+            with ledger.transaction() as change:
+                change.put_meta(SETTINGS_KEY, settings.to_json())
+            return _run(ledger, held, settings, once=once, interval=interval)
+        finally:
+            ledger.close()
+    finally:
+        held.close()
+
+
+def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval: float) -> int:
+    from agent.cli.compose import clock_of, open_backend, open_source, policy_of
+    from agent.loop import Agent, World
+    from agent.settled import settled
+
+    os.umask(0o077)
+    backend = open_backend(held.paths, settings, held.state_id)
+    well: list[bool] = []
+
+    def look(done: Pass) -> None:
+        if once and not well:
+            answer = settled(done.desired, done.observed, done.plan)
+            if answer is not None:
+                well.append(answer)
+                agent.stop()
+
+    async def main() -> Agent:
+        accelerator = await choose_accelerator(ledger, settings, held.paths.root)
+        policy = policy_of(settings, held.state_id, accelerator)
+        world = World(open_source(settings), ledger, backend, clock_of(backend))
+        return Agent(world, policy, interval=interval, on_pass=look)
+
+    async def whole() -> None:
+        nonlocal agent
+        agent = await main()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, agent.stop)
+        await agent.run(watching=_watch(agent, settings))
+
+    agent: Agent
+    asyncio.run(whole())
+    return 0 if all(well) else 1
+
+
+async def _watch(agent: Agent, settings: Settings) -> None:
+    from agent.wake import watch
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(watch(settings.desired_directory(), agent.wake))
+        if settings.images is not None:
+            group.create_task(watch(settings.images.parent, agent.wake, recursive=False))
+
+
+async def choose_accelerator(ledger: Ledger, settings: Settings, where: Any) -> str:
+    """What runs the guests: as the operator says, or as measured once for each boot and each build of QEMU."""
+    from agent.cli.compose import ACCELERATOR_KEY, DEFAULT_QEMU
+
+    if settings.hypervisor == "memory":
+        return "tcg"
+    if settings.accel in ("kvm", "tcg"):
+        return settings.accel
+    from agent.hypervisor.qemu import accel
+
+    qemu = settings.qemu or DEFAULT_QEMU
+    build = await accel.build_of(qemu)
+    boot_id = accel.boot_id()
+    known = json.loads(ledger.reader.meta(ACCELERATOR_KEY) or "{}")
+    if known.get("boot_id") == boot_id and known.get("build") == build:
+        return str(known["choice"])
+    evidence = await accel.measure(qemu)
+    with ledger.transaction() as change:
+        change.put_meta(ACCELERATOR_KEY, json.dumps(asdict(evidence)))
+    return evidence.choice

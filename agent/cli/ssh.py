@@ -1,0 +1,83 @@
+"""`holdfast ssh`: a shell or a command in a guest, with the keys that were pinned for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli import terminal
+from agent.cli.guests import running_instance
+from agent.cli.options import state_option
+from agent.errors import BadInput
+from agent.paths import StatePaths
+
+if TYPE_CHECKING:
+    import paramiko
+
+_LOGIN = 20.0
+_CHUNK = 1 << 15
+_NO_STATUS = 255
+"""What OpenSSH's client says when the connection ended without an exit status."""
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@state_option
+def ssh(state: StatePaths, name: str, command: tuple[str, ...]) -> int:
+    """Into the guest of a VM: a shell, or `-- COMMAND…`, whose output and exit status are this command's."""
+    import json
+
+    from agent.guest.ssh import endpoint, session
+
+    instance = running_instance(state, name)
+    if instance.ssh_port is None:
+        raise BadInput(
+            f"{name} cannot be logged into: its image takes no keys (nocloud is false)",
+            hint=f"try `holdfast console {name}`",
+        )
+    user = json.loads(instance.spec)["image"]["ssh_user"]
+    to = endpoint(state, instance.name, instance.ssh_port, user)
+    with session(state, instance.name, to, _LOGIN) as transport:
+        channel = transport.open_session(timeout=_LOGIN)
+        if command:
+            channel.exec_command(" ".join(command))
+            return _join(channel)
+        columns, rows = terminal.size()
+        channel.get_pty(os.environ.get("TERM", "dumb"), columns, rows)
+        channel.invoke_shell()
+        signal.signal(signal.SIGWINCH, lambda *_: channel.resize_pty(*terminal.size()))
+        with terminal.raw():
+            return _join(channel)
+
+
+def _join(channel: paramiko.Channel) -> int:
+    """Both outputs drained beside each other, or a full one would hold up the other; then the exit status."""
+    threading.Thread(target=_send, args=(channel,), daemon=True).start()
+    errors = threading.Thread(target=_drain_errors, args=(channel,))
+    errors.start()
+    while piece := channel.recv(_CHUNK):
+        terminal.write_all(sys.stdout.fileno(), piece)
+    errors.join()
+    status = channel.recv_exit_status()
+    return _NO_STATUS if status < 0 else status
+
+
+def _drain_errors(channel: paramiko.Channel) -> None:
+    while piece := channel.recv_stderr(_CHUNK):
+        terminal.write_all(sys.stderr.fileno(), piece)
+
+
+def _send(channel: paramiko.Channel) -> None:
+    try:
+        while piece := os.read(sys.stdin.fileno(), _CHUNK):
+            channel.sendall(piece)
+        channel.shutdown_write()
+    except (OSError, ValueError):
+        # The command ended first, or there is no standard input.
+        return

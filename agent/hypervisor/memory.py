@@ -1,0 +1,347 @@
+"""A host with a hypervisor that exists in memory: it keeps every promise of the seam without starting a process.
+
+It ships so that a person can try documents without QEMU, and so that thousands of machines and crashes can be tried in
+seconds. `MemoryHost` is the world: it outlives an agent, and it can be told to be slow, to fail and to lose things.
+The other classes are one agent's way to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from agent.errors import HoldfastError, ImageUnavailable, MonitorError, NotReady, StartFailed
+from agent.hypervisor.api import (
+    Backend,
+    BaseImage,
+    Exit,
+    Found,
+    Machine,
+    OnChange,
+    RunState,
+    View,
+)
+from state.ids import TICKS_PER_SECOND, Digest, Name, Process, Uid
+from state.observed import Listener
+from state.spec.resolved import Forward, ImageSpec
+
+_DEFAULT_VIRTUAL_SIZE = 2 << 30
+
+
+@dataclass
+class _Guest:
+    """One prepared machine of the host, with its process if it has one."""
+
+    machine: Machine
+    disk: int
+    boots: int = 0
+    process: Process | None = None
+    state: RunState = RunState.INERT
+    frozen: bool = False
+    ignores_acpi: bool = False
+    forwards: tuple[Forward, ...] = ()
+    answers_at: float = 0.0
+
+
+@dataclass
+class MemoryHost:
+    """The world. `delays` (seconds) and `failures` (errors, each raised once) are looked up by the name of an
+    operation: `prepare`, `spawn`, `resume`, `pause`, `stop`, `discard`, `set_forwards`, `grow`, `fetch`.
+
+    `boot_delay`: seconds from a guest's start until it answers over SSH.
+    """
+
+    boot_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    boot_delay: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+    delays: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, list[HoldfastError]] = field(default_factory=dict)
+    listening: list[Listener] = field(default_factory=list)
+    guests: dict[Uid, _Guest] = field(default_factory=dict)
+    images: dict[ImageSpec, BaseImage] = field(default_factory=dict)
+    contents: dict[str, Digest] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    _watchers: list[OnChange] = field(default_factory=list)
+    _pids: int = 1000
+
+    def backend(self) -> Backend:
+        """A new agent's way to this host."""
+        return Backend(
+            hypervisor=MemoryHypervisor(self),
+            images=MemoryImages(self),
+            doorway=MemoryDoorway(self),
+            host=MemoryFacts(self),
+        )
+
+    # What tests, simulations and the curious do to the world
+
+    def kill(self, uid: Uid) -> None:
+        """SIGKILL the machine's process."""
+        self._end(uid, "killed")
+
+    def guest(self, uid: Uid, state: RunState) -> None:
+        """Let the guest turn itself off, panic, or fail a write."""
+        self.guests[uid].state = state
+        self._changed(uid, f"guest {state}")
+
+    def freeze(self, uid: Uid, frozen: bool = True) -> None:
+        """SIGSTOP or SIGCONT the process."""
+        self.guests[uid].frozen = frozen
+        self._changed(uid, "frozen" if frozen else "thawed")
+
+    def reboot(self) -> None:
+        """Power the host off hard and on again: every process is gone, every disk is kept."""
+        self.boot_id = str(uuid.uuid4())
+        for guest in self.guests.values():
+            guest.process = None
+            guest.frozen = False
+
+    def running(self) -> dict[Uid, Process]:
+        """Every live process."""
+        return {uid: guest.process for uid, guest in self.guests.items() if guest.process}
+
+    # For the implementations below
+
+    async def act(self, operation: str) -> None:
+        """One operation, as slow and as faulty as it was told to be."""
+        self.calls[operation] += 1
+        if (delay := self.delays.get(operation, 0.0)) > 0:
+            await asyncio.sleep(delay)
+        if waiting := self.failures.get(operation):
+            raise waiting.pop(0)
+
+    def start(self, uid: Uid) -> Process:
+        self._pids += 1
+        guest = self.guests[uid]
+        guest.process = Process(self.boot_id, self._pids, int(self.clock() * TICKS_PER_SECOND))
+        guest.state = RunState.INERT
+        guest.forwards = guest.machine.forwards
+        guest.boots += 1
+        return guest.process
+
+    def watch(self, watcher: OnChange) -> None:
+        self._watchers.append(watcher)
+
+    def unwatch(self, watcher: OnChange | None) -> None:
+        if watcher in self._watchers:
+            self._watchers.remove(watcher)
+
+    def _end(self, uid: Uid, word: str) -> None:
+        self.guests[uid].process = None
+        self.guests[uid].frozen = False
+        self._changed(uid, word)
+
+    def _changed(self, uid: Uid, word: str) -> None:
+        for watcher in self._watchers:
+            watcher(uid, word)
+
+
+class MemoryHypervisor:
+    """One agent's hypervisor on a MemoryHost."""
+
+    def __init__(self, host: MemoryHost) -> None:
+        self._host = host
+        self._on_change: OnChange | None = None
+        self._attached: set[Uid] = set()
+        self._exits: dict[Uid, Exit] = {}
+
+    @property
+    def boot_id(self) -> str:
+        return self._host.boot_id
+
+    async def open(self, on_change: OnChange) -> None:
+        def changed(uid: Uid, word: str) -> None:
+            if uid in self._attached:
+                if self._host.guests[uid].process is None:
+                    self._exits[uid] = Exit(word)
+                    self._attached.discard(uid)
+                on_change(uid, word)
+
+        self._on_change = changed
+        self._host.watch(changed)
+
+    async def close(self) -> None:
+        self._host.unwatch(self._on_change)
+        self._attached.clear()
+
+    def scan(self) -> Sequence[Found]:
+        return [
+            Found(
+                uid,
+                guest.process,
+                guest.machine.name,
+                guest.machine.generation,
+                guest.machine.record,
+            )
+            for uid, guest in self._host.guests.items()
+            if guest.process
+        ]
+
+    def alive(self, uid: Uid, process: Process) -> bool:
+        guest = self._host.guests.get(uid)
+        return guest is not None and guest.process == process
+
+    async def prepare(self, machine: Machine) -> None:
+        await self._host.act("prepare")
+        size = max(machine.base.virtual_size, machine.disk or 0)
+        guest = self._host.guests.setdefault(machine.uid, _Guest(machine, size))
+        guest.machine = machine
+
+    async def spawn(self, machine: Machine) -> Process:
+        guest = self._host.guests.get(machine.uid)
+        if guest is None:
+            raise StartFailed(f"starting {machine.name}: it was never prepared")
+        process = guest.process
+        if process is None:
+            await self._host.act("spawn")
+            guest.machine = machine
+            process = self._host.start(machine.uid)
+        self._attached.add(machine.uid)
+        self._exits.pop(machine.uid, None)
+        return process
+
+    async def attach(self, uid: Uid, process: Process) -> None:
+        if self.alive(uid, process):
+            self._attached.add(uid)
+
+    def attached(self, uid: Uid) -> bool:
+        return uid in self._attached
+
+    def view(self, uid: Uid) -> View:
+        guest = self._host.guests.get(uid)
+        if guest is None or guest.process is None:
+            return View(None)
+        if guest.frozen:
+            return View(guest.state, responsive=False, detail="no answer")
+        return View(guest.state, detail=guest.state.value)
+
+    def exit_of(self, uid: Uid) -> Exit | None:
+        return self._exits.get(uid)
+
+    async def resume(self, uid: Uid) -> None:
+        await self._host.act("resume")
+        guest = self._monitor(uid)
+        if guest.state is RunState.INERT:
+            guest.answers_at = self._host.clock() + self._host.boot_delay
+        guest.state = RunState.RUNNING
+
+    async def pause(self, uid: Uid) -> None:
+        await self._host.act("pause")
+        self._monitor(uid).state = RunState.PAUSED
+
+    async def set_forwards(self, uid: Uid, old: Sequence[Forward], new: Sequence[Forward]) -> None:
+        await self._host.act("set_forwards")
+        guest = self._monitor(uid)
+        guest.forwards = tuple(new)
+        guest.machine = replace(guest.machine, forwards=tuple(new))
+
+    async def grow(self, uid: Uid, size: int) -> None:
+        await self._host.act("grow")
+        guest = self._host.guests[uid]
+        guest.disk = max(guest.disk, size)
+
+    async def stop(self, uid: Uid, process: Process, grace: float) -> None:
+        await self._host.act("stop")
+        guest = self._host.guests.get(uid)
+        if guest is None or guest.process != process:
+            return
+        if guest.ignores_acpi and grace > 0:
+            await asyncio.sleep(grace)
+        if guest.process == process:
+            self._host._end(uid, "stopped")
+
+    async def discard(self, uid: Uid) -> None:
+        await self._host.act("discard")
+        guest = self._host.guests.get(uid)
+        if guest is not None and guest.process is not None:
+            raise MonitorError(f"removing the files of {guest.machine.name}: it still runs")
+        self._host.guests.pop(uid, None)
+        self._attached.discard(uid)
+        self._exits.pop(uid, None)
+
+    def _monitor(self, uid: Uid) -> _Guest:
+        guest = self._host.guests.get(uid)
+        if guest is None or guest.process is None or guest.frozen:
+            name = guest.machine.name if guest else uid
+            raise MonitorError(f"asking the monitor of {name}: it does not answer")
+        return guest
+
+
+class MemoryImages:
+    """Images that are fetched by saying so. An image's digest is the pinned one, or the one that the host was told its
+    source holds, or one made from the source's name."""
+
+    def __init__(self, host: MemoryHost) -> None:
+        self._host = host
+
+    def find(self, image: ImageSpec) -> BaseImage | None:
+        found = self._host.images.get(image)
+        return found if found is not None and found.digest == self._digest(image) else None
+
+    async def fetch(self, image: ImageSpec, progress: Callable[[str], None]) -> BaseImage:
+        progress("0%")
+        await self._host.act("fetch")
+        if image.digest is not None and self._digest(image) != image.digest:
+            raise ImageUnavailable(
+                f"fetching {image.source}: its digest is {self._digest(image)}, not {image.digest}"
+            )
+        digest = self._digest(image)
+        base = BaseImage(
+            Path("/memory") / digest.replace(":", "-"), image.format, _DEFAULT_VIRTUAL_SIZE, digest
+        )
+        self._host.images[image] = base
+        return base
+
+    def _digest(self, image: ImageSpec) -> Digest:
+        if (told := self._host.contents.get(image.source)) is not None:
+            return told
+        made = hashlib.sha256(image.source.encode()).hexdigest()
+        return image.digest or Digest(f"sha256:{made}")
+
+
+class MemoryDoorway:
+    """Guests that let everybody in once they have booted."""
+
+    def __init__(self, host: MemoryHost) -> None:
+        self._host = host
+
+    async def answers(self, uid: Uid, name: Name, port: int, user: str) -> None:
+        guest = self._host.guests.get(uid)
+        up = (
+            guest is not None
+            and guest.process is not None
+            and guest.state is RunState.RUNNING
+            and not guest.frozen
+            and self._host.clock() >= guest.answers_at
+        )
+        if not up:
+            raise NotReady(f"knocking at {name}: it does not answer yet")
+
+
+class MemoryFacts:
+    """What a MemoryHost says of itself."""
+
+    def __init__(self, host: MemoryHost) -> None:
+        self._host = host
+
+    @property
+    def boot_id(self) -> str:
+        return self._host.boot_id
+
+    def boottime(self) -> float:
+        return self._host.clock()
+
+    def listeners(self, of_interest: Collection[int]) -> Sequence[Listener]:
+        own = [
+            Listener(forward.address, forward.host, guest.process.pid, f"vm {guest.machine.name}")
+            for guest in self._host.guests.values()
+            if guest.process
+            for forward in guest.forwards
+        ]
+        return [*self._host.listening, *own]

@@ -1,0 +1,109 @@
+"""A step's row in the ledger, from the intent to the outcome, with the events that tell of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from agent import backoff
+from agent.errors import HoldfastError
+from agent.steps import Create, Destroy, Replace, Step, target
+from state.clock import Moment
+from state.ids import Uid
+from state.ledger import Ledger, Transaction
+from state.observed import step_key
+from state.records import Event, StepRecord
+
+Clock = Callable[[], Moment]
+
+
+class Intent:
+    """One step under way. `begin` and `done` are transactions that carry the changes which belong to them."""
+
+    def __init__(self, ledger: Ledger, step: Step, pass_id: str, clock: Clock) -> None:
+        self._ledger = ledger
+        self._step = step
+        self._pass_id = pass_id
+        self._clock = clock
+        self._id: int | None = None
+        self._uid, self._generation = _about(step)
+
+    @contextmanager
+    def begin(self) -> Iterator[Transaction]:
+        """Write the intent, before anything is done."""
+        with self._ledger.transaction() as change:
+            self._id = change.begin_step(
+                StepRecord(
+                    id=0,
+                    pass_id=self._pass_id,
+                    action=self._step.action,
+                    kind="vm",
+                    name=self._step.name,
+                    because=self._step.because,
+                    begun_at=self._clock().wall,
+                    uid=self._uid,
+                    generation=self._generation,
+                )
+            )
+            yield change
+
+    def write(self) -> None:
+        """Write the intent alone."""
+        with self.begin():
+            pass
+
+    @contextmanager
+    def done(self, reason: str, message: str) -> Iterator[Transaction]:
+        """Write the outcome and tell of it; a step whose intent needed no change of its own is begun here too."""
+        if self._id is None:
+            self.write()
+        with self._ledger.transaction() as change:
+            yield change
+            self._end(change, "done")
+            change.remove_retry(step_key(self._step.name))
+            change.event(self.event(reason, message, self._uid))
+
+    def failed(self, error: HoldfastError) -> None:
+        """Write that it failed, and when it may be tried again."""
+        if self._id is None:
+            self.write()
+        now = self._clock()
+        key = step_key(self._step.name)
+        with self._ledger.transaction() as change:
+            self._end(change, "failed", str(error))
+            retry = self._ledger.retry(key)
+            change.put_retry(backoff.failed(retry, str(error), now, target(self._step)))
+            change.event(
+                self.event(f"{self._step.action.capitalize()}Failed", str(error), self._uid)
+            )
+
+    def event(self, reason: str, message: str, uid: Uid | None) -> Event:
+        """An event of this step."""
+        return Event(
+            at=self._clock().wall,
+            reason=reason,
+            message=message,
+            name=self._step.name,
+            uid=uid,
+            kind="vm",
+            pass_id=self._pass_id,
+        )
+
+    def _end(self, change: Transaction, outcome: str, error: str | None = None) -> None:
+        if self._id is not None:
+            change.end_step(self._id, at=self._clock().wall, outcome=outcome, error=error)
+
+
+def event(now: Moment, pass_id: str, reason: str, message: str) -> Event:
+    """An event that is about no name."""
+    return Event(at=now.wall, reason=reason, message=message, pass_id=pass_id)
+
+
+def _about(step: Step) -> tuple[Uid | None, int | None]:
+    match step:
+        case Create() | Replace():
+            return step.birth.uid, step.birth.generation
+        case Destroy():
+            return (step.uids[-1] if step.uids else None), None
+        case _:
+            return getattr(step, "uid", None), None

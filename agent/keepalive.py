@@ -1,0 +1,275 @@
+"""What one existing instance needs so that it is as its spec says: nothing, a restart, a change of power, an update.
+
+Pure, and never a replacement: by the time this is asked, the instance's spec differs in live fields at most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from agent import backoff
+from agent.leases import Leases, forwards_of
+from agent.steps import Adopt, Crash, Keep, Power, Restart, Step, Update, Wait
+from state.clock import Moment
+from state.desired import SourceRef
+from state.ids import TICKS_PER_SECOND
+from state.lifecycle import Cause, Phase
+from state.observed import Retry, RunState, Seen, Verdict
+from state.spec.resolved import VmSpec, changes
+
+_FAULTS = frozenset({Cause.EXIT, Cause.PANIC})
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One instance, the spec that it shall follow, and what bears on the answer."""
+
+    seen: Seen
+    spec: VmSpec
+    source: SourceRef
+    retry: Retry
+    accelerator: str
+    leases: Leases
+    now: Moment
+
+
+def answer(question: Question) -> Step:
+    """The step for an instance that has run before."""
+    seen = question.seen
+    match seen.verdict:
+        case Verdict.UNKNOWN:
+            return _keep(question, "Unknown", "its process cannot be looked at just now")
+        case Verdict.GONE:
+            return _gone(question)
+        case Verdict.ALIVE:
+            return _alive(question)
+    assert_never(seen.verdict)
+
+
+def _gone(question: Question) -> Step:
+    seen, spec = question.seen, question.spec
+    instance = seen.instance
+    match instance.phase:
+        case Phase.RUNNING | Phase.STARTING:
+            if instance.process and instance.process.boot_id != question.now.boot_id:
+                if spec.power == "stopped":
+                    return _power(question, "stopped", Cause.POWER)
+                return _restart(question, Cause.REBOOT, "the host was rebooted")
+            how = seen.exit.text if seen.exit else "nobody saw how"
+            return _ended(question, Cause.EXIT, f"its process ended: {how}")
+        case Phase.CRASHED:
+            return _ended(question, instance.cause, instance.detail or "its process ended")
+        case Phase.STOPPING:
+            if spec.power == "stopped":
+                return _power(question, "stopped", Cause.POWER)
+            return _restart(question, Cause.POWER, "a stop of it was cut off")
+        case Phase.STOPPED:
+            return _stopped(question)
+        case Phase.PENDING:
+            raise AssertionError("an instance that never ran is created, not kept")
+    assert_never(instance.phase)
+
+
+def _ended(question: Question, cause: Cause, why: str) -> Step:
+    spec, phase = question.spec, question.seen.instance.phase
+    if spec.power == "stopped":
+        return _power(question, "stopped", Cause.POWER)
+    if spec.restart == "never":
+        if phase is Phase.CRASHED:
+            return _keep(question, "Crashed", f"{why}; restart is never")
+        return Crash(
+            name=spec.name,
+            because=f"{why}; restart is never",
+            source=question.source,
+            uid=question.seen.instance.uid,
+            cause=cause,
+        )
+    return _restart(question, cause, why)
+
+
+def _stopped(question: Question) -> Step:
+    spec, instance = question.spec, question.seen.instance
+    if spec.power == "stopped":
+        return _live_changes(question) or _keep(question, "Stopped", "power is stopped")
+    match instance.cause:
+        case Cause.GUEST_OFF if spec.restart != "always":
+            return _keep(
+                question,
+                "GuestPoweredOff",
+                f"the guest powered itself off; restart is {spec.restart}",
+            )
+        case Cause.PANIC if spec.restart == "never":
+            return _keep(question, "Panicked", "the guest's kernel panicked; restart is never")
+        case Cause.POWER | Cause.NONE:
+            return _restart(question, Cause.POWER, f"power is {spec.power}")
+        case cause:
+            return _restart(question, cause, f"restart is {spec.restart}")
+
+
+def _alive(question: Question) -> Step:
+    seen, spec = question.seen, question.spec
+    instance, view = seen.instance, seen.view
+    if not seen.attached:
+        return _alive_unattached(question)
+    if not view.responsive:
+        return _keep(question, "Unresponsive", f"its monitor does not answer: {view.detail}")
+    if view.state is None:
+        return _keep(question, "Connecting", "its monitor was not heard yet")
+    if instance.phase in (Phase.STOPPING, Phase.STOPPED, Phase.CRASHED):
+        if spec.power == "stopped":
+            return _power(question, "stopped", Cause.POWER)
+        return _restart(question, Cause.POWER, "a stop of it was cut off")
+    if (step := _live_changes(question)) is not None:
+        return step
+    step = _run_state(question, view.state)
+    if isinstance(step, Keep) and instance.spec_digest != spec.digest:
+        # The machine already is as the document now says, for instance paused by a step that was cut off.
+        return Update(
+            name=spec.name,
+            because=f"power is {spec.power}",
+            fields=("power",),
+            source=question.source,
+            uid=instance.uid,
+            spec=spec,
+        )
+    return step
+
+
+def _alive_unattached(question: Question) -> Step:
+    """A running instance of another agent: adopted, unless its document changed meanwhile; doing that adopts it too."""
+    instance, spec = question.seen.instance, question.spec
+    if (step := _live_changes(question)) is not None:
+        return step
+    if instance.spec_digest != spec.digest:
+        return _power(question, spec.power, Cause.POWER)
+    pid = instance.process.pid if instance.process else 0
+    return Adopt(
+        name=spec.name,
+        because=f"it runs as pid {pid}",
+        source=question.source,
+        uid=instance.uid,
+    )
+
+
+def _run_state(question: Question, state: RunState) -> Step:
+    spec = question.spec
+    match state:
+        case RunState.OFF:
+            why = f"the guest powered itself off; restart is {spec.restart}"
+            if spec.restart == "always" and spec.power != "stopped":
+                return _restart(question, Cause.GUEST_OFF, why)
+            cause = Cause.POWER if spec.power == "stopped" else Cause.GUEST_OFF
+            return _power(question, "stopped", cause, why)
+        case RunState.PANICKED:
+            why = f"the guest's kernel panicked; restart is {spec.restart}"
+            if spec.restart == "never" or spec.power == "stopped":
+                return _power(question, "stopped", Cause.PANIC, why)
+            return _restart(question, Cause.PANIC, why)
+        case RunState.IO_ERROR:
+            return _keep(question, "IOError", "the host could not write to its disk; it is paused")
+        case RunState.INERT | RunState.PAUSED | RunState.RUNNING:
+            return _powered(question, state)
+        case RunState.OTHER:
+            return _keep(question, "OtherState", f"it says of itself: {question.seen.view.detail}")
+    assert_never(state)
+
+
+def _powered(question: Question, state: RunState) -> Step:
+    spec = question.spec
+    at = "running" if state is RunState.RUNNING else "paused"
+    if spec.power != at:
+        return _power(question, spec.power, Cause.POWER)
+    if spec.power == "paused":
+        return _keep(question, "Paused", "power is paused")
+    return _running(question)
+
+
+def _running(question: Question) -> Step:
+    instance, spec = question.seen.instance, question.spec
+    if not spec.image.nocloud:
+        return _keep(question, "Running", "it runs; its image takes no key, so nobody can ask it")
+    if instance.ready_at is not None:
+        return _keep(question, "Ready", "it answers over SSH")
+    ticks = instance.process.start_ticks if instance.process else 0
+    waited = question.now.boottime - ticks / TICKS_PER_SECOND
+    if waited > spec.image.boot_timeout:
+        return _keep(question, "BootTimeout", f"no SSH within {spec.image.boot_timeout:g} s")
+    return _keep(question, "Booting", "it does not answer over SSH yet")
+
+
+def _live_changes(question: Question) -> Step | None:
+    instance, spec = question.seen.instance, question.spec
+    forwards = forwards_of(spec, instance.ssh_port)
+    if instance.spec_digest == spec.digest:
+        return None
+    old = VmSpec.from_canonical(instance.spec)
+    found = [change for change in changes(old, spec) if change.field != "power"]
+    if not found:
+        return None
+    moved = forwards != instance.forwards
+    if moved and (clash := question.leases.conflict(spec.name, forwards, [question.seen])):
+        return Wait(
+            name=spec.name,
+            because=clash,
+            reason="PortTaken",
+            fields=("ports",),
+            source=question.source,
+        )
+    grow = spec.disk if spec.disk is not None and spec.disk > (old.disk or 0) else None
+    return Update(
+        name=spec.name,
+        because=", ".join(str(change) for change in found),
+        fields=tuple(change.field for change in found),
+        source=question.source,
+        uid=instance.uid,
+        spec=spec,
+        forwards=forwards if moved else None,
+        grow=grow,
+    )
+
+
+def _restart(question: Question, cause: Cause, why: str) -> Step:
+    seen, spec = question.seen, question.spec
+    fault = cause in _FAULTS
+    if fault and (left := backoff.remaining(question.retry, question.now)) > 0:
+        return Wait(
+            name=spec.name,
+            because=f"{why}; restarted {question.retry.failures} times in a row",
+            reason="BackOff",
+            source=question.source,
+            until=left,
+        )
+    forwards = forwards_of(spec, seen.instance.ssh_port)
+    if clash := question.leases.conflict(spec.name, forwards, [seen]):
+        return Wait(name=spec.name, because=clash, reason="PortTaken", source=question.source)
+    return Restart(
+        name=spec.name,
+        because=why,
+        source=question.source,
+        uid=seen.instance.uid,
+        spec=spec,
+        accelerator=question.accelerator,
+        cause=cause,
+        grace=spec.stop_timeout if seen.view.state is RunState.RUNNING else 0.0,
+        fault=fault,
+    )
+
+
+def _power(question: Question, to: str, cause: Cause, why: str | None = None) -> Power:
+    spec = question.spec
+    return Power(
+        name=spec.name,
+        because=why or f"power is {to}",
+        fields=("power",),
+        source=question.source,
+        uid=question.seen.instance.uid,
+        spec=spec,
+        to=to,
+        cause=cause,
+        grace=spec.stop_timeout if question.seen.view.state is RunState.RUNNING else 0.0,
+    )
+
+
+def _keep(question: Question, reason: str, message: str) -> Keep:
+    return Keep(name=question.spec.name, because=message, reason=reason, source=question.source)

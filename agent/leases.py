@@ -1,0 +1,99 @@
+"""Who gets which port and which uid of the host. Pure: the choice depends on the arguments alone, and it is made while
+planning so that the plan can show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.policy import Policy
+from state.desired import Desired
+from state.ids import Name
+from state.observed import Listener, Observed, Seen
+from state.spec.resolved import Forward, VmSpec
+
+SSH_GUEST_PORT = 22
+ANYWHERE = "0.0.0.0"  # noqa: S104 - compared with, never bound
+
+
+def overlaps(one: str, other: str) -> bool:
+    """Whether two IPv4 addresses to listen on exclude each other on one port."""
+    return one == other or ANYWHERE in (one, other)
+
+
+def forwards_of(spec: VmSpec, ssh_port: int | None) -> tuple[Forward, ...]:
+    """Every forward of an instance: the SSH port's first."""
+    ssh = () if ssh_port is None else (Forward(ssh_port, SSH_GUEST_PORT),)
+    return (*ssh, *spec.ports)
+
+
+class Leases:
+    """The ports and uids of one pass: those that are taken, and those that this pass gives away."""
+
+    def __init__(self, desired: Desired, observed: Observed, policy: Policy) -> None:
+        self._policy = policy
+        self._listeners = observed.listeners
+        self._leased = {
+            record.ssh_port: name for name, record in observed.names.items() if record.ssh_port
+        }
+        self._run_as = {
+            seen.instance.run_as for seen in observed.instances if seen.instance.run_as is not None
+        }
+        self._own_ports: dict[Name, int] = {name: port for port, name in self._leased.items()}
+        self._fixed = {
+            port.host for wanted in desired.vms.values() for port in wanted.spec.ports
+        } | {
+            forward.host
+            for seen in observed.instances
+            for forward in seen.instance.forwards
+            if forward.host != seen.instance.ssh_port
+        }
+        self._listening = {listener.port for listener in observed.listeners}
+        self._next = policy.ssh_ports.start
+
+    def ssh_port(self, name: Name) -> int | None:
+        """The port that is leased to `name`, or the lowest free one, from now on leased to it; None when all are
+        taken."""
+        if (leased := self._own_ports.get(name)) is not None:
+            return leased
+        for port in range(self._next, self._policy.ssh_ports.stop):
+            if port in self._leased or port in self._fixed or port in self._listening:
+                continue
+            self._next = port + 1
+            self._leased[port] = name
+            self._own_ports[name] = port
+            return port
+        return None
+
+    def run_as(self) -> int | None:
+        """A uid of the host that no other instance runs as; None where the agent is not root or none is free."""
+        for uid in self._policy.run_as or ():
+            if uid not in self._run_as:
+                self._run_as.add(uid)
+                return uid
+        return None
+
+    def conflict(self, name: Name, forwards: Iterable[Forward], own: Iterable[Seen]) -> str | None:
+        """Why one of `forwards` cannot be bound for `name`, naming the owner; None when all can. What the `own`
+        instances of the name listen on does not count: they are gone by then, or keep it."""
+        own = tuple(own)
+        pids = {seen.instance.process.pid for seen in own if seen.instance.process}
+        held = {(port.address, port.host) for seen in own for port in seen.instance.forwards}
+        for forward in forwards:
+            holder = self._leased.get(forward.host)
+            if holder is not None and holder != name:
+                return f"port {forward.host} is leased to {holder} for SSH"
+            for listener in self._listeners:
+                if listener.port != forward.host or not overlaps(listener.address, forward.address):
+                    continue
+                mine = listener.pid in pids or (
+                    listener.pid is None and (forward.address, forward.host) in held
+                )
+                if not mine:
+                    return (
+                        f"port {forward.host} of {listener.address} is taken by {_named(listener)}"
+                    )
+        return None
+
+
+def _named(listener: Listener) -> str:
+    return f"{listener.owner} (pid {listener.pid})" if listener.pid else listener.owner

@@ -1,0 +1,48 @@
+"""The agent's own log, on standard error: one line an event, for people on a terminal and as JSON under a service."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from state.records import Event
+
+
+def configure() -> None:
+    """Set it up, once for a process."""
+    import structlog
+
+    logging.getLogger("qemu").setLevel(logging.CRITICAL)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    people = sys.stderr.isatty()
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(pad_event_to=24)
+        if people
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people),
+            renderer,
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+
+
+def event_logger() -> Callable[[Event], None]:
+    """Logs every event of the ledger: a fixed word, and what belongs to it as fields."""
+    import structlog
+
+    log = structlog.get_logger()
+
+    def tell(event: Event) -> None:
+        fields = {"name": event.name, "uid": event.uid, "pass_id": event.pass_id or None}
+        bad = event.reason.endswith("Failed") or event.reason in ("Bug", "BackOff", "BootTimeout")
+        level = logging.WARNING if bad else logging.INFO
+        said = {key: value for key, value in fields.items() if value is not None}
+        log.log(level, event.reason, message=event.message, **said)
+
+    return tell

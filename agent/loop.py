@@ -1,0 +1,161 @@
+"""The loop: wait, look, decide, act, say why.
+
+Level-triggered: a wake says *look*, and every pass decides from what is there. Steps run beside the loop, one at a time
+for each name, so that no slow one delays another name's; what they bring about is seen by the next pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agent.execute import Executor
+from agent.hypervisor.api import Backend
+from agent.intent import Clock
+from agent.observe import Doing, observe
+from agent.plan import plan
+from agent.policy import Policy
+from agent.ready import Readiness
+from agent.record import Pass, Recorder
+from agent.recover import recover
+from agent.steps import Plan, Step, Wait
+from agent.wake import Wake
+from state.desired import Desired
+from state.ids import Name, Uid
+from state.ledger import Ledger
+from state.observed import Observed
+from state.records import Event
+from state.spec.resolved import ImageSpec
+
+SHORTEST_WAIT = 0.05
+
+
+class Source(Protocol):
+    """Where documents come from."""
+
+    def load(self, now: float) -> Desired:
+        """Read everything; `now` is Unix time. Never raises for what is in the documents. Called in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What an agent acts on, and the clock that it acts by."""
+
+    source: Source
+    ledger: Ledger
+    backend: Backend
+    clock: Clock
+
+
+class Agent:
+    """Keeps one backend as one source says, until it is told to stop.
+
+    `interval`: seconds after which it looks again although nothing woke it. `on_pass` is told of every pass.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        policy: Policy,
+        *,
+        interval: float = 30.0,
+        on_pass: Callable[[Pass], None] = lambda _: None,
+    ) -> None:
+        self._source = world.source
+        self._ledger = world.ledger
+        self._backend = world.backend
+        self._clock = world.clock
+        self._policy = policy
+        self._interval = interval
+        self._on_pass = on_pass
+        self.wake = Wake()
+        self._doing = Doing()
+        self._recorder = Recorder(world.ledger)
+        self._passes = 0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Leave at the next turn; steps under way are finished first."""
+        self._stopping = True
+        self.wake.notify("stop")
+
+    async def run(self, *, watching: Coroutine[Any, Any, None] | None = None) -> None:
+        """Converge, and go on converging. `watching` runs beside the loop and ends with it."""
+        executor = Executor(self._ledger, self._backend, self._clock, self._doing)
+        readiness = Readiness(self._ledger, self._backend.doorway, self._clock, self.wake.notify)
+        await self._backend.hypervisor.open(self._changed)
+        try:
+            await recover(self._ledger, self._backend.hypervisor, self._clock)
+            async with asyncio.TaskGroup() as beside:
+                helpers = [beside.create_task(watching)] if watching else []
+                async with asyncio.TaskGroup() as steps:
+                    self.wake.notify("start")
+                    timeout = self._interval
+                    while not self._stopping:
+                        reasons = await self.wake.wait(timeout)
+                        done = await self._turn(reasons)
+                        self._act(done, executor, steps)
+                        readiness.follow(done.observed, beside)
+                        timeout = self._until(done.plan)
+                readiness.follow(Observed(), beside)
+                for helper in helpers:
+                    helper.cancel()
+        finally:
+            await self._backend.hypervisor.close()
+
+    async def _turn(self, reasons: tuple[str, ...]) -> Pass:
+        """Look, decide, and record why."""
+        self._passes += 1
+        now = self._clock()
+        desired = await asyncio.to_thread(self._source.load, now.wall)
+        observed = observe(self._ledger, self._backend, desired, self._doing)
+        decided = plan(desired, observed, self._policy, now)
+        done = Pass(f"{int(now.wall):x}-{self._passes}", reasons, desired, observed, decided)
+        self._recorder.record(done, now.wall)
+        self._on_pass(done)
+        return done
+
+    def _act(self, done: Pass, executor: Executor, group: asyncio.TaskGroup) -> None:
+        """Begin every step that nothing stands before."""
+        for image in done.plan.fetches:
+            self._doing.images[image] = "asked for"
+            group.create_task(self._fetch(executor, image, done.id))
+        for step in done.plan.acting:
+            if getattr(step, "fetch", None) is None:
+                self._doing.names[step.name] = f"{step.action}: {step.because}"
+                group.create_task(self._perform(executor, step, done.id))
+
+    async def _perform(self, executor: Executor, step: Step, pass_id: str) -> None:
+        try:
+            await executor.perform(step, pass_id)
+        except Exception as bug:  # noqa: BLE001 - one name fails alone, also by a bug of ours
+            self._bug(f"{step.action} of {step.name}", step.name, bug)
+        finally:
+            self._doing.names.pop(step.name, None)
+            self.wake.notify(f"{step.name}: {step.action} ended")
+
+    async def _fetch(self, executor: Executor, image: ImageSpec, pass_id: str) -> None:
+        try:
+            await executor.fetch(image, pass_id)
+        except Exception as bug:  # noqa: BLE001 - as above
+            self._bug(f"fetching image {image.label}", None, bug)
+        finally:
+            self._doing.images.pop(image, None)
+            self.wake.notify(f"image {image.label} was fetched")
+
+    def _bug(self, doing: str, name: Name | None, bug: Exception) -> None:
+        message = f"{doing} met a bug of holdfast: {''.join(traceback.format_exception(bug))}"
+        with self._ledger.transaction() as change:
+            change.event(Event(at=self._clock().wall, reason="Bug", message=message, name=name))
+
+    def _changed(self, uid: Uid, word: str) -> None:
+        instance = self._ledger.instance(uid)
+        self.wake.notify(f"{instance.name if instance else uid}: {word}")
+
+    def _until(self, decided: Plan) -> float:
+        """Seconds until the next look, if nothing wakes the loop before."""
+        waits = [step.until for step in decided.steps if isinstance(step, Wait) and step.until]
+        return max(SHORTEST_WAIT, min([self._interval, *waits]))

@@ -1,0 +1,319 @@
+"""plan(desired, observed, policy, now): what to do in one pass, and why every other name is left alone.
+
+Pure: the same arguments give the same plan, and every choice is in it. What `holdfast plan` prints is this plan, and
+what the agent does is this plan. It decides over names; `agent.keepalive` answers for one running instance and
+`agent.leases` gives out ports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agent import backoff
+from agent.fetches import Fetches
+from agent.keepalive import Question, answer
+from agent.leases import Leases, forwards_of
+from agent.policy import Policy
+from agent.steps import (
+    Birth,
+    Create,
+    Destroy,
+    Hold,
+    Keep,
+    Plan,
+    Replace,
+    Step,
+    Update,
+    Wait,
+    target,
+)
+from state.clock import Moment
+from state.desired import Desired, Problem, WantedVm
+from state.ids import Name, instance_uid
+from state.observed import Instance, Observed, Retry, Seen, Verdict, step_key, vm_key
+from state.spec.effects import Effect
+from state.spec.resolved import VmSpec, changes
+
+
+def plan(desired: Desired, observed: Observed, policy: Policy, now: Moment) -> Plan:
+    """One answer for every name that is wanted, held or remembered."""
+    return _Pass(desired, observed, policy, now).whole()
+
+
+class _Pass:
+    """One run of the planner; its only memory is what it has given away already."""
+
+    def __init__(self, desired: Desired, observed: Observed, policy: Policy, now: Moment) -> None:
+        self._desired = desired
+        self._observed = observed
+        self._policy = policy
+        self._now = now
+        self._leases = Leases(desired, observed, policy)
+        self._seen = observed.by_name()
+        self._problems: dict[Name, Problem] = {}
+        for problem in desired.problems:
+            if problem.name is not None:
+                self._problems.setdefault(problem.name, problem)
+        self._fetches = Fetches(observed, now)
+
+    def whole(self) -> Plan:
+        """Every name's step, and the images that some of them wait for."""
+        return Plan(steps=self._steps(), fetches=self._fetches.asked)
+
+    def _steps(self) -> tuple[Step, ...]:
+        names = {*self._desired.vms, *self._problems, *self._seen, *self._observed.names}
+        return tuple(self._patiently(self._decide(name)) for name in sorted(names))
+
+    def _patiently(self, step: Step) -> Step:
+        """The step, or the wait for its next try where the very same has failed before."""
+        retry = self._observed.retries.get(step_key(step.name))
+        if retry is None or not step.acts or retry.what != target(step):
+            return step
+        if (left := backoff.remaining(retry, self._now)) <= 0:
+            return step
+        return Wait(
+            name=step.name,
+            because=f"{retry.error}; tried {retry.failures} times so far",
+            reason="BackOff",
+            fields=step.fields,
+            source=step.source,
+            until=left,
+        )
+
+    def _decide(self, name: Name) -> Step:
+        seen = self._seen.get(name, [])
+        wanted = self._desired.vms.get(name)
+        source = wanted.source if wanted else None
+        if (doing := self._observed.busy.get(name)) is not None:
+            return Wait(name=name, because=doing, reason="InProgress", source=source)
+        if (problem := self._problems.get(name)) is not None:
+            return self._held(name, seen, "InvalidDocument", str(problem))
+        if wanted is None:
+            if self._desired.unproven is not None:
+                return self._held(name, seen, "AbsenceUnproven", self._desired.unproven)
+            return self._absent(name, seen)
+        if wanted.spec.suspend:
+            return self._suspended(wanted, seen)
+        return self._wanted(wanted, seen)
+
+    # What is not wanted, or cannot be told
+
+    def _held(self, name: Name, seen: list[Seen], reason: str, why: str) -> Step:
+        """Leave it as it is: nothing new, nothing changed, nothing removed. What ran goes on running by its own spec,
+        since a broken document is no reason to let a machine that died stay dead."""
+        alive = [one for one in seen if one.verdict is not Verdict.GONE]
+        for one in (alive or seen)[-1:]:
+            spec = VmSpec.from_canonical(one.instance.spec)
+            if not spec.suspend:
+                step = self._kept(WantedVm(spec, one.instance.source), one)
+                if step.acts or isinstance(step, Wait):
+                    return step
+        return Hold(name=name, because=why, reason=reason)
+
+    def _absent(self, name: Name, seen: list[Seen]) -> Step:
+        specs = [VmSpec.from_canonical(one.instance.spec) for one in seen]
+        source = seen[-1].instance.source if seen else None
+        if any(spec.protect for spec in specs):
+            return Hold(
+                name=name,
+                because="no document names it any more, but it is protected",
+                reason="Protected",
+                source=source,
+            )
+        if any(one.verdict is Verdict.UNKNOWN for one in seen):
+            return Wait(
+                name=name,
+                because="no document names it any more, but its process cannot be looked at",
+                reason="Unknown",
+                source=source,
+            )
+        return Destroy(
+            name=name,
+            because="no document names it any more",
+            source=source,
+            uids=tuple(one.instance.uid for one in seen),
+            grace=max((spec.stop_timeout for spec in specs), default=0.0),
+        )
+
+    def _suspended(self, wanted: WantedVm, seen: list[Seen]) -> Step:
+        """Leave it alone. That it is suspended is noted, for a time when its document cannot be read."""
+        for one in seen[-1:]:
+            old = VmSpec.from_canonical(one.instance.spec)
+            if not old.suspend:
+                return Update(
+                    name=old.name,
+                    because="suspend false -> true",
+                    fields=("suspend",),
+                    source=one.instance.source,
+                    uid=one.instance.uid,
+                    spec=replace(old, suspend=True),
+                )
+        return Keep(
+            name=wanted.spec.name,
+            because="suspend is true",
+            reason="Suspended",
+            source=wanted.source,
+        )
+
+    # What is wanted
+
+    def _wanted(self, wanted: WantedVm, seen: list[Seen]) -> Step:
+        spec = wanted.spec
+        if not seen:
+            if spec.power == "stopped":
+                return Keep(
+                    name=spec.name,
+                    because="power is stopped, and it was never started",
+                    reason="Stopped",
+                    source=wanted.source,
+                )
+            return self._create(wanted, None)
+        if spec.image.digest is None and self._fetches.missing(spec.image):
+            # What its source holds now is not known; only after a fetch can it be told whether that is a change.
+            self._fetches.ask_for(spec.image)
+        latest = seen[-1]
+        because, fields = self._forced(latest.instance, spec)
+        if fields:
+            return self._replace(wanted, seen, because, fields)
+        if _unborn(latest) and len(seen) > 1:
+            old = VmSpec.from_canonical(seen[-2].instance.spec)
+            forcing = [change for change in changes(old, spec) if change.effect is Effect.REPLACE]
+            return self._replace(
+                wanted,
+                seen,
+                ", ".join(map(str, forcing)) or "a replacement was begun",
+                tuple(change.field for change in forcing),
+                resume=latest.instance,
+            )
+        return self._kept(wanted, latest)
+
+    def _kept(self, wanted: WantedVm, one: Seen) -> Step:
+        """What an instance needs that is to stay what it is."""
+        if _unborn(one):
+            return self._create(wanted, one.instance)
+        return answer(
+            Question(
+                seen=one,
+                spec=wanted.spec,
+                source=wanted.source,
+                retry=self._observed.retries.get(key := vm_key(wanted.spec.name), Retry(key)),
+                accelerator=self._policy.accelerator,
+                leases=self._leases,
+                now=self._now,
+            )
+        )
+
+    def _forced(self, instance: Instance, spec: VmSpec) -> tuple[str, tuple[str, ...]]:
+        """Why the instance cannot become `spec` without being replaced, and the fields that say so; empty when it
+        can."""
+        base = self._observed.images.get(spec.image)
+        moved = base is not None and base.digest != instance.base.digest
+        if instance.spec_digest == spec.digest and not moved:
+            return "", ()
+        forcing = [
+            change
+            for change in changes(VmSpec.from_canonical(instance.spec), spec)
+            if change.effect is Effect.REPLACE
+        ]
+        fields = dict.fromkeys(change.field for change in forcing)
+        said = [str(change) for change in forcing]
+        if moved and base is not None and "image" not in fields:
+            fields["image"] = None
+            said.append(f"image {instance.base.digest[:19]} -> {base.digest[:19]}")
+        return ", ".join(said), tuple(fields)
+
+    def _create(self, wanted: WantedVm, begun: Instance | None) -> Step:
+        spec = wanted.spec
+        because = "its creation was cut off" if begun else "no instance of it is there"
+        birth = self._birth(wanted, begun, [])
+        if isinstance(birth, Wait):
+            return birth
+        fetch = self._fetches.missing(spec.image)
+        return self._fetches.wait(wanted) or Create(
+            name=spec.name, because=because, source=wanted.source, birth=birth, fetch=fetch
+        )
+
+    def _replace(
+        self,
+        wanted: WantedVm,
+        seen: list[Seen],
+        because: str,
+        fields: tuple[str, ...],
+        *,
+        resume: Instance | None = None,
+    ) -> Step:
+        spec = wanted.spec
+        old = [one for one in seen if resume is None or one.instance.uid != resume.uid]
+        if any(VmSpec.from_canonical(one.instance.spec).protect for one in old) and spec.protect:
+            return Hold(
+                name=spec.name,
+                because=f"it would be replaced ({because}), but it is protected",
+                reason="Protected",
+                fields=fields,
+                source=wanted.source,
+            )
+        if any(one.verdict is Verdict.UNKNOWN for one in old):
+            return Wait(
+                name=spec.name,
+                because=f"to be replaced ({because}), but its process cannot be looked at",
+                reason="Unknown",
+                fields=fields,
+                source=wanted.source,
+            )
+        birth = self._birth(wanted, resume, seen)
+        if isinstance(birth, Wait):
+            return birth
+        fetch = self._fetches.missing(spec.image)
+        return self._fetches.wait(wanted) or Replace(
+            name=spec.name,
+            because=because,
+            fields=fields,
+            source=wanted.source,
+            birth=birth,
+            old=tuple(one.instance.uid for one in old),
+            fetch=fetch,
+        )
+
+    def _birth(self, wanted: WantedVm, begun: Instance | None, own: list[Seen]) -> Birth | Wait:
+        spec = wanted.spec
+        port = self._leases.ssh_port(spec.name) if spec.image.nocloud else None
+        if spec.image.nocloud and port is None:
+            ports = self._policy.ssh_ports
+            return Wait(
+                name=spec.name,
+                because=f"every port from {ports.start} to {ports.stop - 1} is leased or taken",
+                reason="NoFreePort",
+                source=wanted.source,
+            )
+        forwards = forwards_of(spec, port)
+        if clash := self._leases.conflict(spec.name, forwards, own):
+            return Wait(
+                name=spec.name,
+                because=clash,
+                reason="PortTaken",
+                fields=("ports",),
+                source=wanted.source,
+            )
+        if begun is not None:
+            generation, uid, run_as = begun.generation, begun.uid, begun.run_as
+        else:
+            known = self._observed.names.get(spec.name)
+            highest = max((one.instance.generation for one in own), default=0)
+            generation = max(known.generation if known else 0, highest) + 1
+            uid = instance_uid(self._policy.state_id, "vm", spec.name, generation)
+            run_as = self._leases.run_as()
+        return Birth(
+            uid=uid,
+            generation=generation,
+            spec=spec,
+            source=wanted.source,
+            accelerator=self._policy.accelerator,
+            ssh_port=port,
+            run_as=run_as,
+            forwards=forwards,
+        )
+
+
+def _unborn(seen: Seen) -> bool:
+    """Whether not one instruction of the guest has run, so that a start of it is a creation."""
+    return seen.instance.started_at is None and seen.verdict is Verdict.GONE

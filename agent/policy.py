@@ -1,0 +1,19 @@
+"""What the operator allows and what the host offers: the part of a plan's input that no document says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SSH_PORTS = range(22000, 32768)
+"""Ports that SSH forwards are leased from: above the registered services that a host is likely to run, below the
+kernel's default ephemeral range (32768 to 60999), from which any outgoing connection may take one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`run_as`: uids for QEMU processes, None where the agent is not root and each runs as the agent's user."""
+
+    state_id: str
+    accelerator: str
+    ssh_ports: range = SSH_PORTS
+    run_as: range | None = None

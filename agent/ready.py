@@ -1,0 +1,90 @@
+"""Asks each running guest whether it lets us in, until it does, and records when. It decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from agent.errors import NotReady
+from agent.hypervisor.api import Doorway
+from agent.intent import Clock
+from state.ids import Process, Uid
+from state.ledger import Ledger
+from state.lifecycle import Phase
+from state.observed import Instance, Observed, RunState, Verdict
+from state.records import Event
+from state.spec.resolved import VmSpec
+
+BETWEEN_TRIES = 0.2
+"""Seconds from one refusal to the next knock."""
+
+
+class Readiness:
+    """Keeps one knocking task for each guest that has not answered since it was started."""
+
+    def __init__(
+        self, ledger: Ledger, doorway: Doorway, clock: Clock, notify: Callable[[str], None]
+    ) -> None:
+        self._ledger = ledger
+        self._doorway = doorway
+        self._clock = clock
+        self._notify = notify
+        self._tasks: dict[tuple[Uid, Process], asyncio.Task[None]] = {}
+
+    def follow(self, observed: Observed, group: asyncio.TaskGroup) -> None:
+        """Knock where a guest runs and has not answered; stop where that is over."""
+        due: dict[tuple[Uid, Process], Instance] = {}
+        for seen in observed.instances:
+            instance = seen.instance
+            if (
+                instance.process is not None
+                and instance.ready_at is None
+                and instance.ssh_port is not None
+                and instance.phase is Phase.RUNNING
+                and seen.verdict is Verdict.ALIVE
+                and seen.attached
+                and seen.view.state is RunState.RUNNING
+            ):
+                due[instance.uid, instance.process] = instance
+        for key in [key for key in self._tasks if key not in due]:
+            self._tasks.pop(key).cancel()
+        for key, instance in due.items():
+            if key not in self._tasks:
+                self._tasks[key] = group.create_task(self._knock(instance))
+
+    async def _knock(self, instance: Instance) -> None:
+        spec = VmSpec.from_canonical(instance.spec)
+        port = instance.ssh_port or 0
+        while True:
+            try:
+                await self._doorway.answers(instance.uid, instance.name, port, spec.image.ssh_user)
+            except NotReady:
+                await asyncio.sleep(BETWEEN_TRIES)
+            else:
+                break
+        self._record(instance)
+
+    def _record(self, instance: Instance) -> None:
+        now = self._clock()
+        current = self._ledger.instance(instance.uid)
+        if (
+            current is None
+            or current.process != instance.process
+            or current.phase is not Phase.RUNNING
+        ):
+            return
+        took = now.wall - (current.started_at or now.wall)
+        with self._ledger.transaction() as change:
+            change.put_instance(replace(current, ready_at=now.wall))
+            change.event(
+                Event(
+                    at=now.wall,
+                    reason="Ready",
+                    message=f"answers over SSH, {took:.1f} s after its start",
+                    name=instance.name,
+                    uid=instance.uid,
+                    kind="vm",
+                )
+            )
+        self._notify(f"{instance.name} is ready")

@@ -1,0 +1,84 @@
+"""Why each name was kept, changed, held or left waiting, as the findings that `status` and `explain` show. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from agent.steps import Hold, Keep, Plan, Step, Wait
+from state.desired import Desired, Problem
+from state.records import Finding
+
+
+def findings(plan: Plan, desired: Desired) -> dict[str, Finding]:
+    """One finding for each name of the plan, and one for each problem and piece of advice, by a key that is the same
+    from pass to pass."""
+    problems = {problem.name: problem for problem in reversed(desired.problems)}
+    found = {
+        f"vm/{step.name}": _of_step(
+            step, problems.get(step.name) if isinstance(step, Hold) else None
+        )
+        for step in plan.steps
+    }
+    for problem in desired.problems:
+        scope = "held" if problem.name else "error"
+        found[f"problem/{problem}"] = Finding(
+            scope=scope,
+            reason="InvalidDocument",
+            message=problem.message,
+            kind=problem.kind,
+            name=problem.name,
+            file=problem.file,
+            line=problem.line,
+            column=problem.column,
+        )
+    if desired.source.error is not None:
+        found["source"] = Finding(
+            scope="error", reason="SourceUnreadable", message=desired.source.error
+        )
+    for advice in desired.advice:
+        found[f"advice/{advice.where}/{advice.message}"] = Finding(
+            scope="advice",
+            reason="Advice",
+            message=advice.message,
+            file=advice.where.file,
+            line=advice.where.line,
+        )
+    return found
+
+
+def _of_step(step: Step, problem: Problem | None) -> Finding:
+    match step:
+        case Keep(reason=reason):
+            scope = "kept"
+        case Wait(reason=reason):
+            scope = "waiting"
+        case Hold(reason=reason):
+            scope = "holding"
+        case _:
+            scope, reason = "acting", step.action.capitalize()
+    return Finding(
+        scope=scope,
+        reason=reason,
+        message=step.because,
+        kind="vm",
+        name=step.name,
+        file=problem.file if problem else step.source.file if step.source else None,
+        line=problem.line if problem else step.source.line if step.source else None,
+        column=problem.column if problem else None,
+    )
+
+
+def dated(
+    new: Mapping[str, Finding], old: Mapping[str, Finding], wall: float
+) -> dict[str, Finding]:
+    """The new findings, each since when it says the same: `wall` (Unix time) for what was not said before."""
+    result = {}
+    for key, finding in new.items():
+        before = old.get(key)
+        same = before is not None and (before.reason, before.message) == (
+            finding.reason,
+            finding.message,
+        )
+        result[key] = replace(finding, since=before.since if before and same else wall)
+    return result

@@ -1,0 +1,59 @@
+"""Whether a pass found everything come to rest, and whether it came to rest well: when `run --once` may leave. Pure."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from agent.steps import (
+    Adopt,
+    Crash,
+    Create,
+    Destroy,
+    Hold,
+    Keep,
+    Plan,
+    Power,
+    Replace,
+    Restart,
+    Step,
+    Update,
+    Wait,
+)
+from state.desired import Desired
+from state.observed import Observed, image_key, step_key, vm_key
+
+_UNDER_WAY = frozenset({"Booting", "Connecting", "InProgress", "FetchingImage"})
+_WELL = frozenset({"Ready", "Running", "Stopped", "Paused", "Suspended", "GuestPoweredOff"})
+_TRIES = 3
+"""Failures of one thing after which it has failed, though the agent would try on."""
+
+
+def settled(desired: Desired, observed: Observed, plan: Plan) -> bool | None:
+    """None: not yet. Else whether every name is well and every document could be read."""
+    if plan.fetches:
+        return None
+    answers = [_of(step, desired, observed) for step in plan.steps]
+    if None in answers:
+        return None
+    return all(answers) and not desired.problems and desired.source.error is None
+
+
+def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:
+    match step:
+        case Keep(reason=reason) | Wait(reason=reason) if reason in _UNDER_WAY:
+            return None
+        case Keep(reason=reason):
+            return reason in _WELL
+        case Wait(reason=reason):
+            if reason not in ("BackOff", "ImageUnavailable"):
+                return False
+            wanted = desired.vms.get(step.name)
+            keys = [vm_key(step.name), step_key(step.name)]
+            keys += [image_key(wanted.spec.image)] if wanted else []
+            tries = max(observed.retries[key].failures for key in keys if key in observed.retries)
+            return False if tries >= _TRIES else None
+        case Hold():
+            return False
+        case Create() | Replace() | Destroy() | Restart() | Adopt() | Update() | Power() | Crash():
+            return None
+    assert_never(step)

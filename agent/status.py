@@ -1,0 +1,145 @@
+"""What a person or a program is told about every name: the `status -o json` shape, from the ledger alone.
+
+It works without an agent, so it is also told, by `alive`, which of the recorded processes still run: a ledger that
+nobody keeps can say `running` of a machine that is gone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from agent.record import SOURCE_KEY
+from state.ids import Name
+from state.lifecycle import Phase
+from state.observed import Instance
+from state.records import Finding, Reader
+
+
+def status(
+    reader: Reader, *, agent_pid: int | None, alive: Callable[[Instance], bool]
+) -> dict[str, Any]:
+    """The whole shape. `agent_pid` is the running agent's, None where there is none."""
+    with reader.snapshot():
+        findings = reader.findings()
+        instances: dict[Name, Instance] = {}
+        for instance in reader.instances():
+            instances[instance.name] = _current(instances.get(instance.name), instance)
+        sockets = reader.qmp_sockets()
+        source = json.loads(reader.meta(SOURCE_KEY) or "null")
+    of_name = {one.name: one for key, one in findings.items() if key.startswith("vm/") and one.name}
+    names = sorted({*instances, *(name for name, one in of_name.items() if one.scope != "holding")})
+    return {
+        "agent": {"running": agent_pid is not None, "pid": agent_pid, "source": _source(source)},
+        "items": [
+            _item(name, instances.get(name), of_name.get(name), sockets, alive) for name in names
+        ],
+        "held": [_problem(one) for one in findings.values() if one.scope == "held"],
+        "errors": [_problem(one) for one in findings.values() if one.scope == "error"],
+        "waiting": [
+            {"name": one.name, "reason": one.reason, "message": one.message}
+            for one in findings.values()
+            if one.scope in ("waiting", "holding")
+        ],
+        "advice": [_problem(one) for one in findings.values() if one.scope == "advice"],
+    }
+
+
+def stamp(unix: float | None) -> str | None:
+    """Unix time as RFC 3339 in UTC."""
+    if unix is None:
+        return None
+    return (
+        datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+
+
+def _current(old: Instance | None, new: Instance) -> Instance:
+    """Of a name's instances (oldest first) the one to speak of: the last that was ever started."""
+    return old if old is not None and new.started_at is None else new
+
+
+def _item(
+    name: Name,
+    instance: Instance | None,
+    finding: Finding | None,
+    sockets: dict[Any, str],
+    alive: Callable[[Instance], bool],
+) -> dict[str, Any]:
+    reason = finding.reason if finding else "Unknown"
+    message = finding.message if finding else "no agent has looked at it yet"
+    if instance is None:
+        place = {"file": finding.file, "line": finding.line, "commit": None} if finding else None
+        phase = "stopped" if reason == "Stopped" else "pending"
+        return _blank(name) | {
+            "phase": phase, "reason": reason, "message": message, "source": place,
+        }  # fmt: skip
+    running = instance.process is not None and alive(instance)
+    phase = _phase(instance, reason, running)
+    if phase == "crashed" and instance.phase is Phase.RUNNING:
+        reason, message = "Gone", "its process is gone, and no agent has seen to it yet"
+    spec = json.loads(instance.spec)
+    takes_keys = spec["image"]["nocloud"]
+    return _blank(name) | {
+        "generation": instance.generation,
+        "uid": instance.uid,
+        "phase": phase,
+        "ready": phase == "running" and (instance.ready_at is not None or not takes_keys),
+        "reason": reason,
+        "message": message,
+        "pid": instance.process.pid if instance.process and running else None,
+        "qmp": sockets.get(instance.uid),
+        "image": spec["image"]["label"],
+        "accel": instance.accelerator,
+        "labels": dict(spec["labels"]),
+        "ssh": {"host": "127.0.0.1", "port": instance.ssh_port, "user": spec["image"]["ssh_user"]}
+        if instance.ssh_port
+        else None,
+        "ports": [
+            {"address": port["address"], "host": port["host"], "guest": port["guest"]}
+            for port in spec["ports"]
+        ],
+        "spec_digest": instance.spec_digest,
+        "source": {
+            "file": instance.source.file,
+            "line": instance.source.line,
+            "commit": instance.source.commit,
+        },
+        "started_at": stamp(instance.started_at),
+        "restarts": instance.restarts,
+    }
+
+
+def _blank(name: Name) -> dict[str, Any]:
+    return {
+        "kind": "vm", "name": name, "generation": None, "uid": None, "phase": "pending",
+        "ready": False, "reason": "", "message": "", "pid": None, "qmp": None, "image": None,
+        "accel": None, "labels": {}, "ssh": None, "ports": [], "spec_digest": None,
+        "source": None, "started_at": None, "restarts": 0,
+    }  # fmt: skip
+
+
+def _phase(instance: Instance, reason: str, running: bool) -> str:
+    if instance.phase in (Phase.RUNNING, Phase.STARTING) and instance.process and not running:
+        return "crashed"
+    if instance.phase is Phase.RUNNING:
+        return {"Unresponsive": "unresponsive", "Paused": "paused"}.get(reason, "running")
+    return instance.phase.value
+
+
+def _problem(one: Finding) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "file": one.file,
+        "line": one.line,
+        "column": one.column,
+        "message": one.message,
+    }
+
+
+def _source(source: dict[str, Any] | None) -> dict[str, Any] | None:
+    if source is None:
+        return None
+    return source | {"fetched_at": stamp(source.get("fetched_at"))}

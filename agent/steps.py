@@ -1,0 +1,223 @@
+"""The closed vocabulary between what is decided and what is done: every step that a plan can hold.
+
+A step names the (name, generation, uid) that it is about, so that it can refuse when the world has moved on, and it
+carries every choice (port, uid, generation), so that doing it takes no decision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import ClassVar, assert_never
+
+from state.desired import SourceRef
+from state.ids import Name, Uid
+from state.lifecycle import Cause
+from state.spec.resolved import Forward, ImageSpec, VmSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    action: ClassVar[str]
+    acts: ClassVar[bool] = True
+    """Whether doing it changes anything."""
+
+    name: Name
+    because: str
+    """A sentence part for people: `memory 512MiB -> 1GiB`."""
+    fields: tuple[str, ...] = ()
+    """The document's fields that asked for it."""
+    source: SourceRef | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """Every choice for a new instance. `ssh_port` None: its image takes no keys, so nobody can log in."""
+
+    uid: Uid
+    generation: int
+    spec: VmSpec
+    source: SourceRef
+    accelerator: str
+    ssh_port: int | None
+    run_as: int | None
+    forwards: tuple[Forward, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Create(_Step):
+    """Make an instance and start it, or go on with one whose creation was cut off. `fetch`: what must be in the store
+    first; the step is not begun in a pass that plans it with one."""
+
+    action = "create"
+    birth: Birth
+    fetch: ImageSpec | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replace(_Step):
+    """Make everything of a new instance, then end the `old` ones, then start the new one. Among the `old`
+    may be instances that were overtaken before they ever ran: those are only cleared away."""
+
+    action = "replace"
+    birth: Birth
+    old: tuple[Uid, ...]
+    fetch: ImageSpec | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destroy(_Step):
+    """End the instances of a name, remove their files and forget the name. `grace`: seconds for a power-down."""
+
+    action = "destroy"
+    uids: tuple[Uid, ...]
+    grace: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restart(_Step):
+    """Start an instance again from its own disk; what is left of its process is ended first, `grace` seconds being
+    given to a guest that still runs."""
+
+    action = "restart"
+    uid: Uid
+    spec: VmSpec
+    accelerator: str
+    cause: Cause
+    grace: float
+    fault: bool
+    """Whether it counts towards the back-off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopt(_Step):
+    """Supervise a running instance that another agent started; it is not touched."""
+
+    action = "adopt"
+    uid: Uid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update(_Step):
+    """Bring the live fields of an instance to `spec` without ending it."""
+
+    action = "update"
+    uid: Uid
+    spec: VmSpec
+    forwards: tuple[Forward, ...] | None = None
+    """The whole new set of forwards; None: unchanged."""
+    grow: int | None = None
+    """The new size of the root disk in bytes; None: unchanged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Power(_Step):
+    """Bring a live instance to `running`, `paused` or `stopped`. Shown as an update: nothing is lost by it."""
+
+    action = "update"
+    uid: Uid
+    spec: VmSpec
+    to: str
+    cause: Cause
+    grace: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crash(_Step):
+    """Record that an instance ended and that it stays so."""
+
+    action = "update"
+    uid: Uid
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep(_Step):
+    """Nothing to do, and why."""
+
+    action = "keep"
+    acts = False
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait(_Step):
+    """Something is to be done, but not now. `until`: seconds until it may be, where only time is waited for."""
+
+    action = "wait"
+    acts = False
+    reason: str
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold(_Step):
+    """The name is left exactly as it is, since what is wanted of it cannot be told or is not allowed."""
+
+    action = "hold"
+    acts = False
+    reason: str
+
+
+Step = Create | Replace | Destroy | Restart | Adopt | Update | Power | Crash | Keep | Wait | Hold
+
+
+def target(step: Step) -> str:
+    """What a step aims at, the same each time it is planned again and another once the document has changed: a failure
+    delays the next try of this, and of nothing else."""
+    match step:
+        case Create() | Replace():
+            return f"{step.action} {step.birth.uid} {step.birth.spec.digest}"
+        case Destroy():
+            return f"destroy {' '.join(step.uids)}"
+        case Restart() | Update():
+            return f"{step.action} {step.uid} {step.spec.digest}"
+        case Power():
+            return f"{step.to} {step.uid} {step.spec.digest}"
+        case Adopt() | Crash():
+            return f"{step.action} {step.uid}"
+        case Keep() | Wait() | Hold():
+            return step.action
+    assert_never(step)
+
+
+ORDER = (
+    "destroy",
+    "replace",
+    "restart",
+    "update",
+    "adopt",
+    "create",
+    "run",
+    "hold",
+    "wait",
+    "keep",
+)
+"""How a plan is shown: what loses most comes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do in one pass, and why every other name is left alone.
+
+    `fetches` are the images that have to be brought first.
+    """
+
+    steps: tuple[Step, ...]
+    fetches: tuple[ImageSpec, ...] = ()
+
+    @property
+    def acting(self) -> tuple[Step, ...]:
+        """The steps that change something."""
+        return tuple(step for step in self.steps if step.acts)
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits that are the same for plans that do the same."""
+        said = [[step.action, step.name, step.because, list(step.fields)] for step in self.acting]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
+
+    def shown(self) -> tuple[Step, ...]:
+        """The steps in the order for reading."""
+        return tuple(sorted(self.steps, key=lambda step: (ORDER.index(step.action), step.name)))

@@ -1,0 +1,267 @@
+"""Rows of the ledger as the nouns they stand for, and a reader that any process may open beside a running agent.
+
+It refuses to write: that is `state.ledger`'s. It uses the standard library's sqlite3 alone, so that `holdfast status`
+answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from state.desired import SourceRef
+from state.ids import Digest, Name, Process, Uid
+from state.lifecycle import Cause, Phase
+from state.observed import BaseImage, Instance, NameRecord, Retry
+from state.spec.resolved import Forward
+
+
+class LedgerUnreadable(Exception):
+    """The database cannot be read; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened. `id` grows; `at` is Unix time; `pass_id` is empty for what no pass brought about."""
+
+    at: float
+    reason: str
+    message: str
+    name: Name | None = None
+    uid: Uid | None = None
+    kind: str | None = None
+    pass_id: str = ""
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step as it was begun and as it ended; `ended_at` None: under way, or its agent died."""
+
+    id: int
+    pass_id: str
+    action: str
+    kind: str
+    name: Name
+    because: str
+    begun_at: float
+    uid: Uid | None = None
+    generation: int | None = None
+    ended_at: float | None = None
+    outcome: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the last pass's report; `since` is the Unix time of the first pass that said so.
+
+    `scope` is `kept`, `waiting`, `holding` or `acting` for what the pass made of a name, `held` for a problem that
+    certainly concerns one name, `error` for one that may concern any, and `advice`.
+    """
+
+    scope: str
+    reason: str
+    message: str
+    kind: str | None = None
+    name: Name | None = None
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+    since: float = 0.0
+
+
+def instance_row(instance: Instance, *, qmp: str) -> dict[str, Any]:
+    """The row of an instance; `qmp` is the path of its control socket."""
+    process = instance.process
+    base = asdict(instance.base) | {"path": str(instance.base.path)}
+    return {
+        "uid": instance.uid,
+        "kind": "vm",
+        "name": instance.name,
+        "generation": instance.generation,
+        "phase": instance.phase.value,
+        "cause": instance.cause.value,
+        "spec": instance.spec,
+        "spec_digest": instance.spec_digest,
+        "base": json.dumps(base, sort_keys=True),
+        "accelerator": instance.accelerator,
+        "source_file": instance.source.file,
+        "source_line": instance.source.line,
+        "source_commit": instance.source.commit,
+        "created_at": instance.created_at,
+        "boot_id": process.boot_id if process else None,
+        "pid": process.pid if process else None,
+        "start_ticks": process.start_ticks if process else None,
+        "qmp": qmp,
+        "forwards": json.dumps([asdict(forward) for forward in instance.forwards]),
+        "ssh_port": instance.ssh_port,
+        "run_as": instance.run_as,
+        "started_at": instance.started_at,
+        "ready_at": instance.ready_at,
+        "restarts": instance.restarts,
+        "detail": instance.detail,
+    }
+
+
+def instance_of(row: Mapping[str, Any]) -> Instance:
+    """The instance that `instance_row` made the row of."""
+    base = json.loads(row["base"])
+    process = (
+        Process(row["boot_id"], row["pid"], row["start_ticks"]) if row["pid"] is not None else None
+    )
+    return Instance(
+        uid=Uid(row["uid"]),
+        name=Name(row["name"]),
+        generation=row["generation"],
+        phase=Phase(row["phase"]),
+        cause=Cause(row["cause"]),
+        spec=row["spec"],
+        spec_digest=Digest(row["spec_digest"]),
+        base=BaseImage(
+            path=Path(base["path"]),
+            format=base["format"],
+            virtual_size=base["virtual_size"],
+            digest=Digest(base["digest"]),
+        ),
+        accelerator=row["accelerator"],
+        source=SourceRef(row["source_file"], row["source_line"], row["source_commit"]),
+        created_at=row["created_at"],
+        process=process,
+        forwards=tuple(Forward(**forward) for forward in json.loads(row["forwards"])),
+        ssh_port=row["ssh_port"],
+        run_as=row["run_as"],
+        started_at=row["started_at"],
+        ready_at=row["ready_at"],
+        restarts=row["restarts"],
+        detail=row["detail"],
+    )
+
+
+class Reader:
+    """Reads a ledger. Each call sees one consistent moment; `snapshot` makes several calls see the same one."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._connection.row_factory = sqlite3.Row
+
+    @classmethod
+    def open(cls, path: Path) -> Reader:
+        """Open read-only. Raises LedgerUnreadable where there is no usable database."""
+        if not path.exists():
+            raise LedgerUnreadable("there is no state database yet")
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5.0)
+        try:
+            connection.execute("SELECT 1 FROM meta").fetchone()
+        except sqlite3.Error as error:
+            connection.close()
+            raise LedgerUnreadable(f"the state database cannot be read: {error}") from error
+        return cls(connection)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read inside is of one moment."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.rollback()
+
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> Iterable[sqlite3.Row]:
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise LedgerUnreadable(f"the state database cannot be read: {error}") from error
+
+    def meta(self, key: str) -> str | None:
+        """One of the single values, None where it was never set."""
+        return next(
+            (row["value"] for row in self._rows("SELECT value FROM meta WHERE key = ?", [key])),
+            None,
+        )
+
+    def instances(self) -> list[Instance]:
+        """Every instance, oldest generation of each name first."""
+        return [
+            instance_of(dict(row))
+            for row in self._rows("SELECT * FROM instances ORDER BY name, generation")
+        ]
+
+    def qmp_sockets(self) -> dict[Uid, str]:
+        """The control socket of each instance."""
+        return {Uid(row["uid"]): row["qmp"] for row in self._rows("SELECT uid, qmp FROM instances")}
+
+    def names(self) -> dict[Name, NameRecord]:
+        """Every name that is remembered."""
+        return {
+            Name(row["name"]): NameRecord(**dict(row)) for row in self._rows("SELECT * FROM names")
+        }
+
+    def retries(self) -> dict[str, Retry]:
+        """Everything that failed and is waiting to be tried again, or that has failed lately."""
+        return {row["key"]: Retry(**dict(row)) for row in self._rows("SELECT * FROM retries")}
+
+    def findings(self) -> dict[str, Finding]:
+        """The last pass's report, by key."""
+        return {
+            row["key"]: Finding(**{field: row[field] for field in Finding.__slots__})
+            for row in self._rows("SELECT * FROM findings ORDER BY key")
+        }
+
+    def events(
+        self, *, name: Name | None = None, after: int = 0, last: int | None = None
+    ) -> list[Event]:
+        """Events in the order they happened, those with an id above `after`; only the `last` so many."""
+        sql = (
+            "SELECT * FROM events WHERE id > ? AND (? IS NULL OR name = ?) ORDER BY id DESC LIMIT ?"
+        )
+        values = [after, name, name, -1 if last is None else last]
+        found = [
+            Event(
+                at=row["at"],
+                reason=row["reason"],
+                message=row["message"],
+                name=row["name"],
+                uid=row["uid"],
+                kind=row["kind"],
+                pass_id=row["pass"] or "",
+                id=row["id"],
+            )
+            for row in self._rows(sql, values)
+        ]
+        return found[::-1]
+
+    def steps(
+        self, *, name: Name | None = None, open_only: bool = False, last: int = 20
+    ) -> list[StepRecord]:
+        """The last steps, oldest first; only those that have not ended with `open_only`."""
+        rows = self._rows(
+            "SELECT * FROM steps WHERE (? IS NULL OR name = ?) AND (NOT ? OR ended_at IS NULL)"
+            " ORDER BY id DESC LIMIT ?",
+            [name, name, open_only, last],
+        )
+        return [
+            StepRecord(
+                id=row["id"],
+                pass_id=row["pass"],
+                action=row["action"],
+                kind=row["kind"],
+                name=Name(row["name"]),
+                because=row["because"] or "",
+                begun_at=row["begun_at"],
+                uid=row["uid"],
+                generation=row["generation"],
+                ended_at=row["ended_at"],
+                outcome=row["outcome"],
+                error=row["error"],
+            )
+            for row in rows
+        ][::-1]

@@ -1,0 +1,123 @@
+"""The ledger's tables, as migrations that only ever grow: what a release has written, every later one can open."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from sqlite_utils import Database, Migrations
+from sqlite_utils.db import Table
+
+migrations = Migrations("holdfast")
+
+
+@migrations()
+def m0001_first(db: Database) -> None:
+    """Names, instances, steps, events, the last report, and single values."""
+    _table(db, "meta").create({"key": str, "value": str}, pk="key", not_null={"value"})
+    _table(db, "names").create(
+        {"name": str, "generation": int, "ssh_port": int},
+        pk="name",
+        not_null={"generation"},
+    ).create_index(["ssh_port"], unique=True)
+    _table(db, "retries").create(
+        {
+            "key": str,
+            "what": str,
+            "failures": int,
+            "retry_at": float,
+            "retry_boot": str,
+            "error": str,
+        },
+        pk="key",
+        not_null={"what", "failures", "retry_at", "retry_boot", "error"},
+    )
+    _table(db, "instances").create(
+        {
+            "uid": str,
+            "kind": str,
+            "name": str,
+            "generation": int,
+            "phase": str,
+            "cause": str,
+            "spec": str,
+            "spec_digest": str,
+            "base": str,
+            "accelerator": str,
+            "source_file": str,
+            "source_line": int,
+            "source_commit": str,
+            "created_at": float,
+            "boot_id": str,
+            "pid": int,
+            "start_ticks": int,
+            "qmp": str,
+            "forwards": str,
+            "ssh_port": int,
+            "run_as": int,
+            "started_at": float,
+            "ready_at": float,
+            "restarts": int,
+            "detail": str,
+        },
+        pk="uid",
+        not_null={"kind", "name", "generation", "phase", "spec", "spec_digest", "base", "forwards"},
+    ).create_index(["kind", "name", "generation"], unique=True).create_index(
+        ["run_as"], unique=True
+    )
+    _table(db, "steps").create(
+        {
+            "id": int,
+            "pass": str,
+            "action": str,
+            "kind": str,
+            "name": str,
+            "uid": str,
+            "generation": int,
+            "because": str,
+            "begun_at": float,
+            "ended_at": float,
+            "outcome": str,
+            "error": str,
+        },
+        pk="id",
+        not_null={"pass", "action", "kind", "name", "begun_at"},
+    ).create_index(["name"]).create_index(["ended_at"])
+    _table(db, "events").create(
+        {
+            "id": int,
+            "at": float,
+            "pass": str,
+            "kind": str,
+            "name": str,
+            "uid": str,
+            "reason": str,
+            "message": str,
+        },
+        pk="id",
+        not_null={"at", "reason", "message"},
+    ).create_index(["name"])
+    _table(db, "findings").create(
+        {
+            "key": str,
+            "scope": str,
+            "kind": str,
+            "name": str,
+            "reason": str,
+            "message": str,
+            "file": str,
+            "line": int,
+            "column": int,
+            "since": float,
+        },
+        pk="key",
+        not_null={"scope", "reason", "message"},
+    )
+
+
+def newest() -> str:
+    """The name of the last migration that this version knows."""
+    return migrations.pending(Database(memory=True))[-1].name
+
+
+def _table(db: Database, name: str) -> Table:
+    return cast("Table", db[name])

@@ -1,0 +1,370 @@
+"""The whole agent on a host in memory: what it makes of documents, machines and their mishaps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.errors import StartFailed
+from state.ids import Digest
+from state.lifecycle import Phase
+from state.observed import Listener, RunState
+from state.spec.resolved import Forward
+from tests.builders import IMAGE, broken, desired, vm
+from tests.memory.world import Lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path / "state.db")
+
+
+async def test_a_document_becomes_a_running_machine_that_is_ready(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        instance = lab.instance()
+        assert lab.uids() == {"web": instance.uid}
+        assert instance.phase is Phase.RUNNING
+        assert instance.ready_at is not None
+        assert lab.host.guests[instance.uid].state is RunState.RUNNING
+
+
+async def test_a_changed_memory_replaces_under_the_same_ssh_port(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.instance()
+        lab.edit(desired(vm("web", memory=1 << 30)))
+        await lab.settled()
+        after = lab.instance()
+        assert after.uid != before.uid
+        assert after.generation == before.generation + 1
+        assert after.ssh_port == before.ssh_port
+        assert list(lab.host.guests) == [after.uid]
+        assert lab.host.guests[after.uid].machine.memory == 1 << 30
+
+
+async def test_a_replacement_is_prepared_before_the_old_machine_is_stopped(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.instance()
+        lab.host.failures["prepare"] = [StartFailed("the disk is full")]
+        lab.edit(desired(vm("web", memory=1 << 30)))
+        await lab.until(lambda: not lab.host.failures["prepare"], "the failure was met")
+        assert lab.uids() == {"web": before.uid}
+        await lab.settled()
+        assert lab.uids()["web"] != before.uid
+
+
+async def test_changed_labels_do_not_touch_the_process(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.host.running()
+        lab.edit(desired(vm("web", labels=(("tier", "edge"),))))
+        await lab.settled()
+        assert lab.host.running() == before
+        assert lab.instance().spec_digest == vm("web", labels=(("tier", "edge"),)).digest
+
+
+async def test_changed_ports_move_on_the_running_machine(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.host.running()
+        lab.edit(desired(vm("web", ports=(Forward(8080, 80),))))
+        await lab.settled()
+        assert lab.host.running() == before
+        assert Forward(8080, 80) in lab.host.guests[lab.instance().uid].forwards
+
+
+async def test_deletion_destroys_and_forgets(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web"), vm("db")))
+        await lab.settled()
+        lab.edit(desired(vm("db")))
+        await lab.settled()
+        assert set(lab.uids()) == {"db"}
+        assert lab.ledger is not None
+        assert set(lab.ledger.names()) == {"db"}
+
+
+async def test_a_broken_document_holds_its_own_machine_and_no_other(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web"), vm("db")))
+        await lab.settled()
+        before = lab.uids()
+        lab.edit(desired(vm("db", memory=1 << 30), problems=[broken("web")]))
+        await lab.settled()
+        assert lab.uids()["web"] == before["web"]
+        assert lab.uids()["db"] != before["db"]
+
+
+async def test_a_held_machine_that_dies_comes_back_as_it_was(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        uid = lab.instance().uid
+        lab.edit(desired(problems=[broken("web")]))
+        await lab.settled()
+        lab.host.kill(uid)
+        await lab.until(lambda: lab.uids().get(vm().name) == uid, "it runs again")
+
+
+async def test_an_emptied_tree_destroys_nothing(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.uids()
+        lab.edit(desired(unproven="/desired has no documents"))
+        done = await lab.settled()
+        assert lab.uids() == before
+        assert [step.action for step in done.plan.steps] == ["hold"]
+
+
+async def test_a_killed_machine_comes_back_from_its_own_disk(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.instance()
+        lab.host.kill(before.uid)
+        await lab.until(lambda: lab.instance().restarts == 1, "restarted")
+        await lab.settled()
+        assert lab.instance().uid == before.uid
+        assert lab.host.guests[before.uid].boots == 2
+        assert lab.host.calls["prepare"] == 2
+
+
+async def test_a_new_agent_adopts_without_a_touch(lab: Lab) -> None:
+    async with lab.killed():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+    before, calls = lab.host.running(), lab.host.calls.copy()
+    async with lab.running():
+        await lab.settled()
+        assert lab.host.running() == before
+        assert lab.host.calls == calls
+
+
+async def test_a_machine_that_was_started_and_not_recorded_is_used_not_doubled(lab: Lab) -> None:
+    lab.host.delays["resume"] = 3600
+    async with lab.killed():
+        lab.edit(desired(vm("web")))
+        await lab.until(lambda: lab.host.calls["resume"] == 1, "its start was under way")
+    before = lab.host.running()
+    lab.host.delays.clear()
+    async with lab.running():
+        await lab.settled()
+        assert lab.host.running() == before
+
+
+async def test_after_a_reboot_machines_start_from_their_own_disks_on_the_same_ports(
+    lab: Lab,
+) -> None:
+    async with lab.killed():
+        lab.edit(desired(vm("web"), vm("db")))
+        await lab.settled()
+        before = {name: lab.instance(name) for name in ("web", "db")}
+    lab.host.reboot()
+    async with lab.running():
+        await lab.settled()
+        for name, old in before.items():
+            assert lab.instance(name).uid == old.uid
+            assert lab.instance(name).ssh_port == old.ssh_port
+        assert set(lab.uids()) == {"web", "db"}
+
+
+async def test_a_frozen_machine_is_unresponsive_and_delays_no_other(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        uid = lab.instance().uid
+        lab.host.freeze(uid)
+        lab.edit(desired(vm("web"), vm("db")))
+        await lab.until(lambda: "db" in lab.uids(), "the other was created")
+        await lab.until(lambda: _reason(lab, "web") == "Unresponsive", "said so")
+        assert lab.uids()[vm("web").name] == uid
+        lab.host.freeze(uid, frozen=False)
+        await lab.settled()
+        assert lab.host.guests[uid].boots == 1
+
+
+async def test_power_is_live(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        uid = lab.instance().uid
+        lab.edit(desired(vm("web", power="paused")))
+        await lab.settled()
+        assert lab.host.guests[uid].state is RunState.PAUSED
+        lab.edit(desired(vm("web", power="stopped")))
+        await lab.settled()
+        assert lab.uids() == {}
+        assert lab.instance().phase is Phase.STOPPED
+        lab.edit(desired(vm("web", power="running")))
+        await lab.settled()
+        assert lab.uids() == {"web": uid}
+
+
+@pytest.mark.parametrize(
+    ("restart", "comes_back"), [("always", True), ("on_failure", False), ("never", False)]
+)
+async def test_a_guest_that_powers_itself_off_is_handled_as_restart_says(
+    lab: Lab, restart: str, comes_back: bool
+) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web", restart=restart)))
+        await lab.settled()
+        uid = lab.instance().uid
+        lab.host.guest(uid, RunState.OFF)
+        await lab.settled()
+        assert (uid in lab.host.running()) is comes_back
+        assert lab.host.guests[uid].boots == (2 if comes_back else 1)
+
+
+@pytest.mark.parametrize(
+    ("restart", "comes_back"), [("always", True), ("on_failure", True), ("never", False)]
+)
+async def test_a_killed_process_is_handled_as_restart_says(
+    lab: Lab, restart: str, comes_back: bool
+) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web", restart=restart)))
+        await lab.settled()
+        uid = lab.instance().uid
+        lab.host.kill(uid)
+        await lab.settled()
+        assert (uid in lab.host.running()) is comes_back
+
+
+async def test_a_crash_loop_waits_longer_each_time_and_says_so(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        uid = lab.instance().uid
+        lab.host.kill(uid)
+        await lab.until(lambda: lab.instance().restarts == 1 and "web" in lab.uids(), "first")
+        lab.host.kill(uid)
+        await lab.until(lambda: _reason(lab, "web") == "BackOff", "waits")
+        assert lab.uids() == {}
+
+
+async def test_a_failed_start_is_tried_again_and_its_words_are_shown(lab: Lab) -> None:
+    lab.host.failures["spawn"] = [StartFailed("starting web: no such machine type")]
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.until(lambda: _reason(lab, "web") == "BackOff", "waits")
+        assert "no such machine type" in _message(lab, "web")
+        await lab.settled()
+        assert len(lab.uids()) == 1
+
+
+async def test_a_slow_stop_delays_no_other_name(lab: Lab) -> None:
+    async with lab.killed():
+        lab.edit(desired(vm("web"), vm("db")))
+        await lab.settled()
+        lab.host.delays["stop"] = 3600
+        lab.edit(desired(vm("db"), vm("new")))
+        await lab.until(lambda: "new" in lab.uids(), "the new one was made")
+        assert "web" in lab.uids()
+
+
+async def test_a_suspended_name_stays_so_when_its_document_breaks(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web", suspend=True)))
+        await lab.settled()
+        assert lab.uids() == {}
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        lab.edit(desired(vm("web", suspend=True)))
+        await lab.settled()
+        lab.edit(desired(problems=[broken("web")]))
+        lab.host.kill(lab.instance().uid)
+        await lab.settled()
+        assert lab.uids() == {}
+
+
+async def test_a_taken_port_is_a_reason_that_names_its_owner(lab: Lab) -> None:
+    lab.host.listening.append(Listener("0.0.0.0", 8080, 77, "nginx"))
+    async with lab.running():
+        lab.edit(desired(vm("web", ports=(Forward(8080, 80),))))
+        await lab.until(lambda: _reason(lab, "web") == "PortTaken", "waits")
+        assert "nginx (pid 77)" in _message(lab, "web")
+        lab.host.listening.clear()
+        await lab.settled()
+        assert len(lab.uids()) == 1
+
+
+async def test_an_image_whose_content_changed_replaces_its_machines(lab: Lab) -> None:
+    image = replace(IMAGE, digest=None)
+    async with lab.running():
+        lab.edit(desired(vm("web", image=image)))
+        await lab.settled()
+        before = lab.instance()
+        lab.host.contents[image.source] = Digest("sha256:" + "2" * 64)
+        await lab.settled()
+        assert lab.instance().uid != before.uid
+
+
+async def test_a_second_pass_over_an_unchanged_world_writes_nothing(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(*(vm(f"vm-{n}") for n in range(20))))
+        await lab.settled()
+        assert lab.ledger is not None
+        before, calls = lab.ledger._connection.total_changes, lab.host.calls.copy()
+        await lab.settled()
+        await lab.settled()
+        assert lab.ledger._connection.total_changes == before
+        assert lab.host.calls == calls
+
+
+async def test_a_renamed_file_changes_nothing_but_where_the_document_stands(lab: Lab) -> None:
+    from state.desired import Desired
+    from tests.builders import DIRECTORY, wanted
+
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.host.running()
+        lab.edit(Desired(DIRECTORY, wanted(vm("web"), file="moved/web.yaml")))
+        await lab.settled()
+        assert lab.host.running() == before
+        assert lab.instance().source.file == "moved/web.yaml"
+
+
+async def test_a_protected_machine_is_neither_replaced_nor_destroyed(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web", protect=True), vm("db")))
+        await lab.settled()
+        before = lab.uids()
+        lab.edit(desired(vm("web", protect=True, memory=1 << 30), vm("db")))
+        await lab.settled()
+        assert lab.uids() == before
+        lab.edit(desired(vm("db")))
+        await lab.settled()
+        assert lab.uids() == before
+
+
+async def test_a_suspended_name_is_left_alone(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        uid = lab.instance().uid
+        lab.edit(desired(vm("web", suspend=True, memory=1 << 30)))
+        await lab.settled()
+        lab.host.kill(uid)
+        await lab.settled()
+        assert lab.uids() == {}
+
+
+def _reason(lab: Lab, name: str) -> str:
+    steps = lab.passes[-1].plan.steps if lab.passes else ()
+    return next((getattr(step, "reason", "") for step in steps if step.name == name), "")
+
+
+def _message(lab: Lab, name: str) -> str:
+    return next(step.because for step in lab.passes[-1].plan.steps if step.name == name)
