@@ -182,22 +182,21 @@ class Monitor:
 
     async def refresh(self) -> View:
         """Ask now. Raises MonitorError."""
-        client = self._usable("query-status")
-        self._answered(
-            str((await self._ask(client, "query-status", self._timing.command)).get("status"))
-        )
+        client = await self._usable("query-status")
+        self._answered(str((await self._ask(client, "query-status", self._timing.command)).get("status")))
         return self.view
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """What the command returns. Raises MonitorError: not connected, silent, refused, lost or too late; in the last
         two cases it may have been carried out. Nothing is sent to a machine that is silent."""
-        return await self._execute(self._usable(command), command, arguments, self._timing.command)
+        client = await self._usable(command)
+        return await self._execute(client, command, arguments, self._timing.command)
 
-    def _usable(self, command: str) -> QMPClient:
+    async def _usable(self, command: str) -> QMPClient:
+        """The connection; the first one is waited for."""
+        await self.until(lambda view: view.state is not None or not view.responsive, self._timing.connect)
         if self._client is None or not self.view.responsive:
-            raise MonitorError(
-                f"{command} was not sent: {self.view.detail or 'its monitor is not connected yet'}"
-            )
+            raise MonitorError(f"{command} was not sent: {self.view.detail or 'its monitor is not connected yet'}")
         return self._client
 
     async def _ask(self, client: QMPClient, command: str, deadline: float | None) -> dict[str, Any]:

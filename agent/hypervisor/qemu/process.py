@@ -1,4 +1,4 @@
-"""Starts, finds, recognises and signals processes of this host; the doorway to psutil.
+"""Starts, finds, recognises and signals processes of this host.
 
 It refuses to take a pid for a process: only a pid with its start time and its boot is one, and a signal goes through a
 pidfd that was opened first and compared afterwards (pidfd_open(2)).
@@ -191,21 +191,3 @@ def ending(status: int) -> str:
         return f"killed by {signal.Signals(-status).name}"
     except ValueError:
         return f"killed by signal {-status}"
-
-
-def listeners(port: int) -> list[str]:
-    """Who listens on the TCP port `port` of this host, on any address: `python3 (pid 4711) on 0.0.0.0`. Without
-    privileges, the processes of other users have no name."""
-    import psutil
-
-    found = []
-    for connection in psutil.net_connections("tcp"):
-        at = connection.laddr
-        if not at or connection.status != psutil.CONN_LISTEN or at.port != port:
-            continue
-        who = "another user's program"
-        if connection.pid is not None:
-            with suppress(psutil.Error):
-                who = f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-        found.append(f"{who} on {at.ip}")
-    return found

@@ -53,14 +53,10 @@ def confinement(machine: Machine) -> confine.Confinement:
     return confine.Confinement(machine.run_as, groups, size, descriptors)
 
 
-def port_hint(text: str) -> str:
-    """Who has the port that QEMU could not listen on."""
-    found = re.search(r"host forwarding rule 'tcp:[\d.]+:(\d+)-", text)
-    if found is None:
-        return ""
-    port = int(found.group(1))
-    owners = process.listeners(port)
-    return f"port {port} is taken by {', '.join(owners)}" if owners else f"is port {port} free?"
+def port_hint(words: str) -> str:
+    """What to do when QEMU says that it could not listen on a port."""
+    found = re.search(r"host forwarding rule 'tcp:[\d.]+:(\d+)-", words)
+    return f"something else listens on port {found.group(1)} by now" if found else ""
 
 
 def told(error: Exception) -> str:
