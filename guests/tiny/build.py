@@ -40,12 +40,12 @@ PACKAGES = (
 )
 # Loaded in this order, each after what it depends on.
 MODULES = (
+    "sr_mod",
+    "ata_piix",
     "virtio_pci",
     "virtio_blk",
     "virtio_scsi",
     "sd_mod",
-    "sr_mod",
-    "ata_piix",
     "isofs",
     "virtio_net",
     "af_packet",
