@@ -1,4 +1,4 @@
 #!/bin/sh
-# Builds the tiny test guest: guests/tiny/build.sh OUTPUT.qcow2 (needs the packages of ./packages; not root).
+# Builds the tiny test guest: build.sh OUTPUT.qcow2. Needs the Debian packages of the file `packages`; not root.
 set -eu
-exec python3 "$(dirname "$0")/build.py" "$@"
+PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$(cd "$(dirname "$0")/../.." && pwd) exec python3 -m guests.tiny.build "$@"
