@@ -14,6 +14,7 @@ import click
 from agent.cli.options import option, source_options, state_option
 from agent.config import Settings
 from agent.paths import StatePaths
+from state.records import ACCELERATOR_KEY, SETTINGS_KEY
 
 if TYPE_CHECKING:
     from agent.loop import Agent
@@ -43,7 +44,7 @@ def run(state: StatePaths, once: bool, interval: float, **options: Any) -> int:
 
     VMs run on when it stops, and the next agent adopts them."""
     from agent import log
-    from agent.cli.compose import SETTINGS_KEY, open_ledger
+    from agent.cli.compose import open_ledger
     from agent.statedir import StateDirectory
 
     settings = Settings.from_options(options)
@@ -103,7 +104,7 @@ async def _watch(agent: Agent, settings: Settings) -> None:
 
 async def choose_accelerator(ledger: Ledger, settings: Settings) -> str:
     """What runs the guests: as the operator says, or as measured once for each boot and each build of QEMU."""
-    from agent.cli.compose import ACCELERATOR_KEY, DEFAULT_QEMU
+    from agent.cli.compose import DEFAULT_QEMU
 
     if settings.hypervisor == "memory":
         return "tcg"
