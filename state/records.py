@@ -163,10 +163,15 @@ class Reader:
             raise LedgerUnreadable("there is no state database yet")
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5.0)
         try:
-            connection.execute("SELECT 1 FROM meta").fetchone()
+            made = connection.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'findings'"
+            ).fetchone()
         except sqlite3.Error as error:
             connection.close()
             raise LedgerUnreadable(f"the state database cannot be read: {error}") from error
+        if made is None:
+            connection.close()
+            raise LedgerUnreadable("the state database is only being made")
         return cls(connection)
 
     def close(self) -> None:
