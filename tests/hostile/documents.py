@@ -90,7 +90,7 @@ TRAPS: Mapping[str, str] = {
     "many labels": HEAD + "labels: {" + ", ".join(f"k{n}: v" for n in range(20_000)) + "}\n",
     "many ports": HEAD
     + "ports: ["
-    + ", ".join("{host: 1, guest: 1}" for _ in range(20_000))
+    + ", ".join("{host: 1, guest: 1}" for _ in range(10_000))
     + "]\n",
     "nothing": HEAD + "memory:\n",
 }
@@ -118,7 +118,7 @@ NAMES = [
         "",
         "e" * 64,
         "e" * 5000,
-        "ｅvil",
+        "\uff45vil",
     ),
 ]
 """Names that climb, inject, hide or are too long; as they stand between double quotes."""
