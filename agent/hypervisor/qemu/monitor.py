@@ -183,7 +183,9 @@ class Monitor:
     async def refresh(self) -> View:
         """Ask now. Raises MonitorError."""
         client = await self._usable("query-status")
-        self._answered(str((await self._ask(client, "query-status", self._timing.command)).get("status")))
+        self._answered(
+            str((await self._ask(client, "query-status", self._timing.command)).get("status"))
+        )
         return self.view
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
@@ -193,10 +195,15 @@ class Monitor:
         return await self._execute(client, command, arguments, self._timing.command)
 
     async def _usable(self, command: str) -> QMPClient:
-        """The connection; the first one is waited for."""
-        await self.until(lambda view: view.state is not None or not view.responsive, self._timing.connect)
+        """The connection. A first one is waited for, and so is one that is silent just now: a busy host is no fault."""
+        if self.view.state is None and self.view.responsive:
+            await self.until(lambda view: view != View(None), self._timing.connect)
+        if not self.view.responsive:
+            await self.until(lambda view: view.responsive, self._timing.silence)
         if self._client is None or not self.view.responsive:
-            raise MonitorError(f"{command} was not sent: {self.view.detail or 'its monitor is not connected yet'}")
+            raise MonitorError(
+                f"{command} was not sent: {self.view.detail or 'its monitor is not connected yet'}"
+            )
         return self._client
 
     async def _ask(self, client: QMPClient, command: str, deadline: float | None) -> dict[str, Any]:
