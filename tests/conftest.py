@@ -1,11 +1,20 @@
-"""What tests of every kind share."""
+"""What all tests share: hypothesis profiles, and ports of this host that nobody uses."""
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "default", deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import StartFailed
-from state.ids import Digest
+from state.ids import Digest, Name
 from state.lifecycle import Phase
 from state.observed import Listener, RunState
 from state.spec.resolved import Forward
@@ -57,7 +57,7 @@ async def test_a_replacement_is_prepared_before_the_old_machine_is_stopped(lab: 
         await lab.until(lambda: not lab.host.failures["prepare"], "the failure was met")
         assert lab.uids() == {"web": before.uid}
         await lab.settled()
-        assert lab.uids()["web"] != before.uid
+        assert lab.uids()[Name("web")] != before.uid
 
 
 async def test_changed_labels_do_not_touch_the_process(lab: Lab) -> None:
@@ -100,8 +100,8 @@ async def test_a_broken_document_holds_its_own_machine_and_no_other(lab: Lab) ->
         before = lab.uids()
         lab.edit(desired(vm("db", memory=1 << 30), problems=[broken("web")]))
         await lab.settled()
-        assert lab.uids()["web"] == before["web"]
-        assert lab.uids()["db"] != before["db"]
+        assert lab.uids()[Name("web")] == before[Name("web")]
+        assert lab.uids()[Name("db")] != before[Name("db")]
 
 
 async def test_a_held_machine_that_dies_comes_back_as_it_was(lab: Lab) -> None:

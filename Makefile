@@ -1,0 +1,70 @@
+# holdfast: `make demo` shows it, `make test` tries it, `make help` lists the rest.
+
+SHELL := /bin/sh
+BIN := .venv/bin
+HOLDFAST := $(BIN)/holdfast
+DEMO_STATE ?= .cache/demo
+TINY := .cache/guests/tiny.qcow2
+DEBIAN := .cache/guests/debian.qcow2
+PYTEST := $(BIN)/python -m pytest
+export HOLDFAST_TINY_IMAGE := $(CURDIR)/$(TINY)
+export HOLDFAST_DEBIAN_IMAGE := $(CURDIR)/$(DEBIAN)
+
+.PHONY: help setup setup-test guest guest-debian demo down format lint types imports unit e2e test test-debian bench lock clean
+
+help: ## list what can be made
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
+
+setup: ## system packages (apt, through sudo where not root) and the locked Python packages
+	@$(if $(SKIP_PACKAGES),,tools/setup.sh packages tools/packages guests/tiny/packages)
+	@tools/setup.sh python requirements/dev.lock
+
+setup-test: setup
+	@$(if $(SKIP_PACKAGES),,tools/setup.sh packages tools/packages-test)
+
+guest: setup ## the tiny test guest, from Debian packages
+	@guests/tiny/build.sh $(TINY)
+
+guest-debian: setup ## a real Debian cloud image with cloud-init, for the tests (root)
+	@$(if $(SKIP_PACKAGES),,tools/setup.sh packages guests/debian/packages)
+	@guests/debian/build.sh $(DEBIAN)
+
+demo: guest ## converge on examples/desired, show the VMs, leave them running
+	@$(HOLDFAST) run --once --state $(DEMO_STATE) --desired examples/desired --image-root .cache/guests
+	@$(HOLDFAST) status --state $(DEMO_STATE)
+
+down: ## remove the demo's VMs
+	@$(HOLDFAST) down --yes --state $(DEMO_STATE)
+
+format: setup ## format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lint: setup
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: setup
+	@$(BIN)/mypy
+
+imports: setup
+	@$(BIN)/lint-imports
+
+unit: setup ## the tests that need no QEMU
+	@$(PYTEST) -n 2 -m 'not qemu and not guest and not debian'
+
+e2e: setup-test guest ## the tests on real QEMU with the tiny guest
+	@$(PYTEST) -n 2 -m '(qemu or guest) and not debian'
+
+test: lint types imports setup-test guest ## everything but the Debian guest
+	@$(PYTEST) -n 2 -m 'not debian'
+
+test-debian: setup-test guest-debian ## the end-to-end test on a real cloud image
+	@$(PYTEST) -m debian
+
+bench: guest ## what it costs
+	@$(BIN)/python -m bench
+
+lock: ## make the locks anew from pyproject.toml
+	@tools/lock.sh
+
+clean: ## everything that was made, images and environments too
+	rm -rf .cache .venv .tools build dist

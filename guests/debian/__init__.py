@@ -1,0 +1,1 @@
+"""The Debian guest: the real cloud-init."""

@@ -1,0 +1,1 @@
+"""The tiny guest: up in seconds under emulation."""

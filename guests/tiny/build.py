@@ -1,0 +1,290 @@
+"""Build the tiny test guest: one BIOS-bootable qcow2 out of Debian packages, without root and without loop devices.
+
+The disk holds an MBR with syslinux, a FAT partition with kernel and initramfs, and an ext4 partition that
+the guest mounts on /persist. Everything else the guest needs is in the initramfs: busybox, dropbear, sftp-server,
+a handful of modules and the files below `root/`. Nothing of the build host gets into the image.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import stat
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from guests.image import (
+    EPOCH,
+    FAT32_LBA,
+    LINUX,
+    MIB,
+    SECTOR,
+    BuildError,
+    inputs_digest,
+    kernel_package,
+    main,
+    master_boot_record,
+    package_versions,
+    partition,
+    publish,
+    run,
+    tree,
+)
+
+HERE = Path(__file__).resolve().parent
+OVERLAY = HERE / "root"
+
+KERNEL = "linux-image-cloud-amd64"  # a metapackage: it names the real one
+PACKAGES = (
+    "busybox-static",
+    "dropbear-bin",
+    "openssh-sftp-server",
+    "libc6",
+    "libcrypt1",
+    "libgmp10",
+    "libtomcrypt1",
+    "libtommath1",
+    "zlib1g",
+)
+# Loaded in this order, each after what it depends on.
+MODULES = (
+    "sr_mod",
+    "ata_piix",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "sd_mod",
+    "isofs",
+    "virtio_net",
+    "af_packet",
+    "button",
+    "evdev",
+    "virtio-rng",
+    "virtio_balloon",
+    "pvpanic-mmio",
+    "pvpanic-pci",
+)
+PROGRAMS = {  # where the guest has it -> where its package has it
+    "usr/sbin/dropbear": "usr/sbin/dropbear",
+    "usr/bin/dropbearconvert": "usr/bin/dropbearconvert",
+    "usr/lib/sftp-server": "usr/lib/openssh/sftp-server",  # the path that dropbear is built with
+}
+LIBRARY_DIRS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
+LOADER = "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+DIRECTORIES = (
+    *(
+        "bin",
+        "dev",
+        "etc",
+        "etc/dropbear",
+        "home",
+        "lib",
+        "lib64",
+        "mnt",
+        "persist",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+    ),
+    *("sys", "tmp", "usr", "usr/bin", "usr/lib", "usr/sbin", "var", "var/log"),
+)
+FILES = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
+    "etc/group": "root:x:0:\n",
+    "etc/shells": "/bin/sh\n",
+    "etc/hosts": "127.0.0.1 localhost\n",
+    "etc/profile": "export PATH=/usr/sbin:/usr/bin:/sbin:/bin\nexport PS1='\\u@\\h:\\w\\$ '\n",
+}
+# no_timer_check and tsc=reliable leave out calibrations that only cost time on an emulated machine.
+COMMAND_LINE = "console=ttyS0 panic=1 no_timer_check tsc=reliable mitigations=off"
+
+BOOT_START, BOOT_SIZE = 1 * MIB, 30 * MIB
+PERSIST_START, PERSIST_SIZE = 31 * MIB, 32 * MIB
+DISK_SIZE = 64 * MIB
+FILE_SYSTEM_ID = "486f6c64-6661-7374-0000-000000000001"
+
+
+def unpack_packages(versions: dict[str, str], work: Path) -> Path:
+    downloads, unpacked = work / "debs", work / "unpacked"
+    downloads.mkdir()
+    unpacked.mkdir()
+    run(
+        "apt-get",
+        "download",
+        "-q",
+        *(f"{name}={version}" for name, version in versions.items()),
+        cwd=downloads,
+    )
+    for package in sorted(downloads.glob("*.deb")):
+        run("dpkg-deb", "-x", package, unpacked)
+    return unpacked
+
+
+@dataclass
+class Archive:
+    """A cpio archive in the kernel's "newc" form, written by hand so that it can hold root's files without root."""
+
+    entries: dict[str, tuple[int, bytes, tuple[int, int]]] = field(default_factory=dict)
+
+    def directory(self, name: str) -> None:
+        for parent in reversed(Path(name).parents):
+            if parent != Path() and str(parent) not in self.entries:
+                self.directory(str(parent))
+        self.entries.setdefault(name, (stat.S_IFDIR | 0o755, b"", (0, 0)))
+
+    def file(self, name: str, content: bytes, mode: int = 0o644) -> None:
+        self.directory(str(Path(name).parent))
+        self.entries[name] = (stat.S_IFREG | mode, content, (0, 0))
+
+    def link(self, name: str, target: str) -> None:
+        self.entries.setdefault(name, (stat.S_IFLNK | 0o777, target.encode(), (0, 0)))
+
+    def device(self, name: str, major: int, minor: int) -> None:
+        self.entries[name] = (stat.S_IFCHR | 0o600, b"", (major, minor))
+
+    def pack(self) -> bytes:
+        packed = bytearray()
+        entries = {**self.entries, "TRAILER!!!": (0, b"", (0, 0))}
+        for number, (name, (mode, content, (major, minor))) in enumerate(entries.items(), start=1):
+            fields = (
+                number,
+                mode,
+                0,
+                0,
+                1,
+                EPOCH,
+                len(content),
+                0,
+                0,
+                major,
+                minor,
+                len(name) + 1,
+                0,
+            )
+            packed += (
+                b"070701" + b"".join(b"%08X" % value for value in fields) + name.encode() + b"\0"
+            )
+            packed += b"\0" * (-len(packed) % 4)
+            packed += content
+            packed += b"\0" * (-len(packed) % 4)
+        return bytes(packed)
+
+
+def modinfo(module: Path, key: str) -> str:
+    found = re.search(rb"\0" + key.encode() + rb"=([^\0]*)\0", module.read_bytes())
+    return found.group(1).decode() if found else ""
+
+
+def ordered_modules(unpacked: Path) -> dict[str, Path]:
+    """The modules and what they depend on, dependencies first; those built into the kernel are left out."""
+    (tree,) = (unpacked / "lib/modules").iterdir()
+    available = {path.stem.replace("-", "_"): path for path in tree.rglob("*.ko")}
+    builtin = {
+        Path(line).stem.replace("-", "_") for line in (tree / "modules.builtin").read_text().split()
+    }
+    ordered: dict[str, Path] = {}
+
+    def add(name: str) -> None:
+        if name in ordered or name in builtin:
+            return
+        if name not in available:
+            raise BuildError(f"the kernel has no module {name}")
+        for dependency in filter(None, modinfo(available[name], "depends").split(",")):
+            add(dependency.replace("-", "_"))
+        ordered[name] = available[name]
+
+    for name in MODULES:
+        add(name.replace("-", "_"))
+    return ordered
+
+
+def libraries(unpacked: Path) -> set[str]:
+    """The shared libraries of PROGRAMS, as the unpacked loader resolves them: the host's are never looked at."""
+    path = ":".join(str(unpacked / directory) for directory in LIBRARY_DIRS)
+    found = {LOADER}
+    for program in PROGRAMS.values():
+        listing = run(unpacked / LOADER, "--library-path", path, "--list", unpacked / program)
+        for name, target in re.findall(r"(\S+) => (\S+)", listing):
+            resolved = Path(target)
+            if not resolved.is_relative_to(unpacked):
+                if name.startswith("/lib64/ld-linux"):
+                    continue
+                raise BuildError(f"{name}, needed by {program}, is in none of the packages")
+            found.add(str(resolved.relative_to(unpacked)))
+    return found
+
+
+def initramfs(unpacked: Path) -> bytes:
+    archive = Archive()
+    for name in DIRECTORIES:
+        archive.directory(name)
+    archive.device("dev/console", 5, 1)
+    archive.device("dev/null", 1, 3)
+    for name, text in FILES.items():
+        archive.file(name, text.encode())
+    for name, path in tree(OVERLAY):
+        archive.file(name, path.read_bytes(), 0o755 if os.access(path, os.X_OK) else 0o644)
+    for name, source in PROGRAMS.items():
+        archive.file(name, (unpacked / source).read_bytes(), 0o755)
+    for library in sorted(libraries(unpacked)):
+        archive.file(library, (unpacked / library).read_bytes(), 0o755)
+    archive.link("lib64/ld-linux-x86-64.so.2", f"/{LOADER}")
+
+    busybox = unpacked / "bin/busybox"
+    archive.file("bin/busybox", busybox.read_bytes(), 0o755)
+    for applet in sorted(run(busybox, "--list-full").split()):
+        archive.directory(str(Path(applet).parent))
+        archive.link(applet, "/bin/busybox")
+
+    modules = ordered_modules(unpacked)
+    for module, path in modules.items():
+        archive.file(f"lib/modules/{module}.ko", path.read_bytes())
+    archive.file("lib/modules/order", "".join(f"{name}\n" for name in modules).encode())
+    return gzip.compress(archive.pack(), 9, mtime=0)
+
+
+def write_disk(unpacked: Path, work: Path) -> Path:
+    disk, boot = work / "disk.raw", f"{work / 'disk.raw'}@@{BOOT_START}"
+    (kernel,) = (unpacked / "boot").glob("vmlinuz-*")
+    (work / "initrd").write_bytes(initramfs(unpacked))
+    (work / "syslinux.cfg").write_text(
+        f"DEFAULT linux\nPROMPT 0\nTIMEOUT 0\nLABEL linux\n LINUX linux\n INITRD initrd\n APPEND {COMMAND_LINE}\n"
+    )
+    with disk.open("wb") as image:
+        image.truncate(DISK_SIZE)
+        mbr = Path("/usr/lib/syslinux/mbr/mbr.bin").read_bytes()
+        boot_partition = partition(BOOT_START, BOOT_SIZE, FAT32_LBA, bootable=True)
+        image.write(
+            master_boot_record(mbr, boot_partition, partition(PERSIST_START, PERSIST_SIZE, LINUX))
+        )
+    for path in (kernel, work / "initrd", work / "syslinux.cfg"):
+        os.utime(path, (EPOCH, EPOCH))
+    sectors = str(BOOT_SIZE // SECTOR)
+    run("mformat", "-i", boot, "-T", sectors, "-h", "64", "-s", "32", "-H", str(BOOT_START // SECTOR),
+        "-N", "484f4c44", "-v", "BOOT", "::")  # fmt: skip
+    run("mcopy", "-m", "-i", boot, kernel, "::linux")
+    run("mcopy", "-m", "-i", boot, work / "initrd", work / "syslinux.cfg", "::")
+    run("syslinux", "--install", "-t", str(BOOT_START), disk)
+    run(
+        "mke2fs", "-q", "-F", "-t", "ext4", "-L", "holdfast", "-U", FILE_SYSTEM_ID, "-m", "0",
+        "-E", f"offset={PERSIST_START},hash_seed={FILE_SYSTEM_ID},lazy_itable_init=0,root_owner=0:0",
+        disk, f"{PERSIST_SIZE // 1024}k",
+    )  # fmt: skip
+    return disk
+
+
+def build(output: Path) -> bool:
+    """Build OUTPUT unless it is there and current; say whether anything was done."""
+    versions = package_versions((kernel_package(KERNEL), *PACKAGES))
+    return publish(
+        output,
+        inputs_digest(HERE, versions),
+        lambda work: write_disk(unpack_packages(versions, work), work),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], build))
