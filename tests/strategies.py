@@ -102,13 +102,14 @@ def worlds(draw: st.DrawFn) -> tuple[Desired, Observed]:
             for generation in range(1, 1 + draw(st.sampled_from([0, 1, 1, 2])))
         ]
         seen += own
-        if own or draw(st.booleans()):
+        remembered = draw(st.booleans())
+        if own or remembered:
             records[name] = NameRecord(name, len(own), 22000 + at)
-        match draw(st.sampled_from(["wanted", "wanted", "absent", "held"])):
-            case "wanted":
-                vms.append(draw(specs(name)))
-            case "held":
-                problems.append(Problem(f"{name}.yaml", 1, 1, "broken", name, "vm"))
+        standing = draw(st.sampled_from(["wanted", "wanted", "absent", "held"]))
+        if standing == "wanted":
+            vms.append(draw(specs(name)))
+        elif standing == "held":
+            problems.append(Problem(f"{name}.yaml", 1, 1, "broken", name, "vm"))
         for key in (vm_key(name), step_key(name)):
             if draw(st.sampled_from([False, False, True])):
                 retries[key] = Retry(key, "", 2, draw(st.sampled_from([900.0, 1100.0])), BOOT, "no")

@@ -8,8 +8,9 @@ from pydantic import ConfigDict, Field, model_validator
 
 from state.ids import Digest
 from state.spec.document import Document, Fits, LabelText, Part, between, wrong_at
+from state.spec.quantities import Duration
 from state.spec.resolved import Decompress, DiskFormat, Firmware, MachineType, SeedBus
-from state.spec.units import Duration, format_duration
+from state.spec.units import format_duration
 from state.spec.vm import Cpus, Disk, Memory
 
 Sha256 = Annotated[

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
-
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from state.spec.words import quoted
 
@@ -49,20 +46,3 @@ def format_duration(seconds: float) -> str:
         if milliseconds % scale == 0 and (milliseconds or unit == "s"):
             return f"{milliseconds // scale}{unit}"
     return f"{milliseconds}ms"
-
-
-Size = Annotated[
-    int,
-    BeforeValidator(parse_size),
-    PlainSerializer(format_size, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": SIZE_PATTERN, "examples": ["512MiB", "2GiB"]}),
-]
-"""Bytes; written and serialised as `512MiB`."""
-
-Duration = Annotated[
-    float,
-    BeforeValidator(parse_duration),
-    PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": TIME_PATTERN, "examples": ["90s", "10m"]}),
-]
-"""Seconds; written and serialised as `90s`."""

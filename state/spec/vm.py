@@ -19,8 +19,9 @@ from state.spec.document import (
     between,
     wrong_at,
 )
+from state.spec.quantities import Duration, Size
 from state.spec.resolved import Power, Restart
-from state.spec.units import Duration, Size, format_duration, format_size
+from state.spec.units import format_duration, format_size
 from state.spec.words import quoted
 
 MIB, TIB = 1 << 20, 1 << 40
