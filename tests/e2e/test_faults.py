@@ -287,7 +287,7 @@ async def test_a_process_that_was_signalled_says_so(
 
 
 async def test_a_paused_guest_is_let_run_to_end_itself(
-    house: QemuHouse, hypervisor: QemuHypervisor
+    house: QemuHouse, hypervisor: QemuHypervisor, watched: Watched
 ) -> None:
     machine = house.machine(guest="obedient")
     process = await started(hypervisor, machine)
@@ -297,3 +297,4 @@ async def test_a_paused_guest_is_let_run_to_end_itself(
     async with within(10):
         await hypervisor.stop(machine.uid, process, 40.0)
     assert not hypervisor.alive(machine.uid, process)
+    assert (machine.uid, "off") in watched.heard
