@@ -1,66 +1,81 @@
-"""What every QEMU process must look like from outside, read from /proc while it runs."""
+"""Asserts on a QEMU process from outside: what it may do, whom it listens to, and who can read its files."""
 
 from __future__ import annotations
 
 import os
+import socket
 import stat
+import struct
 from pathlib import Path
 
-from agent.paths import StatePaths
-from state.ids import Uid
+from agent.paths import InstancePaths, StatePaths
+
+_TCP_LISTEN = "0A"
+_DENY_ALL = "0" * 16
 
 
-def assert_confined(pid: int) -> None:
-    """Own user, no groups, no capabilities, no new privileges, system calls filtered, no core dumps."""
-    status = dict(
-        line.split(":\t", 1)
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-        if ":\t" in line
-    )
-    if os.geteuid() == 0:
-        users = {int(one) for one in status["Uid"].split()}
-        assert len(users) == 1
-        assert users.isdisjoint({0, os.geteuid()}), "it runs as a user of the host"
-        assert status["Gid"].split() == status["Uid"].split()
-        assert status["Groups"].split() == []
-        assert int(status["CapBnd"], 16) == 0
-    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
-    assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+def assert_confined(pid: int, *, run_as: int | None, groups: str = "") -> None:
+    """It has the user of its machine, no capability that it could ever use, no new privileges, all of its system calls
+    filtered, its own session, and limits. `run_as` None: the agent is not root, and the user is ours."""
+    status = _status(pid)
+    uid = os.geteuid() if run_as is None else run_as
+    assert status["Uid"].split() == [str(uid)] * 4
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
-    limits = Path(f"/proc/{pid}/limits").read_text()
-    core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
-    assert core.split()[4:6] == ["0", "0"]
-    assert os.getsid(pid) == pid, "it shares a session with its agent"
+    assert status["CapEff"] == status["CapPrm"] == status["CapAmb"] == _DENY_ALL
+    if run_as is not None:
+        assert status["Gid"].split() == [str(run_as)] * 4
+        assert status["Groups"] == groups
+        assert status["CapInh"] == status["CapBnd"] == _DENY_ALL
+    assert os.getsid(pid) == pid
+    limits = _limits(pid)
+    assert limits["Max core file size"] == ("0", "0")
+    assert int(limits["Max open files"][1]) <= 4096
+    assert limits["Max file size"][0] != "unlimited"
+    assert int(limits["Max locked memory"][1]) <= 1 << 20
+    if run_as is not None:
+        assert int(limits["Max processes"][1]) <= 1024
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert set(_environment(pid)) <= {"PATH", "LC_ALL"}
 
 
-def assert_listens_on_loopback_only(pid: int) -> None:
-    """Every TCP socket on which this process listens is bound to 127.0.0.1."""
-    sockets = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(descriptor)
-        if target.startswith("socket:["):
-            sockets.add(target[8:-1])
-    listening = []
+def assert_listens_only_on(pid: int, *ports: int) -> None:
+    """The process listens on these TCP ports of 127.0.0.1 and on no other port or address."""
+    assert listening(pid) == {("127.0.0.1", port) for port in ports}
+
+
+def listening(pid: int) -> set[tuple[str, int]]:
+    """Where the process listens for TCP; an IPv6 address in hexadecimal digits."""
+    inodes = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+    found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             columns = line.split()
-            if columns[3] == "0A" and columns[9] in sockets:
-                listening.append(columns[1].partition(":")[0])
-    assert listening, "it forwards nothing"
-    assert set(listening) == {"0100007F"}, listening
+            if columns[3] == _TCP_LISTEN and f"socket:[{columns[9]}]" in inodes:
+                address, port = columns[1].split(":")
+                if table == "tcp":
+                    address = socket.inet_ntoa(struct.pack("=I", int(address, 16)))
+                found.add((address, int(port, 16)))
+    return found
 
 
-def assert_private(paths: StatePaths) -> None:
-    """Nobody else can read or write anything of the state directory, sockets included."""
-    for directory in (paths.root, paths.sockets):
-        assert stat.S_IMODE(directory.stat().st_mode) & 0o077 == 0, directory
-    for path in [*paths.root.rglob("*"), *paths.sockets.rglob("*")]:
+def assert_private(instance: InstancePaths) -> None:
+    """Nobody but the agent's user can read or enter what belongs to the instance; sockets were so from birth."""
+    for directory in (instance.directory, instance.sockets):
+        assert directory.lstat().st_mode == stat.S_IFDIR | 0o700
+        for path in directory.iterdir():
+            mode = path.lstat().st_mode
+            assert stat.S_IMODE(mode) == 0o600, f"{path} has mode {mode:o}"
+            assert stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+            assert path.lstat().st_uid == os.geteuid()
+
+
+def assert_state_private(paths: StatePaths) -> None:
+    """Nobody else can read or write anything of the state directory but what is public: images and public keys."""
+    for path in [paths.root, paths.sockets, *paths.root.rglob("*"), *paths.sockets.rglob("*")]:
+        public = path.suffix == ".pub" or path.parent == paths.images
         mode = stat.S_IMODE(path.lstat().st_mode)
-        if path.suffix == ".pub" or path.parent == paths.images:
-            assert mode & 0o022 == 0, path
-        else:
-            assert mode & 0o077 == 0, path
+        assert mode & (0o022 if public else 0o077) == 0, f"{path} has mode {mode:o}"
 
 
 def assert_no_secret_in_argv(pid: int, secrets: list[str]) -> None:
@@ -69,7 +84,16 @@ def assert_no_secret_in_argv(pid: int, secrets: list[str]) -> None:
     assert not [secret for secret in secrets if secret in words]
 
 
-def assert_one_process_each(processes: dict[int, Uid]) -> None:
-    """At most one live QEMU for each uid."""
-    uids = list(processes.values())
-    assert len(uids) == len(set(uids)), processes
+def _status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _limits(pid: int) -> dict[str, tuple[str, str]]:
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
+    return {line[:26].strip(): (line[26:47].strip(), line[47:68].strip()) for line in lines}
+
+
+def _environment(pid: int) -> list[str]:
+    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return [word.partition(b"=")[0].decode() for word in words if word]

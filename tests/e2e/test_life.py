@@ -12,10 +12,9 @@ import pytest
 
 from tests.e2e.confinement import (
     assert_confined,
-    assert_listens_on_loopback_only,
+    assert_listens_only_on,
     assert_no_secret_in_argv,
-    assert_one_process_each,
-    assert_private,
+    assert_state_private,
 )
 from tests.e2e.site import DEADLINE, Site
 
@@ -44,12 +43,12 @@ def test_a_document_becomes_a_confined_vm_that_answers_and_its_deletion_ends_it(
         assert item["labels"] == {"tier": "edge"}
 
         pid = item["pid"]
-        assert_confined(pid)
-        assert_listens_on_loopback_only(pid)
-        assert_private(tiny.paths)
+        assert_confined(pid, run_as=tiny.instances()[-1].run_as)
+        assert_listens_only_on(pid, item["ssh"]["port"])
+        assert_state_private(tiny.paths)
         keys = [path.read_text() for path in tiny.paths.keys.rglob("*") if path.is_file()]
         assert_no_secret_in_argv(pid, [line for key in keys for line in key.splitlines()])
-        assert_one_process_each(tiny.processes())
+        assert sorted(tiny.processes().values()) == sorted(one.uid for one in tiny.instances())
 
         tiny.ready("other")
         (tiny.desired / "web.yaml").rename(tiny.desired / "web.gone")
