@@ -133,6 +133,10 @@ class Executor:
                 grace = VmSpec.from_canonical(old.spec).stop_timeout
                 await self._end(old, grace)
                 await self._remove(old, intent)
+        if instance.started_at is not None:
+            # It had run before its predecessor was seen to be still there.
+            with intent.done("Replaced", step.because):
+                return
         async with self._starting:
             await self._start(instance, step.birth.spec, machine, intent, "Replaced")
 

@@ -5,7 +5,9 @@
       state.db  state.id         the ledger; the random id that this state was born with
       images/                    content-addressed base images, 0444
       instances/<uid>/           0700
-        disk.qcow2  seed.iso  console.log  qemu.log  qemu.pid  instance.json
+        disk.qcow2  seed.iso  efivars.fd  instance.json
+        console.log  qemu.log  console.log.1  qemu.log.1    the older end of a log that grew too long
+        qemu.pid                 locked by flock(2) for as long as the process lives
       runs/<id>/  git/
       keys/  id_ed25519  id_ed25519.pub  hosts/<name>  hosts/<name>.pub
 
@@ -23,6 +25,11 @@ from state.ids import Uid
 
 SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path: QEMU binds 108, Python connects to at most this."""
+
+
+def older(log: Path) -> Path:
+    """Where the end of a log is kept that was cut because it grew too long."""
+    return log.with_name(f"{log.name}.1")
 
 
 @dataclass(frozen=True, slots=True)

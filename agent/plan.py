@@ -175,7 +175,7 @@ class _Pass:
         because, fields = self._forced(latest.instance, spec)
         if fields:
             return self._replace(wanted, seen, because, fields)
-        if _unborn(latest) and len(seen) > 1:
+        if len(seen) > 1:
             old = VmSpec.from_canonical(seen[-2].instance.spec)
             forcing = [change for change in changes(old, spec) if change.effect is Effect.REPLACE]
             return self._replace(
@@ -252,7 +252,7 @@ class _Pass:
                 fields=fields,
                 source=wanted.source,
             )
-        if any(one.verdict is Verdict.UNKNOWN for one in old):
+        if any(one.verdict is Verdict.UNKNOWN for one in seen):
             return Wait(
                 name=spec.name,
                 because=f"to be replaced ({because}), but its process cannot be looked at",

@@ -10,15 +10,13 @@ from agent.steps import Keep, Plan
 from state.desired import Desired
 from state.ledger import Ledger
 from state.observed import Instance, Observed
-from state.records import Event, Finding
+from state.records import SOURCE_KEY, Event, Finding
 
 _QUIET = frozenset({"acting", "advice"})
 _EXPECTED = frozenset(
     {"Ready", "Running", "Booting", "Connecting", "Stopped", "Paused", "InProgress"}
 )
 """Reasons that steps tell of by events of their own."""
-
-SOURCE_KEY = "source"
 
 
 @dataclass(frozen=True, slots=True)

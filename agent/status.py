@@ -11,11 +11,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.record import SOURCE_KEY
 from state.ids import Name
 from state.lifecycle import Phase
 from state.observed import Instance
-from state.records import Finding, Reader
+from state.records import SOURCE_KEY, Finding, Reader
 
 
 def status(

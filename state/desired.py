@@ -75,7 +75,8 @@ class Desired:
 
     A name that is in `vms` is wanted; one that a problem names is held; any other is absent. Absence counts only where
     `unproven` is None: otherwise it says why nothing may be deleted (a missing or emptied tree, a file that cannot tell
-    its names).
+    its names). `look_again`: in so many seconds the source must be read again though no file changes by then, because
+    it says something now that is only believed when it stays so.
     """
 
     source: SourceInfo
@@ -83,3 +84,4 @@ class Desired:
     problems: tuple[Problem, ...] = ()
     advice: tuple[Advice, ...] = ()
     unproven: str | None = None
+    look_again: float | None = None

@@ -35,12 +35,14 @@ class View:
     """What was last heard of a machine. `state` None: nothing yet.
 
     `responsive` False: it was asked and did not answer within the deadline; `state` is then what it said before.
-    `detail` is for people: the monitor's error, or QEMU's own word for the state.
+    `detail` is for people: the monitor's error, or QEMU's own word for the state. `resets` counts the guest's own
+    resets since this agent supervises it: a reboot is no exit, and a loop of them is only seen here.
     """
 
     state: RunState | None
     responsive: bool = True
     detail: str = ""
+    resets: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,12 @@ from state.lifecycle import Cause, Phase
 from state.observed import BaseImage, Instance, NameRecord, Retry
 from state.spec.resolved import Forward
 
+SOURCE_KEY = "source"
+SETTINGS_KEY = "settings"
+ACCELERATOR_KEY = "accelerator"
+"""Single values of the ledger, each JSON: which source was read last, the agent's settings, what runs the guests and
+why."""
+
 
 class LedgerUnreadable(Exception):
     """The database cannot be read; the text says why."""

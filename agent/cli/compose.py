@@ -16,8 +16,7 @@ from state.clock import Moment
 from state.ledger import Ledger
 from state.records import Event, LedgerUnreadable
 
-SETTINGS_KEY = "settings"
-ACCELERATOR_KEY = "accelerator"
+DEFAULT_QEMU = "qemu-system-x86_64"
 
 
 def open_source(settings: Settings) -> Source:
@@ -59,9 +58,6 @@ def open_backend(paths: StatePaths, settings: Settings, state_id: str) -> Backen
         doorway=SshDoorway(paths),
         host=LinuxHost(),
     )
-
-
-DEFAULT_QEMU = "qemu-system-x86_64"
 
 
 def clock_of(backend: Backend) -> Callable[[], Moment]:

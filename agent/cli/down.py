@@ -12,6 +12,7 @@ import click
 from agent.cli.options import option, state_option
 from agent.errors import StateInUse
 from agent.paths import StatePaths
+from state.records import SETTINGS_KEY
 
 _AGENT_LEAVES = 30.0
 """Seconds that a running agent gets to finish its steps and leave."""
@@ -68,7 +69,7 @@ def _stop_agent(state: StatePaths) -> None:
 
 
 async def _destroy(state: StatePaths, *, volumes: bool) -> int:
-    from agent.cli.compose import SETTINGS_KEY, clock_of, open_backend, open_ledger
+    from agent.cli.compose import clock_of, open_backend, open_ledger
     from agent.config import Settings
     from agent.execute import Executor
     from agent.observe import Doing

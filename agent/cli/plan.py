@@ -13,6 +13,7 @@ from agent.cli.options import output_option, source_options, state_option
 from agent.cli.reading import open_reader
 from agent.config import Settings
 from agent.paths import StatePaths
+from state.records import ACCELERATOR_KEY, SETTINGS_KEY
 
 if TYPE_CHECKING:
     from agent.steps import Plan, Step
@@ -43,7 +44,7 @@ def plan(state: StatePaths, output: str, **options: Any) -> int:
 
 def decide(state: StatePaths, said: Settings) -> tuple[Plan, Desired]:
     """The plan of this moment; nothing is changed by making it."""
-    from agent.cli.compose import SETTINGS_KEY, clock_of, open_backend, open_source, policy_of
+    from agent.cli.compose import clock_of, open_backend, open_source, policy_of
     from agent.plan import plan as plan_of
     from agent.statedir import holder
 
@@ -100,8 +101,6 @@ def _images(backend: Any, desired: Desired) -> dict[Any, Any]:
 
 
 def _accelerator(reader: Reader | None, settings: Settings) -> str:
-    from agent.cli.compose import ACCELERATOR_KEY
-
     if settings.accel in ("kvm", "tcg"):
         return settings.accel
     evidence = json.loads((reader.meta(ACCELERATOR_KEY) if reader else None) or "{}")

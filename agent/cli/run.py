@@ -14,6 +14,7 @@ import click
 from agent.cli.options import option, source_options, state_option
 from agent.config import Settings
 from agent.paths import StatePaths
+from state.records import ACCELERATOR_KEY, SETTINGS_KEY
 
 if TYPE_CHECKING:
     from agent.loop import Agent
@@ -43,7 +44,7 @@ def run(state: StatePaths, once: bool, interval: float, **options: Any) -> int:
 
     VMs run on when it stops, and the next agent adopts them."""
     from agent import log
-    from agent.cli.compose import SETTINGS_KEY, open_ledger
+    from agent.cli.compose import open_ledger
     from agent.statedir import StateDirectory
 
     settings = Settings.from_options(options)
@@ -68,32 +69,27 @@ def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval:
     from agent.settled import settled
 
     os.umask(0o077)
-    backend = open_backend(held.paths, settings, held.state_id)
     well: list[bool] = []
 
-    def look(done: Pass) -> None:
-        if once and not well:
-            answer = settled(done.desired, done.observed, done.plan)
-            if answer is not None:
+    async def main() -> None:
+        backend = open_backend(held.paths, settings, held.state_id)
+        accelerator = await choose_accelerator(ledger, settings)
+        policy = policy_of(settings, held.state_id, accelerator)
+        world = World(open_source(settings), ledger, backend, clock_of(backend))
+
+        def look(done: Pass) -> None:
+            answer = settled(done.desired, done.observed, done.plan) if once else None
+            if answer is not None and not well:
                 well.append(answer)
                 agent.stop()
 
-    async def main() -> Agent:
-        accelerator = await choose_accelerator(ledger, settings, held.paths.root)
-        policy = policy_of(settings, held.state_id, accelerator)
-        world = World(open_source(settings), ledger, backend, clock_of(backend))
-        return Agent(world, policy, interval=interval, on_pass=look)
-
-    async def whole() -> None:
-        nonlocal agent
-        agent = await main()
+        agent = Agent(world, policy, interval=interval, on_pass=look)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, agent.stop)
         await agent.run(watching=_watch(agent, settings))
 
-    agent: Agent
-    asyncio.run(whole())
+    asyncio.run(main())
     return 0 if all(well) else 1
 
 
@@ -106,9 +102,9 @@ async def _watch(agent: Agent, settings: Settings) -> None:
             group.create_task(watch(settings.images.parent, agent.wake, recursive=False))
 
 
-async def choose_accelerator(ledger: Ledger, settings: Settings, where: Any) -> str:
+async def choose_accelerator(ledger: Ledger, settings: Settings) -> str:
     """What runs the guests: as the operator says, or as measured once for each boot and each build of QEMU."""
-    from agent.cli.compose import ACCELERATOR_KEY, DEFAULT_QEMU
+    from agent.cli.compose import DEFAULT_QEMU
 
     if settings.hypervisor == "memory":
         return "tcg"

@@ -17,6 +17,7 @@ from agent.cli.reading import open_reader, still_runs
 from agent.errors import BadInput
 from agent.paths import StatePaths, default_state
 from agent.status import status as status_of
+from state.records import SETTINGS_KEY
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN = 0.5
 """Seconds between looks with --watch."""
+_NO_TERMINAL = 240
+"""Columns where nobody's screen sets them."""
 
 
 @click.command()
@@ -46,7 +49,8 @@ def status(state: StatePaths, output: str, watch: bool, name: str | None) -> Non
         return
     from rich.console import Console
 
-    Console(soft_wrap=True).print(table(found, state))
+    console = Console() if sys.stdout.isatty() else Console(width=_NO_TERMINAL)
+    console.print(table(found, state))
 
 
 def _look(state: StatePaths, name: str | None) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def _look(state: StatePaths, name: str | None) -> dict[str, Any]:
 
 def alive_of(reader: Any, agent_pid: int | None) -> Callable[[Any], bool]:
     """How to tell what still runs: machines in memory live as long as their agent."""
-    settings = json.loads(reader.meta("settings") or "{}")
+    settings = json.loads(reader.meta(SETTINGS_KEY) or "{}")
     if settings.get("hypervisor") == "memory":
         return lambda _: agent_pid is not None
     return still_runs
@@ -96,7 +100,7 @@ def table(found: dict[str, Any], state: StatePaths) -> RenderableType:
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("NAME", "PHASE", "READY", "AGE", "RESTARTS", "IMAGE", "ACCEL", "SSH", "REASON"):
-        shown.add_column(column, no_wrap=True)
+        shown.add_column(column, no_wrap=column not in ("SSH", "REASON"), overflow="fold")
     for item in found["items"]:
         reason = item["reason"]
         if reason not in ("Ready", "Running", ""):

@@ -76,6 +76,17 @@ class Found:
     record: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A machine whose files are whole on this host, live or not, as its own file tells it. What `record` means is for
+    its writer to know; `machine.record` is what it was last prepared or spawned with."""
+
+    uid: Uid
+    name: Name
+    generation: int
+    record: str
+
+
 OnChange = Callable[[Uid, str], None]
 """Called in the event loop with the machine and a word for the log, when something about it may have changed: it says
 *look*, never *do*."""
@@ -97,6 +108,9 @@ class Hypervisor(Protocol):
 
     def scan(self) -> Sequence[Found]:
         """Every live machine of this state directory, known to its caller or not."""
+
+    def kept(self) -> Sequence[Kept]:
+        """Every machine of this state directory that has its files, so that a lost ledger loses no stopped machine."""
 
     def alive(self, uid: Uid, process: Process) -> bool:
         """Whether exactly this process still runs. A zombie, a recycled pid and another boot's pid do not."""

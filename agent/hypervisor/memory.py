@@ -22,6 +22,7 @@ from agent.hypervisor.api import (
     BaseImage,
     Exit,
     Found,
+    Kept,
     Machine,
     OnChange,
     RunState,
@@ -182,6 +183,10 @@ class MemoryHypervisor:
             for uid, guest in self._host.guests.items()
             if guest.process
         ]
+
+    def kept(self) -> Sequence[Kept]:
+        machines = [guest.machine for guest in self._host.guests.values()]
+        return [Kept(one.uid, one.name, one.generation, one.record) for one in machines]
 
     def alive(self, uid: Uid, process: Process) -> bool:
         guest = self._host.guests.get(uid)

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from state.spec.words import quoted
 
 _SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE_PATTERN = r"^[0-9]{1,9}(KiB|MiB|GiB|TiB)$"
-_TIME_PATTERN = r"^[0-9]{1,9}(ms|s|m|h|d)$"
+SIZE_PATTERN = r"^[0-9]{1,9}(KiB|MiB|GiB|TiB)$"
+TIME_PATTERN = r"^[0-9]{1,9}(ms|s|m|h|d)$"
 
 
 def parse_size(value: object) -> int:
     """Bytes of `512MiB`. Raises ValueError, with what to write instead, for anything else."""
-    if isinstance(value, str) and re.fullmatch(_SIZE_PATTERN, value):
+    if isinstance(value, str) and re.fullmatch(SIZE_PATTERN, value):
         return int(value[:-3]) * _SIZES[value[-3:]]
     raise ValueError(
-        f"{_shown(value)} is no size (write a whole number and KiB, MiB, GiB or TiB, like 512MiB)"
+        f"{quoted(value)} is no size (write a whole number and KiB, MiB, GiB or TiB, like 512MiB)"
     )
 
 
 def parse_duration(value: object) -> float:
     """Seconds of `90s`. Raises ValueError, with what to write instead, for anything else."""
-    if isinstance(value, str) and (found := re.fullmatch(_TIME_PATTERN, value)):
+    if isinstance(value, str) and (found := re.fullmatch(TIME_PATTERN, value)):
         unit = found.group(1)
         return int(value[: -len(unit)]) * _TIMES[unit]
     raise ValueError(
-        f"{_shown(value)} is no time (write a whole number and ms, s, m, h or d, like 90s)"
+        f"{quoted(value)} is no time (write a whole number and ms, s, m, h or d, like 90s)"
     )
 
 
@@ -47,25 +46,3 @@ def format_duration(seconds: float) -> str:
         if milliseconds % scale == 0 and (milliseconds or unit == "s"):
             return f"{milliseconds // scale}{unit}"
     return f"{milliseconds}ms"
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    return f"`{text[:40]}…`" if len(text) > 40 else f"`{text}`"
-
-
-Size = Annotated[
-    int,
-    BeforeValidator(parse_size),
-    PlainSerializer(format_size, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": _SIZE_PATTERN, "examples": ["512MiB", "2GiB"]}),
-]
-"""Bytes; written and serialised as `512MiB`."""
-
-Duration = Annotated[
-    float,
-    BeforeValidator(parse_duration),
-    PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": _TIME_PATTERN, "examples": ["90s", "10m"]}),
-]
-"""Seconds; written and serialised as `90s`."""

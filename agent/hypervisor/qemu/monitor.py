@@ -1,0 +1,278 @@
+"""Listens to one machine's QEMU for as long as it lives: the only doorway to QMP (docs/interop/qmp-spec.rst of QEMU).
+
+    connecting --greeting, right uuid--> listening --silence--> listening, not responsive
+        ^                                    |
+        `------- back-off <------------------'  lost
+
+Events only make it ask again. Every command has a deadline, since QEMU answers none while it is stopped, and no command
+is ever sent a second time. It refuses to command a machine whose `query-uuid` is not the one that it was told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+from qemu.qmp.message import Message
+
+from agent.errors import MonitorError
+from agent.hypervisor.api import RunState, View
+from agent.hypervisor.qemu.logs import printable
+from state.ids import Uid
+
+logging.getLogger("qemu.qmp").setLevel(
+    logging.CRITICAL
+)  # what it has to say reaches us as exceptions
+
+STATES = {
+    "prelaunch": RunState.INERT,
+    "running": RunState.RUNNING,
+    "paused": RunState.PAUSED,
+    "shutdown": RunState.OFF,
+    "guest-panicked": RunState.PANICKED,
+    "io-error": RunState.IO_ERROR,
+}
+"""QEMU's RunState (qapi/run-state.json); what is not here is OTHER."""
+
+_SAID = {
+    RunState.OFF: "the guest powered itself off",
+    RunState.PANICKED: "the guest's kernel panicked",
+    RunState.IO_ERROR: "the host could not read or write its disk",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds. A stopped QEMU is known as unresponsive after at most `heartbeat` + `silence`."""
+
+    heartbeat: float = 2.0
+    silence: float = 2.0
+    command: float = 10.0
+    connect: float = 3.0
+    first_pause: float = 0.05
+    """Before a lost connection is tried again; doubled up to `heartbeat`."""
+    breath: float = 0.1
+    """Between two questions that events cause, however many events there are."""
+
+
+class Monitor:
+    """The control monitor of one machine. `run` must run for anything here to happen."""
+
+    def __init__(
+        self, socket: Path, uid: Uid, timing: Timing, changed: Callable[[str], None]
+    ) -> None:
+        """`changed` is called with a word for the log whenever `view` is another one."""
+        self.view = View(None)
+        self.parting = ""
+        """Why QEMU is about to end, in its own word: `host-signal`, `host-qmp-quit`, ... Empty: not heard."""
+        self._socket, self._uid, self._timing, self._changed = socket, uid, timing, changed
+        self._client: QMPClient | None = None
+        self._wake = asyncio.Event()
+        self._news = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._resets = 0
+        self._trouble = ""
+
+    async def run(self) -> None:
+        """Connect, listen, connect again, until cancelled."""
+        pause = self._timing.first_pause
+        while True:
+            try:
+                async with self._connected() as client:
+                    pause = self._timing.first_pause
+                    await self._listen(client)
+            except MonitorError as error:
+                self._publish(View(self.view.state, False, error.message, self._resets), "lost")
+            self._closed.set()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._timing.heartbeat)
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[QMPClient]:
+        """A client that has spoken with the right machine. Raises MonitorError for every way in which this fails."""
+        client = QMPClient()
+        # The listener would keep every event for ever; a filter that accepts none hears them all.
+        client.events.event_filter = self._heard
+        try:
+            with _translated("connect"):
+                async with asyncio.timeout(self._timing.connect):
+                    await client.connect(str(self._socket))
+            reply = await self._ask(client, "query-uuid", deadline=self._timing.connect)
+            if reply.get("UUID") != self._uid:
+                raise MonitorError(
+                    f"another machine answers at its monitor: {printable(str(reply.get('UUID')))}"
+                )
+            self._client = client
+            yield client
+        finally:
+            self._client = None
+            # Also takes the exceptions of the library's own tasks. A socket that cannot be flushed is let go.
+            with suppress(QMPError, OSError, EOFError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await client.disconnect()
+
+    async def _listen(self, client: QMPClient) -> None:
+        """Ask for the status at every event and every heartbeat. Raises MonitorError when the connection is lost."""
+        lost = asyncio.ensure_future(client.runstate_changed())
+        lost.add_done_callback(lambda _: self._wake.set())
+        try:
+            while True:
+                self._wake.clear()
+                await self._look(client)
+                await asyncio.wait((lost,), timeout=self._timing.breath)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._timing.heartbeat - self._timing.breath):
+                        await self._wake.wait()
+        finally:
+            lost.cancel()
+
+    async def _look(self, client: QMPClient) -> None:
+        """One question, and its answer whenever it comes: a machine that is silent is asked once, not ever again."""
+        overdue = _Overdue(self._timing.silence, self._fell_silent)
+        try:
+            reply = await self._ask(client, "query-status", deadline=None)
+        finally:
+            overdue.cancel()
+        self._answered(str(reply.get("status")))
+
+    def _answered(self, status: str) -> None:
+        state = STATES.get(status, RunState.OTHER)
+        detail = (
+            _SAID.get(state, "")
+            if state is not RunState.OTHER
+            else f"QEMU says: {printable(status)}"
+        )
+        if self._trouble and state is RunState.IO_ERROR:
+            detail += f": {self._trouble}"
+        self._publish(View(state, True, detail, self._resets), state.value)
+
+    def _fell_silent(self) -> None:
+        detail = f"its monitor did not answer within {self._timing.silence:g} s"
+        self._publish(View(self.view.state, False, detail, self._resets), "unresponsive")
+
+    def _publish(self, view: View, word: str) -> None:
+        if view != self.view:
+            self.view = view
+            self._news.set()
+            self._news = asyncio.Event()
+            self._changed(word)
+
+    def _heard(self, event: Message) -> bool:
+        data = event.get("data")
+        data = data if isinstance(data, dict) else {}
+        match event.get("event"):
+            case "SHUTDOWN":
+                self.parting = str(data.get("reason", ""))
+            case "RESET" if data.get("guest"):
+                self._resets += 1
+            case "BLOCK_IO_ERROR":
+                self._trouble = printable(str(data.get("reason", "")))
+            case "RTC_CHANGE" | "BALLOON_CHANGE" | "NIC_RX_FILTER_CHANGED":
+                return False
+            case _:
+                pass
+        self._wake.set()
+        return False
+
+    async def refresh(self) -> View:
+        """Ask now. Raises MonitorError."""
+        client = await self._usable("query-status")
+        self._answered(
+            str((await self._ask(client, "query-status", self._timing.command)).get("status"))
+        )
+        return self.view
+
+    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
+        """What the command returns. Raises MonitorError: not connected, silent, refused, lost or too late; in the last
+        two cases it may have been carried out. Nothing is sent to a machine that is silent."""
+        client = await self._usable(command)
+        return await self._execute(client, command, arguments, self._timing.command)
+
+    async def _usable(self, command: str) -> QMPClient:
+        """The connection; the first one is waited for."""
+        await self.until(
+            lambda view: view.state is not None or not view.responsive, self._timing.connect
+        )
+        if self._client is None or not self.view.responsive:
+            raise MonitorError(
+                f"{command} was not sent: {self.view.detail or 'its monitor is not connected yet'}"
+            )
+        return self._client
+
+    async def _ask(self, client: QMPClient, command: str, deadline: float | None) -> dict[str, Any]:
+        reply = await self._execute(client, command, None, deadline)
+        if not isinstance(reply, dict):
+            raise MonitorError(f"{command} was answered with no object")
+        return cast(dict[str, Any], reply)
+
+    async def _execute(
+        self,
+        client: QMPClient,
+        command: str,
+        arguments: Mapping[str, object] | None,
+        deadline: float | None,
+    ) -> object:
+        with _translated(command):
+            async with asyncio.timeout(deadline):
+                return await client.execute(command, arguments)
+
+    async def until(self, met: Callable[[View], bool], seconds: float) -> bool:
+        """Whether the view met the condition before `seconds` were over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not met(self.view):
+                    await self._news.wait()
+        return met(self.view)
+
+    async def heard_out(self, seconds: float) -> None:
+        """Return when the connection has closed, so that nothing is left to hear of a process that ended."""
+        if self._client is not None:
+            self._closed.clear()
+            self._wake.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._closed.wait()
+
+
+class _Overdue:
+    """Calls once when an answer is late. A timer that itself fires late proves that we were away, not that the other
+    was silent, and starts again."""
+
+    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+        self._seconds, self._call = seconds, call
+        self._loop = asyncio.get_running_loop()
+        self._start()
+
+    def _start(self) -> None:
+        self._due = self._loop.time() + self._seconds
+        self._timer = self._loop.call_at(self._due, self._fired)
+
+    def _fired(self) -> None:
+        if self._loop.time() > self._due + self._seconds / 2:
+            self._start()
+        else:
+            self._call()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+
+@contextmanager
+def _translated(command: str) -> Iterator[None]:
+    """Turns what the library raises into MonitorError."""
+    try:
+        yield
+    except ExecuteError as error:
+        raise MonitorError(f"QEMU refused {command}: {printable(str(error))}") from error
+    except TimeoutError as error:
+        raise MonitorError(f"{command} was not answered in time") from error
+    except ConnectError as error:
+        raise MonitorError(f"its monitor cannot be reached: {printable(str(error.exc))}") from error
+    except (QMPError, OSError, EOFError) as error:
+        raise MonitorError(f"its monitor was lost during {command}") from error

@@ -1,0 +1,163 @@
+"""One machine while this agent supervises it: its process, its monitor, and the ladder that ends it.
+
+It refuses to decide: it is told when to end a machine, and tells how one ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+
+from agent.errors import MonitorError, StopFailed
+from agent.hypervisor.api import Exit, RunState, View
+from agent.hypervisor.qemu import logs, process
+from agent.hypervisor.qemu.monitor import Monitor, Timing
+from agent.hypervisor.qemu.process import Handle
+from agent.paths import InstancePaths
+from state.ids import Process, Uid
+
+CONSOLE_LIMIT = 16 << 20
+QEMU_LOG_LIMIT = 1 << 20
+"""Bytes after which a log is cut to its last half; a guest decides how much it says."""
+
+PRESS_AGAIN = 5.0
+"""Seconds after which ACPI power-down is asked for again: Linux forgets one that comes before its driver does."""
+QUIT, TERMINATE, KILL = 10.0, 5.0, 5.0
+"""Seconds that each step is given. QEMU flushes its disks at `quit` and at SIGTERM."""
+
+_PARTING = {
+    "host-qmp-quit": "ended by its monitor's quit",
+    "host-signal": "ended by a signal that somebody on this host sent",
+    "guest-shutdown": "powered off by its guest",
+    "guest-reset": "reset by its guest",
+    "guest-panic": "ended by its guest's panic",
+}
+
+
+class Running:
+    """A live process and what is heard of it."""
+
+    def __init__(
+        self,
+        uid: Uid,
+        held: Handle,
+        mine: InstancePaths,
+        timing: Timing,
+        changed: Callable[[str], None],
+    ) -> None:
+        """`changed` is told a word whenever the view is another one."""
+        self.uid = uid
+        self.held = held
+        self.monitor = Monitor(mine.qmp_socket, uid, timing, changed)
+        self._mine = mine
+        self._timing = timing
+
+    async def answers_within(self, seconds: float) -> bool:
+        """Whether QEMU said its state before `seconds` were over, and lives."""
+        await self.until(_known, seconds)
+        return self.view.state is not None and not self.held.over()
+
+    @property
+    def process(self) -> Process:
+        return self.held.process
+
+    @property
+    def view(self) -> View:
+        return self.monitor.view
+
+    async def supervise(self) -> Exit:
+        """Listen until the process ends, and tell how it did."""
+        async with asyncio.TaskGroup() as group:
+            listening = group.create_task(self.monitor.run())
+            tidying = group.create_task(self._bound_logs())
+            await self.held.ended()
+            # Its last event, which says why, may still lie in the socket.
+            await self.monitor.heard_out(1.0)
+            listening.cancel()
+            tidying.cancel()
+        return self._ending()
+
+    async def _bound_logs(self) -> None:
+        while True:
+            logs.bound(self._mine.console_log, CONSOLE_LIMIT)
+            logs.bound(self._mine.qemu_log, QEMU_LOG_LIMIT)
+            await asyncio.sleep(self._timing.heartbeat)
+
+    def _ending(self) -> Exit:
+        status = self.held.reap()
+        said = _PARTING.get(self.monitor.parting, "")
+        if status is None:
+            return Exit(said or "ended; how was not seen", None)
+        if status == 0 and said:
+            return Exit(said, 0)
+        words = logs.last_words(self._mine.qemu_log)
+        return Exit(process.ending(status) + (f": {words}" if words else ""), status)
+
+    async def end(self, grace: float) -> None:
+        """Every step of the ladder, until the process is gone. Raises StopFailed."""
+        if grace > 0 and await self._powered_down(grace):
+            return
+        if self.view.responsive:
+            with suppress(MonitorError):
+                # The answer may be lost to the end that it brings; that is awaited below.
+                await self.monitor.execute("quit")
+            if await self.held.ended_within(QUIT):
+                return
+        self.held.signal(signal.SIGTERM)
+        if not await self.held.ended_within(TERMINATE):
+            await kill(self.held)
+
+    async def _powered_down(self, grace: float) -> bool:
+        """Let the guest end itself. True when the process is gone; False when the guest is off, cannot react, or did
+        not within `grace` seconds."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace
+        await self.until(_known, min(grace, self._timing.connect))
+        while self.view.responsive and self.view.state in (
+            RunState.RUNNING,
+            RunState.PAUSED,
+            RunState.IO_ERROR,
+        ):
+            try:
+                await self.monitor.execute("system_powerdown")
+                if self.view.state is not RunState.RUNNING:
+                    # Only a guest that runs can put its files in order; one whose disk is full stops at once again.
+                    await self.monitor.execute("cont")
+                    await self.monitor.refresh()
+            except MonitorError:
+                break
+            left = deadline - loop.time()
+            await self.until(_not_running, min(left, PRESS_AGAIN))
+            if self.held.over() or _not_running(self.view) or left <= PRESS_AGAIN:
+                break
+        return self.held.over()
+
+    async def until(self, met: Callable[[View], bool], seconds: float) -> None:
+        """Return when the view meets the condition, the process has ended, or `seconds` are over."""
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(self.monitor.until(met, seconds))
+            ended = group.create_task(self.held.ended_within(seconds))
+            await asyncio.wait((waiting, ended), return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            ended.cancel()
+
+
+def _known(view: View) -> bool:
+    return view.state is not None
+
+
+def _not_running(view: View) -> bool:
+    # One that is silent for a while may be busy with its end.
+    return view.state is not RunState.RUNNING
+
+
+async def kill(held: Handle) -> None:
+    """SIGKILL, and wait for the end. Raises StopFailed for a process that the kernel does not let go."""
+    held.signal(signal.SIGKILL)
+    if not await held.ended_within(KILL):
+        raise StopFailed(
+            f"process {held.process.pid} did not end within {KILL:g} s of SIGKILL",
+            hint="the kernel holds it, perhaps for a disk that does not answer",
+        )

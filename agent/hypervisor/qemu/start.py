@@ -1,0 +1,66 @@
+"""Brings one QEMU process into being: its files opened, its words wrapped in its confinement, its child held.
+
+It refuses to wait for QEMU's first word; whoever supervises the process does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from collections.abc import Callable
+from contextlib import suppress
+
+from agent.errors import StartFailed
+from agent.hypervisor.api import Machine
+from agent.hypervisor.qemu import confine, files, logs, process
+from agent.hypervisor.qemu.argv import Descriptors
+from agent.hypervisor.qemu.process import Handle
+from agent.paths import StatePaths
+
+
+def started(
+    paths: StatePaths, machine: Machine, lock: files.Lock, words: Callable[[Descriptors], list[str]]
+) -> Handle:
+    """The new process. From its first moment it holds `lock`, so that it is found whatever becomes of us; `words` is
+    asked for QEMU's command line. Raises StartFailed."""
+    mine = paths.instance(machine.uid)
+    try:
+        logs.begin(mine.qemu_log)
+        with files.opened(paths, machine, lock) as opened:
+            command = confinement(machine).wrap(words(opened.numbers))
+            pid = process.launch(command, inherit=opened.inherit, output=opened.log)
+        held = Handle.hold_child(pid)
+        with suppress(OSError):
+            files.write_pid(mine, pid)
+    except (OSError, ValueError) as error:
+        raise StartFailed(f"{machine.name} cannot be started: {told(error)}") from error
+    return held
+
+
+def confinement(machine: Machine) -> confine.Confinement:
+    """What the process gets of this host. `/dev/kvm` may take a group."""
+    groups: tuple[int, ...] = ()
+    if machine.accelerator == "kvm" and machine.run_as is not None:
+        with suppress(OSError):
+            kvm = os.stat("/dev/kvm")
+            groups = () if kvm.st_mode & 0o006 == 0o006 else (kvm.st_gid,)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptors = (
+        confine.DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, confine.DESCRIPTORS)
+    )
+    size = confine.file_size_limit(max(machine.disk or 0, machine.base.virtual_size))
+    return confine.Confinement(machine.run_as, groups, size, descriptors)
+
+
+def port_hint(words: str) -> str:
+    """What to do when QEMU says that it could not listen on a port."""
+    found = re.search(r"host forwarding rule 'tcp:[\d.]+:(\d+)-", words)
+    return f"something else listens on port {found.group(1)} by now" if found else ""
+
+
+def told(error: Exception) -> str:
+    """What happened, and to which file, without the number that Python puts before it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return str(error)

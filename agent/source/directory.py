@@ -1,0 +1,77 @@
+"""A directory of YAML as a source: what is wanted according to the files that lie there now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from agent.source.absence import Absence
+from agent.source.contents import Contents
+from agent.source.files import Directory
+from agent.source.ignore import Verdicts
+from agent.source.tree import Content, Look, Moved, shown
+from agent.source.walk import Walk
+from state.desired import Desired, Problem, SourceInfo
+
+
+class DirectoryTree:
+    """The files below a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._verdicts = Verdicts()
+
+    @property
+    def directory(self) -> Path:
+        return Path(os.path.abspath(self._root))
+
+    def look(self, now: float) -> Look:
+        try:
+            real = os.path.realpath(self._root, strict=True)
+            os.stat(os.path.join(real, "."))
+        except OSError as error:
+            message = f"the directory cannot be read: {error.strerror}"
+            return Look(problems=(Problem(".", 0, 0, message),))
+        return Walk(Directory(real), self._verdicts, now).look()
+
+    def read(self, path: str, now: float) -> Content:
+        return self._now().read(path, now)
+
+    def stamp(self, path: str) -> Hashable | None:
+        return self._now().stamp(path)
+
+    def _now(self) -> Directory:
+        return Directory(os.path.realpath(self._root))
+
+
+class DirectorySource:
+    """What a directory says is wanted on a host. `load` may be called from any thread, by one at a time."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        host: str,
+        images_file: Path | None = None,
+        image_roots: Sequence[Path] = (),
+    ) -> None:
+        self._location = shown(str(root))
+        self._contents = Contents(
+            DirectoryTree(root), images_file=images_file, image_roots=image_roots
+        )
+        self._assembler = self._contents.assembler(host)
+        self._absence = Absence()
+
+    def load(self, now: float) -> Desired:
+        """What is wanted now. `now` is Unix time. Raises nothing for what is on disk; cheap while nothing changes."""
+        source = SourceInfo("directory", self._location)
+        try:
+            desired = self._contents.desired(self._assembler, source, now)
+        except Moved:
+            desired = Desired(source, unproven="the tree keeps changing while it is read")
+        broken = [problem for problem in desired.problems if problem.file == "."]
+        if broken:
+            desired = replace(desired, source=replace(source, error=broken[0].message))
+        return self._absence.judge(desired, now)

@@ -1,0 +1,187 @@
+"""Keeps the documents of a tree read: a file is opened again only when it may have changed.
+
+It answers *what documents are there*, one file at a time; what they say together is for `agent.source.assemble`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+
+from agent.errors import BadInput
+from agent.source.documents import File, Reading, read_documents, unreadable
+from agent.source.places import Places
+from agent.source.tree import Content, Entry, Look, Missing, Moved, Tree, shown
+from agent.source.yaml import Value, places
+from state.spec.complaints import Path
+from state.spec.vm import USER_DATA_LIMIT
+
+_TRIES = 3
+
+
+@dataclass(slots=True, eq=False)
+class _Record:
+    """What was read of one file, and of which content. `needs` are the other files that its documents name, each with
+    its stamp (None: there was none) and whether it was too fresh for that to prove anything."""
+
+    stamp: Hashable
+    fresh: bool
+    digest: bytes
+    readings: tuple[Reading, ...]
+    needs: dict[str, tuple[Hashable | None, bool]] = field(default_factory=dict)
+
+
+class Loader:
+    """The documents of one tree, from look to look."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        *,
+        show: Callable[[str], str] = shown,
+        header: Mapping[str, Value] | None = None,
+    ) -> None:
+        self._tree = tree
+        self._located: tuple[str, list[Places]] = ("", [])
+        self._show = show
+        self._header = header
+        self._records: dict[str, _Record] = {}
+        self._look: Look | None = None
+        self._stamps: dict[str, Hashable | None] = {}
+        self.readings: tuple[Reading, ...] = ()
+
+    @property
+    def look(self) -> Look:
+        """What the last look saw."""
+        return self._look or Look()
+
+    def refresh(self, now: float) -> bool:
+        """Look again; `readings` holds every document from then on. False where nothing changed since the last time.
+
+        Raises Moved when the tree does not hold still.
+        """
+        for _ in range(_TRIES):
+            try:
+                return self._refresh(now)
+            except Missing:  # a listed file is gone: what was listed is no moment's truth
+                continue
+        raise Moved
+
+    def locate(self, reading: Reading, path: Path, at_key: bool = False) -> tuple[int, int]:
+        """Line and column of a value of a document that was read; the document's start where its text changed since.
+
+        The text is read and parsed again. Who asks for many places asks file by file: the last file is remembered.
+        """
+        key = (path, at_key)
+        if key not in reading.located:
+            if self._located[0] != reading.path:
+                self._located = (reading.path, self._places(reading.path))
+            found = self._located[1]
+            place = found[reading.index].find(path, at_key=at_key) if found else None
+            reading.located[key] = place or (reading.ref.line, 1)
+        return reading.located[key]
+
+    def _places(self, path: str) -> list[Places]:
+        try:
+            data = self._tree.read(path, 0.0).data
+            return places(data) if _digest(data) == self._records[path].digest else []
+        except BadInput:
+            return []
+
+    def _refresh(self, now: float) -> bool:
+        look = self._tree.look(now)
+        self._stamps = {}
+        self._located = ("", [])
+        old = self._records
+        changed = len(look.entries) != len(old) or self._look is None
+        records: dict[str, _Record] = {}
+        for entry in look.entries:
+            before = old.get(entry.path)
+            if before is not None and self._is_current(before, entry):
+                records[entry.path] = before
+                continue
+            record = self._read(entry, before, now)
+            records[entry.path] = record
+            changed = changed or record is not before
+        self._records = records
+        before_look, self._look = self._look, replace(look, entries=())
+        if changed:
+            self.readings = tuple(
+                reading for record in records.values() for reading in record.readings
+            )
+        elif before_look is not None:
+            changed = (before_look.problems, before_look.advice) != (look.problems, look.advice)
+        return changed
+
+    def _is_current(self, record: _Record, entry: Entry) -> bool:
+        return record.stamp == entry.stamp and not record.fresh and self._needs_hold(record)
+
+    def _needs_hold(self, record: _Record) -> bool:
+        for path, (stamp, fresh) in record.needs.items():
+            if path not in self._stamps:
+                self._stamps[path] = self._tree.stamp(path)
+            if fresh or self._stamps[path] != stamp:
+                return False
+        return True
+
+    def _read(self, entry: Entry, before: _Record | None, now: float) -> _Record:
+        """The record of a file: that of before where the content proves to be the same. Raises Missing."""
+        file = File(entry.path, self._show(entry.path), self._header)
+        try:
+            content = self._tree.read(entry.path, now)
+        except Missing:
+            raise
+        except BadInput as error:
+            reading = unreadable(file, f"the file cannot be used: {error}")
+            if before is not None and before.readings and _same(before.readings[0], reading):
+                return before
+            return _Record(None, True, b"", (reading,))
+        digest = _digest(content.data)
+        if before is not None and before.digest == digest and self._needs_hold(before):
+            before.stamp, before.fresh = content.stamp, content.fresh
+            return before
+        needs: dict[str, tuple[Hashable | None, bool]] = {}
+
+        def beside(relative: str) -> str:
+            path = _joined(entry.path, relative)
+            needs[path] = (self._tree.stamp(path), False)
+            found = self._tree.read(path, now)
+            needs[path] = (found.stamp, found.fresh)
+            return _user_data(found)
+
+        readings = read_documents(file, content.data, beside)
+        return _Record(content.stamp, content.fresh, digest, readings, needs)
+
+
+def _same(one: Reading, other: Reading) -> bool:
+    return one.problems == other.problems
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _joined(document: str, relative: str) -> str:
+    """The path below the root that `relative` means in that document. Raises BadInput for one that leads outside."""
+    if not relative.isprintable():
+        raise BadInput("it has characters that do not print")
+    if relative.startswith("/"):
+        raise BadInput("it is absolute", hint="write it relative to this file")
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(document), relative))
+    if path in ("..", ".") or path.startswith("../"):
+        raise BadInput("it leads outside the tree", hint="put the file into the tree")
+    return path
+
+
+def _user_data(content: Content) -> str:
+    if len(content.data) > USER_DATA_LIMIT:
+        raise BadInput("it is larger than 1MiB")
+    try:
+        text = content.data.decode()
+    except UnicodeDecodeError:
+        raise BadInput("it is not UTF-8", hint="save it as UTF-8") from None
+    if "\0" in text:
+        raise BadInput("it has a NUL character in it", hint="save it as UTF-8")
+    return text
