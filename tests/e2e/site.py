@@ -27,8 +27,9 @@ from state.observed import Instance
 from state.records import LedgerUnreadable, Reader
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE = 90.0
-"""Seconds for anything that takes a guest's boot: five under emulation, many more beside other tests."""
+DEADLINE = 300.0
+"""Seconds for anything that takes a guest's boot: five under emulation for the tiny one, ninety for a cloud image, and
+many more beside other tests."""
 
 IMAGES = """\
 api: holdfast/v1
@@ -36,7 +37,7 @@ kind: images
 name: default
 default_label: tiny
 images:
-  tiny: {{source: "{image}", ssh_user: {user}, boot_timeout: 3m}}
+  tiny: {{source: "{image}", ssh_user: {user}, boot_timeout: 5m}}
 """
 
 VM = """\

@@ -32,30 +32,36 @@ def host_key(port: int) -> str:
 
 
 def test_a_document_becomes_a_confined_vm_that_answers_and_its_deletion_ends_it(tiny: Site) -> None:
-    tiny.vm("web", more="labels: {tier: edge}")
     tiny.vm("other")
     with tiny.agent():
-        item = tiny.ready("web")
-        assert tiny.ssh("web", "uname -s; hostname").split() == ["Linux", "web"]
-        failing = tiny.call("ssh", "web", "--", "echo out; echo err >&2; exit 7")
-        assert (failing.returncode, failing.stdout, failing.stderr) == (7, b"out\n", b"err\n")
-        assert item["phase"] == "running"
-        assert item["labels"] == {"tier": "edge"}
-
-        pid = item["pid"]
-        assert_confined(pid, run_as=tiny.instances()[-1].run_as)
-        assert_listens_only_on(pid, item["ssh"]["port"])
-        assert_state_private(tiny.paths)
-        keys = [path.read_text() for path in tiny.paths.keys.rglob("*") if path.is_file()]
-        assert_no_secret_in_argv(pid, [line for key in keys for line in key.splitlines()])
-        assert sorted(tiny.processes().values()) == sorted(one.uid for one in tiny.instances())
-
         tiny.ready("other")
-        (tiny.desired / "web.yaml").rename(tiny.desired / "web.gone")
-        tiny.until(lambda: pid not in tiny.processes(), "the process is gone")
-        tiny.until(lambda: not tiny.item("web"), "the name is forgotten")
-        assert not tiny.paths.instance(item["uid"]).directory.exists()
+        lives_and_ends(tiny)
         assert tiny.item("other")["ready"]
+
+
+def lives_and_ends(place: Site, memory: str = "128MiB") -> None:
+    """A VM `web`, from the document that asks for it to the one that does not. An agent runs."""
+    place.vm("web", memory=memory, more="labels: {tier: edge}")
+    item = place.ready("web")
+    assert item["phase"] == "running"
+    assert item["labels"] == {"tier": "edge"}
+    assert place.ssh("web", "uname -s; hostname").split() == ["Linux", "web"]
+    failing = place.call("ssh", "web", "--", "echo out; echo err >&2; exit 7")
+    assert (failing.returncode, failing.stdout, failing.stderr) == (7, b"out\n", b"err\n")
+
+    pid = item["pid"]
+    run_as = next(one.run_as for one in place.instances() if one.uid == item["uid"])
+    assert_confined(pid, run_as=run_as)
+    assert_listens_only_on(pid, item["ssh"]["port"])
+    assert_state_private(place.paths)
+    keys = [path.read_text() for path in place.paths.keys.rglob("*") if path.is_file()]
+    assert_no_secret_in_argv(pid, [line for key in keys for line in key.splitlines()])
+    assert sorted(place.processes().values()) == sorted(one.uid for one in place.instances())
+
+    place.delete("web")
+    place.until(lambda: pid not in place.processes(), "the process is gone")
+    place.until(lambda: not place.item("web"), "the name is forgotten")
+    assert not place.paths.instance(item["uid"]).directory.exists()
 
 
 def test_changed_memory_replaces_and_keeps_the_ssh_port_and_the_host_key(tiny: Site) -> None:
