@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agent.errors import BadInput
@@ -25,8 +25,6 @@ from state.desired import Desired
 from state.ids import Name
 from state.spec.resolved import VmSpec, changes
 from tests.trees import HOST, MAP, NOW, load, tree, vm, write
-
-slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
 
 
 @contextmanager
@@ -125,7 +123,6 @@ hostile = st.one_of(
 )
 
 
-@slow
 @given(hostile)
 def test_no_content_of_a_file_raises_or_touches_the_names_of_others(data: bytes) -> None:
     """Catches: an exception of a parser or a shape that is not caught; a problem that drops every vm."""
@@ -146,7 +143,6 @@ def beside(_: str) -> str:
     raise BadInput("there is no such file")
 
 
-@slow
 @given(
     st.one_of(
         hostile, st.lists(st.sampled_from(BROKEN), max_size=5).map("\n---\n".join).map(str.encode)
@@ -164,7 +160,6 @@ def test_what_is_wrong_with_a_document_is_told_within_its_lines(data: bytes) -> 
             assert reading.ref.line <= problem.line <= (after.ref.line - 1 if after else end)
 
 
-@slow
 @given(st.data())
 def test_half_of_a_file_never_means_that_the_other_half_is_not_wanted(data: st.DataObject) -> None:
     """Catches: a file that cannot be parsed counted as one without documents; an Absence that believes at once."""
@@ -286,7 +281,6 @@ def spec_of(text: str) -> VmSpec:
     return wanted.spec
 
 
-@slow
 @given(vm_documents, st.randoms(use_true_random=False))
 def test_how_a_document_is_written_is_no_part_of_its_digest(
     document: Mapping[str, Any], chance: random.Random
@@ -295,7 +289,6 @@ def test_how_a_document_is_written_is_no_part_of_its_digest(
     assert spec_of(spelled(document, chance)).digest == spec_of(json.dumps(document)).digest
 
 
-@slow
 @given(vm_documents)
 def test_a_spec_survives_its_canonical_form(document: Mapping[str, Any]) -> None:
     """Catches: a field that the canonical form leaves out or brings back as another type."""
@@ -306,7 +299,6 @@ def test_a_spec_survives_its_canonical_form(document: Mapping[str, Any]) -> None
     assert changes(spec, again) == ()
 
 
-@slow
 @given(vm_documents, vm_documents)
 def test_specs_differ_exactly_when_a_change_can_be_named(
     one: Mapping[str, Any], other: Mapping[str, Any]
@@ -318,7 +310,6 @@ def test_specs_differ_exactly_when_a_change_can_be_named(
         assert (before.digest == after.digest) == (changes(before, after) == ())
 
 
-@slow
 @given(
     vm_documents,
     st.sampled_from(["cpus", "memory", "disk", "ports", "labels", "user_data", "power"]),
@@ -397,7 +388,6 @@ def said(desired: Desired) -> tuple[object, ...]:
     )
 
 
-@slow
 @given(st.lists(edits(), max_size=12))
 def test_a_source_that_saw_every_edit_says_what_a_new_one_says(
     changes: list[tuple[str, str, str]],
@@ -413,7 +403,6 @@ def test_a_source_that_saw_every_edit_says_what_a_new_one_says(
             assert said(source.load(now + 500)) == said(load(root))
 
 
-@slow
 @given(st.lists(edits(), max_size=12))
 def test_every_name_that_a_tree_says_is_wanted_or_held_and_never_both(
     changes: list[tuple[str, str, str]],
@@ -440,7 +429,6 @@ def test_every_name_that_a_tree_says_is_wanted_or_held_and_never_both(
         assert (desired.unproven is not None) == unclear
 
 
-@slow
 @given(st.permutations(sorted({*GOOD, *LINKED, *BROKEN[1:5]})))
 def test_in_which_files_the_documents_lie_decides_nothing(documents: list[str]) -> None:
     """Catches: the first of two documents that wins."""
@@ -459,7 +447,6 @@ def test_in_which_files_the_documents_lie_decides_nothing(documents: list[str]) 
         assert outcome(root / "1", documents) == outcome(root / "2", sorted(documents))
 
 
-@slow
 @given(st.lists(contents, max_size=4))
 def test_documents_of_other_hosts_change_nothing_here(others: list[str]) -> None:
     """Catches: a name, port or image map of another host's documents that counts here."""
@@ -491,7 +478,6 @@ plain_words = st.one_of(
 )
 
 
-@slow
 @given(st.one_of(yaml_like, plain_words.map("a: {}".format).map(str.encode)))
 def test_a_value_is_only_what_a_text_can_say(data: bytes) -> None:
     """Catches: a tag or a special float that becomes an object."""
