@@ -75,9 +75,8 @@ class Assembler:
             self._resolve(alone, merged, gap)
         self._check_ports(alone)
         self._locate_all()
-        held = {problem.name for problem in self._found.problems}
-        for name in held & self._found.vms.keys():
-            del self._found.vms[Name(str(name))]
+        for name in {problem.name for problem in self._found.problems if problem.name}:
+            self._found.vms.pop(name, None)
         return self._found
 
     def is_mine(self, reading: Reading) -> bool:
