@@ -24,6 +24,7 @@ class DirectoryTree:
         self._root = root
         self._directory = Directory(os.path.abspath(root))
         self._verdicts = Verdicts()
+        self._last = Look()
 
     @property
     def directory(self) -> Path:
@@ -37,7 +38,8 @@ class DirectoryTree:
             message = f"the directory cannot be read: {error.strerror}"
             return Look(problems=(Problem(".", 0, 0, message),))
         self._directory = Directory(real)
-        return Walk(self._directory, self._verdicts, now).look()
+        self._last = Walk(self._directory, self._verdicts, self._last, now).look()
+        return self._last
 
     def read(self, path: str, now: float) -> Content:
         return self._directory.read(path, now)
