@@ -40,6 +40,9 @@ STATES = {
 }
 """QEMU's RunState (qapi/run-state.json); what is not here is OTHER."""
 
+ONE_RESET = 1.0
+"""Seconds that count as one reset: SeaBIOS itself resets the machine some four times after a guest's reboot."""
+
 _SAID = {
     RunState.OFF: "the guest powered itself off",
     RunState.PANICKED: "the guest's kernel panicked",
@@ -77,6 +80,7 @@ class Monitor:
         self._news = asyncio.Event()
         self._closed = asyncio.Event()
         self._resets = 0
+        self._last_reset = -ONE_RESET
         self._trouble = ""
 
     async def run(self) -> None:
@@ -170,7 +174,7 @@ class Monitor:
             case "SHUTDOWN":
                 self.parting = str(data.get("reason", ""))
             case "RESET" if data.get("guest"):
-                self._resets += 1
+                self._count_reset(asyncio.get_running_loop().time())
             case "BLOCK_IO_ERROR":
                 self._trouble = printable(str(data.get("reason", "")))
             case "RTC_CHANGE" | "BALLOON_CHANGE" | "NIC_RX_FILTER_CHANGED":
@@ -179,6 +183,11 @@ class Monitor:
                 pass
         self._wake.set()
         return False
+
+    def _count_reset(self, now: float) -> None:
+        if now - self._last_reset >= ONE_RESET:
+            self._resets += 1
+            self._last_reset = now
 
     async def refresh(self) -> View:
         """Ask now. Raises MonitorError."""
