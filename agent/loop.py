@@ -24,10 +24,10 @@ from agent.recover import recover
 from agent.steps import Plan, Step, Wait
 from agent.wake import Wake
 from state.desired import Desired
+from state.history import Event
 from state.ids import Name, Uid
 from state.ledger import Ledger
 from state.observed import Observed
-from state.records import Event
 from state.spec.resolved import ImageSpec
 
 SHORTEST_WAIT = 0.05

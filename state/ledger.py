@@ -19,9 +19,10 @@ from sqlite_utils import Database
 from sqlite_utils.db import Table
 
 from state import lifecycle
+from state.history import Event, Finding, StepRecord
 from state.ids import Name, Uid
 from state.observed import Instance, NameRecord, Retry
-from state.records import Event, Finding, LedgerUnreadable, Reader, StepRecord, instance_row
+from state.records import LedgerUnreadable, Reader, instance_row
 from state.schema import migrations
 
 EVENTS_KEPT = 10_000

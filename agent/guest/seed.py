@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import secrets
 import shlex
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+from agent import durable
 from agent.errors import BadInput
 
 LABEL = "CIDATA"
@@ -110,29 +109,8 @@ def files(seed: Seed) -> dict[str, bytes]:
 
 
 def write(seed: Seed, path: Path) -> None:
-    """Put the seed at `path` as an ISO 9660 image, mode 0600: complete and on disk, or not at all.
-
-    What a crash may leave lies beside `path` under a name that begins with a dot and ends in `.tmp`.
-    """
-    image = _iso9660(files(seed), path.name)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(
-        beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(image)
-            file.flush()
-            os.fsync(descriptor)
-        beside.rename(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    """Put the seed at `path` as an ISO 9660 image, mode 0600: complete and on disk, or not at all."""
+    durable.write(path, _iso9660(files(seed), path.name), replace=True)
 
 
 def _meta_data(seed: Seed) -> str:

@@ -107,7 +107,7 @@ class Walk:
         wanted = path.endswith(SUFFIXES)
         try:
             below = self._directory.resolve(path)
-            real = os.path.join(self._directory.real, below)
+            real = os.path.normpath(os.path.join(self._directory.real, below))
             status = os.stat(real, follow_symlinks=False)
         except BadInput as error:
             if wanted or os.path.isdir(os.path.join(self._directory.real, path)):

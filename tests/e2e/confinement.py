@@ -8,7 +8,7 @@ import stat
 import struct
 from pathlib import Path
 
-from agent.paths import InstancePaths
+from agent.paths import InstancePaths, StatePaths
 
 _TCP_LISTEN = "0A"
 _DENY_ALL = "0" * 16
@@ -68,6 +68,20 @@ def assert_private(instance: InstancePaths) -> None:
             assert stat.S_IMODE(mode) == 0o600, f"{path} has mode {mode:o}"
             assert stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
             assert path.lstat().st_uid == os.geteuid()
+
+
+def assert_state_private(paths: StatePaths) -> None:
+    """Nobody else can read or write anything of the state directory but what is public: images and public keys."""
+    for path in [paths.root, paths.sockets, *paths.root.rglob("*"), *paths.sockets.rglob("*")]:
+        public = path.suffix == ".pub" or path.parent == paths.images
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        assert mode & (0o022 if public else 0o077) == 0, f"{path} has mode {mode:o}"
+
+
+def assert_no_secret_in_argv(pid: int, secrets: list[str]) -> None:
+    """The command line is for everybody to read."""
+    words = Path(f"/proc/{pid}/cmdline").read_text()
+    assert not [secret for secret in secrets if secret in words]
 
 
 def _status(pid: int) -> dict[str, str]:

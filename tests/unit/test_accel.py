@@ -81,7 +81,18 @@ def test_the_bytes_of_the_trial_guest_are_those_of_its_listing(tmp_path: Path) -
     source, made, binary = tmp_path / "trial.S", tmp_path / "trial.o", tmp_path / "trial"
     source.write_text(listing)
     subprocess.run(["as", "-o", made, source], check=True)
-    flat: list[str | Path] = ["ld", "-Ttext", "0x7c00", "-e", "start", "--oformat", "binary", "-o", binary, made]
+    flat: list[str | Path] = [
+        "ld",
+        "-Ttext",
+        "0x7c00",
+        "-e",
+        "start",
+        "--oformat",
+        "binary",
+        "-o",
+        binary,
+        made,
+    ]
     subprocess.run(flat, check=True)
     assert accel.BOOT_SECTOR.startswith(binary.read_bytes())
     assert accel.BOOT_SECTOR[len(binary.read_bytes()) : 510].strip(b"\0") == b""
