@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,10 +32,32 @@ async def test_a_log_that_is_cut_while_the_guest_writes_has_no_holes(
     machine = house.machine(guest="chatter")
     await started(hypervisor, machine)
     console = house.paths.instance(machine.uid).console_log
-    await eventually(lambda: console.stat().st_size > 20_000, "it chatters")
+    await eventually(lambda: size_of(console) > 20_000, "it chatters")
     assert logs.bound(console, 10_000)
-    await eventually(lambda: console.stat().st_size > 1_000, "it goes on")
+    await eventually(lambda: size_of(console) > 1_000, "it goes on")
     assert set(console.read_bytes()) == set(older(console).read_bytes()) == {ord("!")}
+
+
+async def test_a_console_client_that_does_not_read_holds_up_the_serial_line_and_nothing_else(
+    house: QemuHouse, hypervisor: QemuHypervisor
+) -> None:
+    """A guest's serial line waits for its reader, as a wire with flow control does; its log waits with it."""
+    machine = house.machine(guest="chatter")
+    await started(hypervisor, machine)
+    console = house.paths.instance(machine.uid).console_log
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(house.paths.instance(machine.uid).console_socket))
+        await eventually(lambda: size_of(console) > 200, "it fills the socket")
+        async with within(1):
+            await hypervisor.pause(machine.uid)
+            await hypervisor.resume(machine.uid)
+        assert hypervisor.view(machine.uid).responsive
+    before = size_of(console)
+    await eventually(lambda: size_of(console) > before + 10_000, "it goes on without the client")
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size
 
 
 # Networks
