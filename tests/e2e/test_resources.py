@@ -6,12 +6,12 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from agent.errors import MonitorError
+from agent.errors import MonitorError, StartFailed
 from agent.hypervisor.api import RunState
 from agent.hypervisor.qemu import logs
 from agent.hypervisor.qemu.driver import QemuHypervisor
@@ -116,6 +116,28 @@ async def test_a_full_disk_stops_the_guest_and_room_lets_it_go_on(tmp_path: Path
             await hypervisor.stop(machine.uid, process, 1.0)
         assert run("qemu-img", "check", "-q", "-f", "qcow2", disk) == 0
         await hypervisor.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small file system")
+async def test_a_machine_that_does_not_fit_leaves_nothing_half_made() -> None:
+    async with qemu_house() as house, mounted(house.paths.instances):
+        hypervisor = house.agent()
+        machine, filler = house.machine(), house.paths.instances / "filler"
+        fill(filler)
+        with pytest.raises(StartFailed, match=r"web could not be made: No space left"):
+            await hypervisor.prepare(machine)
+        assert [path for path in house.paths.instances.rglob("*") if path.is_file()] == [filler]
+        assert hypervisor.kept() == []
+        os.unlink(filler)
+        await hypervisor.prepare(machine)
+        assert len(hypervisor.kept()) == 1
+
+
+def fill(path: Path) -> None:
+    """Take what the file system has left."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
 
 
 @asynccontextmanager
