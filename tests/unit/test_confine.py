@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.hypervisor.qemu.confine import Confinement, file_size_limit, groups_for
+from agent.hypervisor.qemu.confine import Confinement, file_size_limit
+from agent.hypervisor.qemu.process import groups_for
 
 QEMU = ["qemu-system-x86_64", "-nodefaults"]
 

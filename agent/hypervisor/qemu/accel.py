@@ -18,8 +18,8 @@ from pathlib import Path
 from agent.errors import BadInput, StartFailed
 from agent.hypervisor.api import Accelerator
 from agent.hypervisor.qemu import process
-from agent.hypervisor.qemu.argv import DEFAULT_QEMU, SANDBOX, TCG_CPU
-from agent.hypervisor.qemu.confine import KVM, Confinement, groups_for
+from agent.hypervisor.qemu.argv import DEFAULT_QEMU, KVM, SANDBOX, TCG_CPU
+from agent.hypervisor.qemu.confine import Confinement
 from agent.hypervisor.qemu.logs import printable
 
 BOOT_SECTOR = (
@@ -250,7 +250,9 @@ async def _finished(
     """The exit status, None where it was cut off, and what it said. Unlike a machine, it ends with us."""
     # Root's trial runs as a user who, like a machine's, is let in to /dev/kvm by its group alone.
     root = os.geteuid() == 0
-    rights = Confinement(NOBODY if root else None, root, groups_for(KVM), file_size=0).privileges()
+    rights = Confinement(
+        NOBODY if root else None, root, process.groups_for(KVM), file_size=0
+    ).privileges()
     # The kernel ends it with the agent, and in any case after 30 s of processor time.
     limits = ["prlimit", "--core=0:0", "--cpu=30:30", "--"]
     confined = [*rights[:-1], "--pdeathsig", "KILL", "--", *limits, *command]

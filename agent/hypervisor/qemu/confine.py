@@ -1,4 +1,4 @@
-"""Says with what little a QEMU process starts: its user, groups, capabilities and limits.
+"""Says with what little a QEMU process starts: its user, groups, capabilities and limits. Pure.
 
 What a guest may break out into is this process, since TCG is no security boundary (docs/system/security.rst of QEMU).
 So util-linux does, before QEMU's first instruction, what QEMU's own `-runas` cannot do together with a full sandbox:
@@ -10,9 +10,6 @@ So util-linux does, before QEMU's first instruction, what QEMU's own `-runas` ca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-KVM = Path("/dev/kvm")
 
 LOCKED_MEMORY = 64 << 10
 """Bytes: a few rings of io_uring on kernels that count them."""
@@ -64,17 +61,6 @@ class Confinement:
             limits.append(f"--fsize={self.file_size}:{self.file_size}")
             limits.append(f"--nproc={THREADS}:{THREADS}")
         return [*limits, "--"]
-
-
-def groups_for(device: Path) -> tuple[int, ...]:
-    """The group that lets another user than root open `device`; none where everybody may, or no group does. That root's
-    own group may is no reason to give it away."""
-    try:
-        stat = device.stat()
-    except OSError:
-        return ()
-    everybody, group = stat.st_mode & 0o006 == 0o006, stat.st_mode & 0o060 == 0o060
-    return (stat.st_gid,) if group and not everybody and stat.st_gid != 0 else ()
 
 
 def file_size_limit(disk: int) -> int:

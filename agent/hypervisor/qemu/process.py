@@ -188,6 +188,17 @@ def launch(command: Sequence[str], *, inherit: Sequence[int], output: int) -> in
     return child.pid
 
 
+def groups_for(device: Path) -> tuple[int, ...]:
+    """The group that lets another user than root open `device`; none where everybody may, or no group does. That root's
+    own group may is no reason to give it away."""
+    try:
+        stat = device.stat()
+    except OSError:
+        return ()
+    everybody, group = stat.st_mode & 0o006 == 0o006, stat.st_mode & 0o060 == 0o060
+    return (stat.st_gid,) if group and not everybody and stat.st_gid != 0 else ()
+
+
 def ending(status: int) -> str:
     """`killed by SIGKILL`, or `exited with status 1`."""
     if status >= 0:

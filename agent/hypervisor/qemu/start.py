@@ -14,7 +14,7 @@ from contextlib import suppress
 from agent.errors import StartFailed
 from agent.hypervisor.api import Machine
 from agent.hypervisor.qemu import confine, files, logs, process
-from agent.hypervisor.qemu.argv import Descriptors
+from agent.hypervisor.qemu.argv import KVM, Descriptors
 from agent.hypervisor.qemu.process import Handle
 from agent.paths import StatePaths
 
@@ -45,7 +45,7 @@ def confinement(machine: Machine) -> confine.Confinement:
     return confine.Confinement(
         run_as=machine.run_as,
         from_root=os.geteuid() == 0,
-        groups=confine.groups_for(confine.KVM) if machine.accelerator == "kvm" else (),
+        groups=process.groups_for(KVM) if machine.accelerator == "kvm" else (),
         file_size=confine.file_size_limit(max(machine.disk or 0, machine.base.virtual_size)),
         open_files=confine.DESCRIPTORS if unlimited else min(most, confine.DESCRIPTORS),
     )
