@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import MonitorError, StartFailed
+from agent.errors import Blocked, MonitorError, StartFailed
 from agent.hypervisor.api import RunState
 from agent.hypervisor.qemu import logs
 from agent.hypervisor.qemu.driver import QemuHypervisor
@@ -95,6 +95,32 @@ async def test_a_forward_that_fails_restores_those_from_before(
 
 
 # Disks
+
+
+async def test_a_disk_that_was_removed_under_its_machine_is_said(
+    house: QemuHouse, hypervisor: QemuHypervisor
+) -> None:
+    machine = house.machine()
+    process = await started(hypervisor, machine)
+    disk = house.paths.instance(machine.uid).disk
+    os.unlink(disk)
+    await eventually(
+        lambda: hypervisor.view(machine.uid).detail == f"its disk {disk} was removed", "it is said"
+    )
+    await hypervisor.stop(machine.uid, process, 0.0)
+    with pytest.raises(Blocked, match="is missing"):
+        await hypervisor.prepare(machine)
+    with pytest.raises(StartFailed, match="No such file"):
+        await hypervisor.spawn(machine)
+
+
+async def test_a_start_that_succeeds_leaves_nothing_in_qemus_log(
+    house: QemuHouse, hypervisor: QemuHypervisor
+) -> None:
+    machine = house.machine(cpus=2)
+    process = await started(hypervisor, machine)
+    await hypervisor.stop(machine.uid, process, 0.0)
+    assert house.paths.instance(machine.uid).qemu_log.read_text() == ""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small file system")

@@ -74,6 +74,8 @@ class Monitor:
         self.view = View(None)
         self.parting = ""
         """Why QEMU is about to end, in its own word: `host-signal`, `host-qmp-quit`, ... Empty: not heard."""
+        self.remark = ""
+        """What is to be said of the machine beside its state; a sentence part, or empty."""
         self._socket, self._uid, self._timing, self._changed = socket, uid, timing, changed
         self._client: QMPClient | None = None
         self._wake = asyncio.Event()
@@ -154,6 +156,7 @@ class Monitor:
         )
         if self._trouble and state is RunState.IO_ERROR:
             detail += f": {self._trouble}"
+        detail = "; ".join(filter(None, (detail, self.remark)))
         self._publish(View(state, True, detail, self._resets), state.value)
 
     def _fell_silent(self) -> None:
