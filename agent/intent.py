@@ -9,10 +9,10 @@ from agent import backoff
 from agent.errors import HoldfastError
 from agent.steps import Create, Destroy, Replace, Step, target
 from state.clock import Moment
+from state.history import Event, StepRecord
 from state.ids import Uid
 from state.ledger import Ledger, Transaction
 from state.observed import step_key
-from state.records import Event, StepRecord
 
 Clock = Callable[[], Moment]
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from state.records import Event
+from state.history import Event
 
 
 def configure() -> None:

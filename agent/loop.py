@@ -21,13 +21,13 @@ from agent.policy import Policy
 from agent.ready import Readiness
 from agent.record import Pass, Recorder
 from agent.recover import recover
-from agent.steps import Plan, Step, Wait
+from agent.steps import Step, Wait
 from agent.wake import Wake
 from state.desired import Desired
+from state.history import Event
 from state.ids import Name, Uid
 from state.ledger import Ledger
 from state.observed import Observed
-from state.records import Event
 from state.spec.resolved import ImageSpec
 
 SHORTEST_WAIT = 0.05
@@ -99,7 +99,7 @@ class Agent:
                         done = await self._turn(reasons)
                         self._act(done, executor, steps)
                         readiness.follow(done.observed, beside)
-                        timeout = self._until(done.plan)
+                        timeout = self._until(done)
                 readiness.follow(Observed(), beside)
                 for helper in helpers:
                     helper.cancel()
@@ -155,7 +155,9 @@ class Agent:
         instance = self._ledger.instance(uid)
         self.wake.notify(f"{instance.name if instance else uid}: {word}")
 
-    def _until(self, decided: Plan) -> float:
+    def _until(self, done: Pass) -> float:
         """Seconds until the next look, if nothing wakes the loop before."""
-        waits = [step.until for step in decided.steps if isinstance(step, Wait) and step.until]
+        waits = [step.until for step in done.plan.steps if isinstance(step, Wait) and step.until]
+        if done.desired.look_again is not None:
+            waits.append(done.desired.look_again)
         return max(SHORTEST_WAIT, min([self._interval, *waits]))

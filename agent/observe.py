@@ -29,6 +29,19 @@ class Records(Protocol):
     def retries(self) -> dict[str, Retry]: ...
 
 
+class NoRecords:
+    """Of a state directory that no agent has run on yet."""
+
+    def instances(self) -> list[Instance]:
+        return []
+
+    def names(self) -> dict[Name, NameRecord]:
+        return {}
+
+    def retries(self) -> dict[str, Retry]:
+        return {}
+
+
 def observe(records: Records, backend: Backend, desired: Desired, doing: Doing) -> Observed:
     """The world at this moment."""
     seen = tuple(_look(instance, backend) for instance in records.instances())

@@ -101,8 +101,9 @@ class _Pass:
     def _held(self, name: Name, seen: list[Seen], reason: str, why: str) -> Step:
         """Leave it as it is: nothing new, nothing changed, nothing removed. What ran goes on running by its own spec,
         since a broken document is no reason to let a machine that died stay dead."""
-        alive = [one for one in seen if one.verdict is not Verdict.GONE]
-        for one in (alive or seen)[-1:]:
+        there = [one for one in seen if one.verdict is not Verdict.GONE]
+        told = len(there) <= 1 and all(one.verdict is Verdict.ALIVE for one in there)
+        for one in (there or seen)[-1:] if told else ():
             spec = VmSpec.from_canonical(one.instance.spec)
             if not spec.suspend:
                 step = self._kept(WantedVm(spec, one.instance.source), one)

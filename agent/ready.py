@@ -9,11 +9,11 @@ from dataclasses import replace
 from agent.errors import NotReady
 from agent.hypervisor.api import Doorway
 from agent.intent import Clock
+from state.history import Event
 from state.ids import Process, Uid
 from state.ledger import Ledger
 from state.lifecycle import Phase
 from state.observed import Instance, Observed, RunState, Verdict
-from state.records import Event
 from state.spec.resolved import VmSpec
 
 BETWEEN_TRIES = 0.2

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from agent.report import dated, findings
 from agent.steps import Keep, Plan
 from state.desired import Desired
+from state.history import Event, Finding
 from state.ledger import Ledger
 from state.observed import Instance, Observed
-from state.records import SOURCE_KEY, Event, Finding
+from state.records import SOURCE_KEY
 
 _QUIET = frozenset({"acting", "advice"})
 _EXPECTED = frozenset(

@@ -9,11 +9,12 @@ from dataclasses import replace
 from agent.errors import HoldfastError
 from agent.hypervisor.api import Found, Hypervisor
 from agent.intent import Clock
-from state.ids import Name
+from state.history import Event
+from state.ids import Name, Uid
 from state.ledger import Ledger
-from state.lifecycle import Phase
+from state.lifecycle import Cause, Phase
 from state.observed import Instance, NameRecord
-from state.records import Event, instance_of
+from state.records import instance_of
 
 
 async def recover(ledger: Ledger, hypervisor: Hypervisor, clock: Clock) -> None:
@@ -30,17 +31,34 @@ async def recover(ledger: Ledger, hypervisor: Hypervisor, clock: Clock) -> None:
                 with ledger.transaction() as change:
                     change.put_instance(_recorded(known, found))
                     said = "its process was not recorded"
-                    change.event(_event(found, known.name, "Found", said, now.wall))
+                    change.event(_event(found.uid, known.name, "Found", said, now.wall))
             continue
-        lost = _from_record(found)
+        lost = _from_record(found.uid, found.record)
         if lost is not None:
-            with ledger.transaction() as change:
-                change.put_instance(lost)
-                change.put_name(_name(ledger, lost))
-                said = f"taken in as pid {found.process.pid}: the ledger had lost it"
-                change.event(_event(found, lost.name, "Recovered", said, now.wall))
+            alive = replace(lost, process=found.process, phase=Phase.RUNNING)
+            said = f"taken in as pid {found.process.pid}: the ledger had lost it"
+            _take_in(ledger, alive, said, now.wall)
             continue
         await _reap(ledger, hypervisor, found, now.wall)
+    for kept in hypervisor.kept():
+        lost = _from_record(kept.uid, kept.record) if ledger.instance(kept.uid) is None else None
+        if lost is not None:
+            dead = replace(lost, process=None, phase=Phase.CRASHED, cause=Cause.EXIT)
+            said = "taken in from its files, without a process: the ledger had lost it"
+            _take_in(ledger, dead, said, now.wall)
+
+
+def _take_in(ledger: Ledger, instance: Instance, said: str, wall: float) -> None:
+    known = ledger.name(instance.name)
+    record = NameRecord(
+        instance.name,
+        max(known.generation, instance.generation),
+        instance.ssh_port or known.ssh_port,
+    )
+    with ledger.transaction() as change:
+        change.put_instance(instance)
+        change.put_name(record)
+        change.event(_event(instance.uid, instance.name, "Recovered", said, wall))
 
 
 async def _reap(ledger: Ledger, hypervisor: Hypervisor, found: Found, wall: float) -> None:
@@ -52,7 +70,7 @@ async def _reap(ledger: Ledger, hypervisor: Hypervisor, found: Found, wall: floa
     except HoldfastError as error:
         reason, said = "ReapFailed", str(error)
     with ledger.transaction() as change:
-        change.event(_event(found, None, reason, said, wall))
+        change.event(_event(found.uid, None, reason, said, wall))
 
 
 def _recorded(known: Instance, found: Found) -> Instance:
@@ -62,26 +80,16 @@ def _recorded(known: Instance, found: Found) -> Instance:
     return replace(known, phase=phase, process=found.process)
 
 
-def _from_record(found: Found) -> Instance | None:
-    """The instance as its own file tells it. It runs, so it was started."""
-    if found.record is None:
-        return None
+def _from_record(uid: Uid, record: str | None) -> Instance | None:
+    """The instance as its own file tells it; taken as one that has run, for its disk may hold what a guest wrote."""
     try:
-        instance = instance_of(json.loads(found.record))
+        instance = instance_of(json.loads(record or "null"))
     except (ValueError, KeyError, TypeError):
         return None
-    if instance.uid != found.uid:
+    if instance.uid != uid:
         return None
-    started = instance.started_at or instance.created_at
-    return replace(instance, process=found.process, phase=Phase.RUNNING, started_at=started)
+    return replace(instance, started_at=instance.started_at or instance.created_at)
 
 
-def _name(ledger: Ledger, lost: Instance) -> NameRecord:
-    known = ledger.name(lost.name)
-    return NameRecord(
-        lost.name, max(known.generation, lost.generation), lost.ssh_port or known.ssh_port
-    )
-
-
-def _event(found: Found, name: Name | None, reason: str, message: str, wall: float) -> Event:
-    return Event(at=wall, reason=reason, message=message, name=name, uid=found.uid, kind="vm")
+def _event(uid: Uid, name: Name | None, reason: str, message: str, wall: float) -> Event:
+    return Event(at=wall, reason=reason, message=message, name=name, uid=uid, kind="vm")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from agent.steps import Hold, Keep, Plan, Step, Wait
 from state.desired import Desired, Problem
-from state.records import Finding
+from state.history import Finding
 
 
 def findings(plan: Plan, desired: Desired) -> dict[str, Finding]:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from state.history import Finding
 from state.ids import Name
 from state.lifecycle import Phase
 from state.observed import Instance
-from state.records import SOURCE_KEY, Finding, Reader
+from state.records import SOURCE_KEY, Reader
 
 
 def status(

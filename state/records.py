@@ -10,11 +10,12 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from state.desired import SourceRef
+from state.history import Event, Finding, StepRecord
 from state.ids import Digest, Name, Process, Uid
 from state.lifecycle import Cause, Phase
 from state.observed import BaseImage, Instance, NameRecord, Retry
@@ -29,57 +30,6 @@ why."""
 
 class LedgerUnreadable(Exception):
     """The database cannot be read; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened. `id` grows; `at` is Unix time; `pass_id` is empty for what no pass brought about."""
-
-    at: float
-    reason: str
-    message: str
-    name: Name | None = None
-    uid: Uid | None = None
-    kind: str | None = None
-    pass_id: str = ""
-    id: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """One step as it was begun and as it ended; `ended_at` None: under way, or its agent died."""
-
-    id: int
-    pass_id: str
-    action: str
-    kind: str
-    name: Name
-    because: str
-    begun_at: float
-    uid: Uid | None = None
-    generation: int | None = None
-    ended_at: float | None = None
-    outcome: str | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the last pass's report; `since` is the Unix time of the first pass that said so.
-
-    `scope` is `kept`, `waiting`, `holding` or `acting` for what the pass made of a name, `held` for a problem that
-    certainly concerns one name, `error` for one that may concern any, and `advice`.
-    """
-
-    scope: str
-    reason: str
-    message: str
-    kind: str | None = None
-    name: Name | None = None
-    file: str | None = None
-    line: int | None = None
-    column: int | None = None
-    since: float = 0.0
 
 
 def instance_row(instance: Instance, *, qmp: str) -> dict[str, Any]:
@@ -163,10 +113,15 @@ class Reader:
             raise LedgerUnreadable("there is no state database yet")
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5.0)
         try:
-            connection.execute("SELECT 1 FROM meta").fetchone()
+            made = connection.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'findings'"
+            ).fetchone()
         except sqlite3.Error as error:
             connection.close()
             raise LedgerUnreadable(f"the state database cannot be read: {error}") from error
+        if made is None:
+            connection.close()
+            raise LedgerUnreadable("the state database is only being made")
         return cls(connection)
 
     def close(self) -> None:

@@ -13,8 +13,9 @@ from agent.loop import Source
 from agent.paths import StatePaths
 from agent.policy import Policy
 from state.clock import Moment
+from state.history import Event
 from state.ledger import Ledger
-from state.records import Event, LedgerUnreadable
+from state.records import LedgerUnreadable
 
 DEFAULT_QEMU = "qemu-system-x86_64"
 

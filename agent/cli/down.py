@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from agent.cli.options import option, state_option
-from agent.errors import StateInUse
+from agent.errors import StateInUse, StateUnusable
 from agent.paths import StatePaths
 from state.records import SETTINGS_KEY
 
@@ -26,19 +26,26 @@ def down(state: StatePaths, yes: bool, volumes: bool) -> int:
     """Destroy every VM of a state directory with its disk, after a yes. A running agent is stopped first.
 
     Images and keys are kept for the next time, unless --volumes is said."""
-    from agent.cli.reading import open_reader
-
     if not state.database.exists():
         click.echo(f"nothing to destroy: there is no state in {state.root}")
         return 0
-    reader = open_reader(state)
-    names = sorted({instance.name for instance in reader.instances()})
-    reader.close()
     if not yes:
-        told = ", ".join(names) or "no VM"
-        click.confirm(f"Destroy {told} of {state.root}, disks included?", abort=True)
+        click.confirm(f"Destroy {_told(state)} of {state.root}, disks included?", abort=True)
     _stop_agent(state)
     return asyncio.run(_destroy(state, volumes=volumes))
+
+
+def _told(state: StatePaths) -> str:
+    from agent.cli.reading import open_reader
+
+    try:
+        reader = open_reader(state)
+    except StateUnusable:
+        return "whatever is found"
+    try:
+        return ", ".join(sorted({one.name for one in reader.instances()})) or "no VM"
+    finally:
+        reader.close()
 
 
 def _stop_agent(state: StatePaths) -> None:

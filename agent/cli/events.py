@@ -15,7 +15,7 @@ from agent.paths import StatePaths
 from agent.status import stamp
 
 if TYPE_CHECKING:
-    from state.records import Event
+    from state.history import Event
 
 _LOOK_AGAIN = 0.3
 

@@ -16,7 +16,7 @@ from agent.paths import StatePaths
 from agent.status import stamp, status
 
 if TYPE_CHECKING:
-    from state.records import Event, StepRecord
+    from state.history import Event, StepRecord
 
 _LAST = 10
 

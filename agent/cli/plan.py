@@ -69,12 +69,12 @@ _NO_STATE = "00000000-0000-0000-0000-000000000000"
 
 
 def _observe(reader: Reader | None, backend: Any, desired: Desired, agent_lives: bool) -> Observed:
-    from agent.observe import Doing, observe
+    from agent.observe import Doing, NoRecords, observe
     from state.ids import Name
-    from state.observed import Observed, RunState, Seen, Verdict, View
+    from state.observed import RunState, Seen, Verdict, View
 
     if reader is None:
-        return replace(Observed(), images=_images(backend, desired))
+        return observe(NoRecords(), backend, desired, Doing())
     with reader.snapshot():
         doing = Doing()
         if agent_lives:
@@ -93,11 +93,6 @@ def _observe(reader: Reader | None, backend: Any, desired: Desired, agent_lives:
         return replace(seen, attached=True, view=View(state))
 
     return replace(observed, instances=tuple(map(as_the_agent_sees, observed.instances)))
-
-
-def _images(backend: Any, desired: Desired) -> dict[Any, Any]:
-    wanted = {vm.spec.image for vm in desired.vms.values()}
-    return {image: base for image in wanted if (base := backend.images.find(image)) is not None}
 
 
 def _accelerator(reader: Reader | None, settings: Settings) -> str:

@@ -17,7 +17,7 @@ from agent.errors import BadInput
 from agent.paths import StatePaths
 
 if TYPE_CHECKING:
-    import paramiko
+    from agent.guest.ssh import Channel
 
 _LOGIN = 20.0
 _CHUNK = 1 << 15
@@ -56,7 +56,7 @@ def ssh(state: StatePaths, name: str, command: tuple[str, ...]) -> int:
             return _join(channel)
 
 
-def _join(channel: paramiko.Channel) -> int:
+def _join(channel: Channel) -> int:
     """Both outputs drained beside each other, or a full one would hold up the other; then the exit status."""
     threading.Thread(target=_send, args=(channel,), daemon=True).start()
     errors = threading.Thread(target=_drain_errors, args=(channel,))
@@ -68,12 +68,12 @@ def _join(channel: paramiko.Channel) -> int:
     return _NO_STATUS if status < 0 else status
 
 
-def _drain_errors(channel: paramiko.Channel) -> None:
+def _drain_errors(channel: Channel) -> None:
     while piece := channel.recv_stderr(_CHUNK):
         terminal.write_all(sys.stderr.fileno(), piece)
 
 
-def _send(channel: paramiko.Channel) -> None:
+def _send(channel: Channel) -> None:
     try:
         while piece := os.read(sys.stdin.fileno(), _CHUNK):
             channel.sendall(piece)

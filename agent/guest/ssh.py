@@ -11,21 +11,33 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agent.errors import HoldfastError, NotReady
 from agent.guest import keys
-from agent.hypervisor.api import Endpoint
 from agent.paths import StatePaths
 from state.ids import Name, Uid
 
 if TYPE_CHECKING:
     import paramiko
 
+    Channel = paramiko.Channel
+
 BANNER_TIMEOUT = 3.0
 LOGIN_TIMEOUT = 20.0
 """Seconds for key exchange, login and one command; a guest under emulation takes two for its first key exchange."""
 _KNOCKERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where and as whom a guest is reached. `host_key` is the public key that it must show, `ssh-ed25519 AAAA…`."""
+
+    address: str
+    port: int
+    user: str
+    host_key: str = field(repr=False)
 
 
 class HostKeyChanged(HoldfastError):

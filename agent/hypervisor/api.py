@@ -14,7 +14,7 @@ A machine's life, as the process sees it:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from state.ids import Name, Process, Uid
@@ -156,16 +156,6 @@ class Hypervisor(Protocol):
 
     async def discard(self, uid: Uid) -> None:
         """Remove every file and socket of a machine whose process is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where and as whom a guest is reached. `host_key` is the public key that it must show, `ssh-ed25519 AAAA…`."""
-
-    address: str
-    port: int
-    user: str
-    host_key: str = field(repr=False)
 
 
 class Doorway(Protocol):

@@ -26,13 +26,16 @@ class Unusable:
 
 class Unresolved(Exception):
     """A document asks for something that the image map does not give; `path` is the key that asks. `missing`: no map
-    has it, so that it may be in one that could not be read."""
+    has it, so that it may be in one that could not be read. `told`: what is wrong is a trouble of a map already."""
 
-    def __init__(self, message: str, path: Path, *, missing: bool = False) -> None:
+    def __init__(
+        self, message: str, path: Path, *, missing: bool = False, told: bool = False
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.path = path
         self.missing = missing
+        self.told = told
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class ImageMap:
         """What `label` leads to; with None, what the default label leads to. Raises Unresolved."""
         if label is None:
             if isinstance(self.default_label, Unusable):
-                raise Unresolved(f"`image` is missing, and {self.default_label.why}", ())
+                raise Unresolved(f"`image` is missing, and {self.default_label.why}", (), told=True)
             if self.default_label is None:
                 raise Unresolved(
                     "`image` is missing, and no image map has a default (write `image:`, or"
@@ -89,7 +92,8 @@ class ImageMap:
                 case Image() as image:
                     return image
                 case Unusable(why):
-                    raise Unresolved(f"image {quoted(steps[-1])}{_by(steps)} {why}", ("image",))
+                    message = f"image {quoted(steps[-1])}{_by(steps)} {why}"
+                    raise Unresolved(message, ("image",), told=True)
                 case None:
                     raise _unknown("image", steps, self.labels)
                 case _ if len(steps) > LONGEST_CHAIN:
@@ -224,5 +228,6 @@ def _dangling(maps: Sequence[PlacedMap], merged: ImageMap) -> list[Trouble]:
             try:
                 merged.image(label)
             except Unresolved as error:
-                found.append(Trouble(index, path, error.message))
+                if not error.told:
+                    found.append(Trouble(index, path, error.message))
     return found

@@ -70,7 +70,11 @@ LabelValue = Annotated[
     str, Field(json_schema_extra={"maxLength": 255}), AfterValidator(_label_value)
 ]
 Address = Annotated[
-    str, AfterValidator(_address), WithJsonSchema({"type": "string", "format": "ipv4"})
+    str,
+    AfterValidator(_address),
+    WithJsonSchema(
+        {"type": "string", "format": "ipv4", "pattern": r"^([0-9]{1,3}\.){3}[0-9]{1,3}$"}
+    ),
 ]
 """IPv4 only: QEMU 7.2's user-mode network takes neither IPv6 nor names in a host forward."""
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -23,13 +24,12 @@ from agent.hypervisor.qemu.process import Handle
 from agent.paths import StatePaths
 from state.ids import Digest, Name, Process, Uid, instance_uid
 from tests.bootsectors import write_disk
-from tests.builders import STATE_ID
 
 Guest = Literal["idle", "off", "panic", "obedient"]
 
 DISK = 1 << 20
 RUN_AS = 60_900
-QUICK = Timing(heartbeat=0.2, silence=0.3, command=5.0, connect=1.0)
+QUICK = Timing(heartbeat=0.2, silence=1.0, command=5.0, connect=2.0)
 
 
 class House(Protocol):
@@ -51,9 +51,9 @@ class House(Protocol):
         """Stop the process from doing anything at all, or let it go on."""
 
 
-def _machine(base: BaseImage, name: str, **fields: Any) -> Machine:
+def _machine(state_id: str, base: BaseImage, name: str, **fields: Any) -> Machine:
     values: dict[str, Any] = {
-        "uid": instance_uid(STATE_ID, "vm", name, 1),
+        "uid": instance_uid(state_id, "vm", name, 1),
         "name": Name(name),
         "generation": 1,
         "base": base,
@@ -72,11 +72,12 @@ class QemuHouse:
     def __init__(self, root: Path, timing: Timing = QUICK) -> None:
         self.paths = StatePaths(root)
         self.timing = timing
+        self.state_id = str(uuid.uuid4())
         self._images = root / "images"
         self._images.mkdir()
 
     def agent(self) -> QemuHypervisor:
-        return QemuHypervisor(self.paths, STATE_ID, timing=self.timing)
+        return QemuHypervisor(self.paths, self.state_id, timing=self.timing)
 
     def machine(self, name: str = "web", guest: str = "idle", **fields: Any) -> Machine:
         path = self._images / guest
@@ -84,7 +85,7 @@ class QemuHouse:
             write_disk(path, guest, DISK)  # type: ignore[arg-type]  # the kinds of both
         fields.setdefault("run_as", RUN_AS if os.geteuid() == 0 else None)
         base = BaseImage(path, "raw", DISK, Digest("sha256:" + "0" * 64))
-        return _machine(base, name, **fields)
+        return _machine(self.state_id, base, name, **fields)
 
     def led_astray(self, uid: Uid) -> None:
         """Its boot sector does it by itself."""
@@ -112,6 +113,7 @@ class MemoryHouse:
 
     def __init__(self) -> None:
         self.host = MemoryHost()
+        self._state_id = str(uuid.uuid4())
         self._guests: dict[Uid, Guest] = {}
 
     def agent(self) -> Hypervisor:
@@ -119,7 +121,7 @@ class MemoryHouse:
 
     def machine(self, name: str = "web", guest: Guest = "idle", **fields: Any) -> Machine:
         base = BaseImage(Path("/memory/base"), "raw", DISK, Digest("sha256:" + "0" * 64))
-        machine = _machine(base, name, **fields)
+        machine = _machine(self._state_id, base, name, **fields)
         self._guests[machine.uid] = guest
         return machine
 

@@ -368,3 +368,20 @@ def _reason(lab: Lab, name: str) -> str:
 
 def _message(lab: Lab, name: str) -> str:
     return next(step.because for step in lab.passes[-1].plan.steps if step.name == name)
+
+
+async def test_a_lost_ledger_is_rebuilt_from_the_machines_and_no_machine_is_touched(
+    lab: Lab,
+) -> None:
+    async with lab.killed():
+        lab.edit(desired(vm("web"), vm("db")))
+        await lab.settled()
+        stopped = lab.instance("db").uid
+    lab.host.kill(stopped)
+    lab.database.unlink()
+    before = lab.host.running()
+    async with lab.running():
+        await lab.settled()
+        assert lab.host.running().items() >= before.items()
+        assert lab.uids()[Name("db")] == stopped
+        assert lab.host.guests[stopped].boots == 2

@@ -195,10 +195,11 @@ class Monitor:
         return await self._execute(client, command, arguments, self._timing.command)
 
     async def _usable(self, command: str) -> QMPClient:
-        """The connection; the first one is waited for."""
-        await self.until(
-            lambda view: view.state is not None or not view.responsive, self._timing.connect
-        )
+        """The connection. A first one is waited for, and so is one that is silent just now: a busy host is no fault."""
+        if self.view.state is None and self.view.responsive:
+            await self.until(lambda view: view != View(None), self._timing.connect)
+        if not self.view.responsive:
+            await self.until(lambda view: view.responsive, self._timing.silence)
         if self._client is None or not self.view.responsive:
             raise MonitorError(
                 f"{command} was not sent: {self.view.detail or 'its monitor is not connected yet'}"

@@ -22,8 +22,11 @@ CONSOLE_LIMIT = 16 << 20
 QEMU_LOG_LIMIT = 1 << 20
 """Bytes after which a log is cut to its last half; a guest decides how much it says."""
 
-PRESS_AGAIN = 5.0
-"""Seconds after which ACPI power-down is asked for again: Linux forgets one that comes before its driver does."""
+PRESS_AGAIN, PRESS_SELDOM = 1.0, 8.0
+"""Seconds after which ACPI power-down is asked for again, first and at most: one that comes before the guest listens
+for it is lost (hw/acpi/core.c), and one that comes twice does no harm."""
+_MAY_REACT = (None, RunState.RUNNING, RunState.PAUSED, RunState.IO_ERROR)
+
 QUIT, TERMINATE, KILL = 10.0, 5.0, 5.0
 """Seconds that each step is given. QEMU flushes its disks at `quit` and at SIGTERM."""
 
@@ -113,26 +116,26 @@ class Running:
         """Let the guest end itself. True when the process is gone; False when the guest is off, cannot react, or did
         not within `grace` seconds."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + grace
-        await self.until(_known, min(grace, self._timing.connect))
-        while self.view.responsive and self.view.state in (
-            RunState.RUNNING,
-            RunState.PAUSED,
-            RunState.IO_ERROR,
-        ):
-            try:
-                await self.monitor.execute("system_powerdown")
-                if self.view.state is not RunState.RUNNING:
-                    # Only a guest that runs can put its files in order; one whose disk is full stops at once again.
-                    await self.monitor.execute("cont")
-                    await self.monitor.refresh()
-            except MonitorError:
+        deadline, pause = loop.time() + grace, PRESS_AGAIN
+        while not self.held.over() and (left := deadline - loop.time()) > 0:
+            if self.view.state not in _MAY_REACT:
                 break
-            left = deadline - loop.time()
-            await self.until(_not_running, min(left, PRESS_AGAIN))
-            if self.held.over() or _not_running(self.view) or left <= PRESS_AGAIN:
+            with suppress(
+                MonitorError
+            ):  # silent just now: it may be heard again before its grace is over
+                await self._press()
+            if not _may_go_on(self.view):
                 break
+            await self.until(lambda view: not _may_go_on(view), min(left, pause))
+            pause = min(2 * pause, PRESS_SELDOM)
         return self.held.over()
+
+    async def _press(self) -> None:
+        await self.monitor.execute("system_powerdown")
+        if self.view.state is not RunState.RUNNING:
+            # Only a guest that runs can put its files in order; one whose disk is full stops at once again.
+            await self.monitor.execute("cont")
+            await self.monitor.refresh()
 
     async def until(self, met: Callable[[View], bool], seconds: float) -> None:
         """Return when the view meets the condition, the process has ended, or `seconds` are over."""
@@ -148,9 +151,8 @@ def _known(view: View) -> bool:
     return view.state is not None
 
 
-def _not_running(view: View) -> bool:
-    # One that is silent for a while may be busy with its end.
-    return view.state is not RunState.RUNNING
+def _may_go_on(view: View) -> bool:
+    return view.state is None or view.state is RunState.RUNNING
 
 
 async def kill(held: Handle) -> None:

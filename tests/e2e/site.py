@@ -1,0 +1,239 @@
+"""One site for an end-to-end test: a state directory, a tree of documents, and agents as processes of their own.
+
+What it asserts, it asserts of the world: processes, files, sockets, guests. When a test is over nothing of it runs, and
+every promise that can be looked at has been looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agent.hypervisor.qemu.process import Handle
+from agent.paths import StatePaths
+from state.ids import Process, Uid
+from state.observed import Instance
+from state.records import LedgerUnreadable, Reader
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE = 300.0
+"""Seconds for anything that takes a guest's boot: five under emulation for the tiny one, ninety for a cloud image, and
+many more beside other tests."""
+
+IMAGES = """\
+api: holdfast/v1
+kind: images
+name: default
+default_label: tiny
+images:
+  tiny: {{source: "{image}", ssh_user: {user}, boot_timeout: 5m}}
+"""
+
+VM = """\
+api: holdfast/v1
+kind: vm
+name: {name}
+memory: {memory}
+stop_timeout: 10s
+{more}
+"""
+
+
+def image_path(variable: str, default: str) -> Path:
+    """A built guest image. Fails, rather than skips, where it was not built."""
+    path = Path(os.environ.get(variable) or ROOT / ".cache/guests" / default)
+    assert path.exists(), f"{path} is not there: build it with `make guest` or `make guest-debian`"
+    return path
+
+
+class Site:
+    """Made by `site()`; gone with all that runs in it when that block ends."""
+
+    def __init__(self, root: Path, image: Path, user: str) -> None:
+        self.desired = root / "desired"
+        self.desired.mkdir()
+        self.state = root / "state"
+        self.paths = StatePaths(self.state)
+        self.image = image
+        self._mark: str | None = None
+        self.write("images.yaml", IMAGES.format(image=image, user=user))
+
+    # The tree
+
+    def write(self, file: str, text: str) -> None:
+        """As an editor does: beside it, then in its place."""
+        path = self.desired / file
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(text)
+        part.rename(path)
+
+    def vm(self, name: str, *, memory: str = "128MiB", more: str = "") -> None:
+        self.write(f"{name}.yaml", VM.format(name=name, memory=memory, more=more))
+
+    def delete(self, name: str) -> None:
+        (self.desired / f"{name}.yaml").unlink()
+
+    # Commands
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """The program, with its output in `agent.log`."""
+        log = (self.state.parent / "agent.log").open("ab")
+        with log:
+            return subprocess.Popen(
+                self._words("run", *self._source(), *words), stdout=log, stderr=log, cwd=ROOT
+            )
+
+    def call(self, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """One command, to its end."""
+        return subprocess.run(
+            self._words(*words), capture_output=True, input=stdin, timeout=DEADLINE, cwd=ROOT
+        )
+
+    def _words(self, command: str, *words: str) -> list[str]:
+        return [sys.executable, "-m", "agent", command, "--state", str(self.state), *words]
+
+    def _source(self) -> list[str]:
+        return [
+            "--desired", str(self.desired), "--image-root", str(self.image.parent),
+            "--accel", "tcg", "--interval", "2",
+        ]  # fmt: skip
+
+    @contextmanager
+    def agent(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """An agent that runs while the block does, and is then told to stop."""
+        process = self.start(*words)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            assert process.wait(DEADLINE) is not None
+        assert process.returncode in (0, -signal.SIGKILL), self.log()
+
+    def plan(self) -> list[tuple[str, str]]:
+        """What `holdfast plan` says would be done: (action, name) of each step that changes something."""
+        told = self.call("plan", "-o", "json", *self._source()[:-2])
+        assert told.returncode in (0, 2), told.stderr.decode()
+        steps = json.loads(told.stdout)["steps"]
+        quiet = ("keep", "wait", "hold")
+        return [(one["action"], one["name"]) for one in steps if one["action"] not in quiet]
+
+    def status(self) -> dict[str, Any]:
+        """As a program reads it; of a state that no agent has made yet, that there is nothing."""
+        told = self.call("status", "-o", "json")
+        if b"no state database" in told.stderr or b"only being made" in told.stderr:
+            return {"agent": {"running": False}, "items": [], "held": [], "waiting": []}
+        assert told.returncode == 0, told.stderr.decode()
+        found: dict[str, Any] = json.loads(told.stdout)
+        return found
+
+    def item(self, name: str) -> dict[str, Any]:
+        """What `status` says of one name; empty where it says nothing."""
+        return next((one for one in self.status()["items"] if one["name"] == name), {})
+
+    def ssh(self, name: str, command: str) -> str:
+        told = self.call("ssh", name, "--", command)
+        assert told.returncode == 0, (told, self.log())
+        return told.stdout.decode()
+
+    def log(self) -> str:
+        path = self.state.parent / "agent.log"
+        return path.read_text() if path.exists() else ""
+
+    # The world
+
+    def instances(self) -> list[Instance]:
+        """What is recorded; nothing while there is no database."""
+        try:
+            reader = Reader.open(self.paths.database)
+        except LedgerUnreadable:
+            return []
+        try:
+            return reader.instances()
+        finally:
+            reader.close()
+
+    def processes(self) -> dict[int, Uid]:
+        """Every live QEMU of this site, by pid. They are known by the state's id on their command line."""
+        if self._mark is None and self.paths.identity.exists():
+            self._mark = self.paths.identity.read_text().strip()
+        found = {}
+        for entry in Path("/proc").iterdir():
+            words = _command_line(entry) if self._mark and entry.name.isdigit() else []
+            if words and words[0].endswith("qemu-system-x86_64") and self._marked(words):
+                found[int(entry.name)] = Uid(words[words.index("-uuid") + 1])
+        return found
+
+    def _marked(self, words: list[str]) -> bool:
+        return any(str(self._mark) in word for word in words)
+
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
+        """Wait for the world; the first true answer."""
+        waiting, end = threading.Event(), time.monotonic() + seconds
+        while True:
+            if answer := condition():
+                return answer
+            assert time.monotonic() < end, f"not within {seconds:g} s: {what}\n{self.log()}"
+            waiting.wait(0.05)
+
+    def ready(self, name: str, **more: Any) -> dict[str, Any]:
+        """Wait until a name is ready, and as `more` says; its item."""
+
+        def look() -> dict[str, Any] | None:
+            item = self.item(name)
+            fits = all(item.get(key) == value for key, value in more.items())
+            return item if item.get("ready") and fits else None
+
+        found: dict[str, Any] = self.until(look, f"{name} is ready {more}")
+        return found
+
+    def kill(self, pid: int) -> None:
+        """SIGKILL one QEMU of this site, and nothing else."""
+        assert pid in self.processes()
+        os.kill(pid, signal.SIGKILL)
+
+    def runs(self, process: Process) -> bool:
+        held = Handle.hold(process)
+        if held is not None:
+            held.close()
+        return held is not None
+
+    def sweep(self) -> None:
+        """End what is left, by pid, and say whether there was any."""
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+
+
+def _command_line(entry: Path) -> list[str]:
+    """Empty for a process that is gone, a zombie among them."""
+    try:
+        return (entry / "cmdline").read_text().split("\0")
+    except OSError:
+        return []
+
+
+@contextmanager
+def site(image: Path, user: str) -> Iterator[Site]:
+    """A site in a directory with a short path."""
+    root = Path(tempfile.mkdtemp(prefix="hf-"))
+    made = Site(root, image, user)
+    try:
+        yield made
+        told = made.call("down", "--yes", "--volumes")
+        assert told.returncode == 0, told.stderr.decode()
+        assert made.processes() == {}, "QEMUs were left behind"
+        left = sorted(path.name for path in made.state.iterdir()) if made.state.exists() else []
+        assert left in ([], ["agent.lock"]), "files were left behind"
+    finally:
+        made.sweep()
+        shutil.rmtree(root)

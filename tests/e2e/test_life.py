@@ -1,0 +1,292 @@
+"""The life of a VM on real QEMU with a guest that answers: each change, and what `plan` said of it before."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from tests.e2e.confinement import (
+    assert_confined,
+    assert_listens_only_on,
+    assert_no_secret_in_argv,
+    assert_state_private,
+)
+from tests.e2e.site import DEADLINE, Site
+
+pytestmark = [pytest.mark.qemu, pytest.mark.guest, pytest.mark.timeout(400)]
+
+
+def host_key(port: int) -> str:
+    """What whoever listens there shows, as ssh-keyscan tells it."""
+    told = subprocess.run(
+        ["ssh-keyscan", "-T", "20", "-t", "ed25519", "-p", str(port), "127.0.0.1"],
+        capture_output=True,
+        check=True,
+    )
+    return told.stdout.decode().split(" ", 1)[1].strip()
+
+
+def test_a_document_becomes_a_confined_vm_that_answers_and_its_deletion_ends_it(tiny: Site) -> None:
+    tiny.vm("other")
+    with tiny.agent():
+        tiny.ready("other")
+        lives_and_ends(tiny)
+        assert tiny.item("other")["ready"]
+
+
+def lives_and_ends(place: Site, memory: str = "128MiB") -> None:
+    """A VM `web`, from the document that asks for it to the one that does not. An agent runs."""
+    place.vm("web", memory=memory, more="labels: {tier: edge}")
+    item = place.ready("web")
+    assert item["phase"] == "running"
+    assert item["labels"] == {"tier": "edge"}
+    assert place.ssh("web", "uname -s; hostname").split() == ["Linux", "web"]
+    failing = place.call("ssh", "web", "--", "echo out; echo err >&2; exit 7")
+    assert (failing.returncode, failing.stdout, failing.stderr) == (7, b"out\n", b"err\n")
+
+    pid = item["pid"]
+    run_as = next(one.run_as for one in place.instances() if one.uid == item["uid"])
+    assert_confined(pid, run_as=run_as)
+    assert_listens_only_on(pid, item["ssh"]["port"])
+    assert_state_private(place.paths)
+    keys = [path.read_text() for path in place.paths.keys.rglob("*") if path.is_file()]
+    assert_no_secret_in_argv(pid, [line for key in keys for line in key.splitlines()])
+    assert sorted(place.processes().values()) == sorted(one.uid for one in place.instances())
+
+    place.delete("web")
+    place.until(lambda: pid not in place.processes(), "the process is gone")
+    place.until(lambda: not place.item("web"), "the name is forgotten")
+    assert not place.paths.instance(item["uid"]).directory.exists()
+
+
+def test_changed_memory_replaces_and_keeps_the_ssh_port_and_the_host_key(tiny: Site) -> None:
+    tiny.vm("web")
+    with tiny.agent():
+        before = tiny.ready("web")
+        key = host_key(before["ssh"]["port"])
+    tiny.vm("web", memory="256MiB")
+    assert tiny.plan() == [("replace", "web")]
+    with tiny.agent():
+        after = tiny.ready("web", generation=before["generation"] + 1)
+        assert after["uid"] != before["uid"]
+        assert after["ssh"]["port"] == before["ssh"]["port"]
+        assert host_key(after["ssh"]["port"]) == key
+        assert tiny.processes() == {after["pid"]: after["uid"]}
+        assert not tiny.paths.instance(before["uid"]).directory.exists()
+        assert tiny.plan() == []
+        assert int(tiny.ssh("web", "grep MemTotal /proc/meminfo").split()[1]) > 128 << 10
+
+
+def test_changed_labels_and_ports_do_not_touch_the_process(
+    tiny: Site, free_ports: list[int]
+) -> None:
+    tiny.vm("web")
+    port = free_ports[0]
+    with tiny.agent():
+        before = tiny.ready("web")
+        tiny.ssh("web", "(while true; do echo hello | nc -l -p 8000; done) >/dev/null 2>&1 &")
+        tiny.vm("web", more=f"labels: {{tier: edge}}\nports: [{{host: {port}, guest: 8000}}]")
+        after = tiny.until(
+            lambda: (item := tiny.item("web"))["ports"] and item["labels"] and item, "updated"
+        )
+        assert (after["pid"], after["uid"]) == (before["pid"], before["uid"])
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as line:
+            assert line.recv(5) == b"hello"
+        assert tiny.plan() == []
+
+
+def test_a_broken_edit_holds_the_vm_and_the_others_go_on(tiny: Site) -> None:
+    tiny.vm("web")
+    with tiny.agent():
+        before = tiny.ready("web")
+        tiny.write("web.yaml", "api: holdfast/v1\nkind: vm\nname: web\nmemry: 1GiB\n")
+        tiny.vm("new")
+        assert [one for one in tiny.plan() if one[1] == "web"] == []
+        held = tiny.until(lambda: tiny.status()["held"], "it is held")
+        assert (held[0]["name"], held[0]["file"], held[0]["line"]) == ("web", "web.yaml", 4)
+        assert "memory" in held[0]["message"]
+        tiny.ready("new")
+        assert before["pid"] in tiny.processes()
+
+
+@pytest.mark.parametrize("how", ["emptied", "gone"])
+def test_an_emptied_or_missing_tree_destroys_nothing(tiny: Site, how: str) -> None:
+    tiny.vm("web")
+    with tiny.agent():
+        before = tiny.ready("web")
+        if how == "gone":
+            tiny.desired.rename(tiny.desired.with_name("elsewhere"))
+        else:
+            for path in tiny.desired.iterdir():
+                path.unlink()
+        waiting = tiny.until(lambda: tiny.status()["waiting"], "it is held")
+        assert waiting[0]["reason"] == "AbsenceUnproven"
+        assert tiny.processes() == {before["pid"]: before["uid"]}
+        assert tiny.ssh("web", "hostname").strip() == "web"
+
+
+def test_a_killed_agent_leaves_its_vms_and_the_next_adopts_them(tiny: Site) -> None:
+    tiny.vm("web")
+    tiny.vm("db")
+    first = tiny.start()
+    try:
+        before = {name: tiny.ready(name) for name in ("web", "db")}
+    finally:
+        first.kill()
+        first.wait(DEADLINE)
+    pids = {item["pid"] for item in before.values()}
+    assert set(tiny.processes()) == pids
+    assert tiny.plan() == [("adopt", "db"), ("adopt", "web")]
+    with tiny.agent():
+        tiny.until(lambda: tiny.status()["agent"]["running"], "the next one runs")
+        tiny.until(lambda: "Adopted" in tiny.log(), "it adopts")
+        assert set(tiny.processes()) == pids
+        for name, old in before.items():
+            now = tiny.item(name)
+            same = ("pid", "uid", "started_at", "restarts", "ready", "ssh")
+            assert [now[key] for key in same] == [old[key] for key in same]
+        assert tiny.plan() == []
+        assert tiny.ssh("web", "hostname").strip() == "web"
+
+
+def test_a_killed_qemu_comes_back_from_its_own_disk(tiny: Site) -> None:
+    tiny.vm("web")
+    with tiny.agent():
+        before = tiny.ready("web")
+        tiny.ssh("web", "echo kept > /persist/mark && sync")
+        tiny.kill(before["pid"])
+        after = tiny.ready("web", restarts=1)
+        assert after["uid"] == before["uid"]
+        assert after["pid"] != before["pid"]
+        assert after["ssh"] == before["ssh"]
+        assert tiny.ssh("web", "cat /persist/mark") == "kept\n"
+
+
+def test_a_qemu_that_died_while_no_agent_ran_is_restarted_as_planned(tiny: Site) -> None:
+    tiny.vm("web")
+    with tiny.agent():
+        before = tiny.ready("web")
+    tiny.kill(before["pid"])
+    tiny.until(lambda: not tiny.processes(), "it is gone")
+    assert tiny.item("web")["phase"] == "crashed"
+    assert tiny.plan() == [("restart", "web")]
+    with tiny.agent():
+        assert tiny.ready("web", restarts=1)["uid"] == before["uid"]
+
+
+def test_a_burst_of_edits_ends_in_the_last_one(tiny: Site) -> None:
+    with tiny.agent():
+        for megabytes in range(129, 149):
+            tiny.vm("web", memory=f"{megabytes}MiB")
+        tiny.until(tiny.instances, "it is made")
+
+        def last_one_runs() -> bool:
+            own = [json.loads(one.spec)["memory"] for one in tiny.instances()]
+            return own == [148 << 20] and tiny.item("web").get("ready", False)
+
+        tiny.until(last_one_runs, "the last edit is what runs")
+        assert len(tiny.processes()) == 1
+        assert tiny.plan() == []
+
+
+def test_a_second_agent_on_the_same_state_refuses_and_names_the_first(tiny: Site) -> None:
+    tiny.vm("web")
+    with tiny.agent() as first:
+        tiny.ready("web")
+        second = tiny.start()
+        assert second.wait(DEADLINE) == 75
+        assert f"pid {first.pid}" in tiny.log()
+        assert first.poll() is None
+
+
+def test_power_and_restart_are_obeyed(tiny: Site) -> None:
+    tiny.vm("web")
+    with tiny.agent():
+        before = tiny.ready("web")
+        tiny.vm("web", more="power: paused")
+        tiny.until(lambda: tiny.item("web")["phase"] == "paused", "paused")
+        tiny.vm("web", more="power: stopped")
+        tiny.until(lambda: tiny.item("web")["phase"] == "stopped", "stopped")
+        assert tiny.processes() == {}
+        tiny.vm("web", more="restart: on_failure")
+        running = tiny.ready("web")
+        assert running["uid"] == before["uid"]
+        tiny.call("ssh", "web", "--", "poweroff")
+        tiny.until(lambda: tiny.item("web")["reason"] == "GuestPoweredOff", "seen as a poweroff")
+        assert tiny.processes() == {}
+
+
+def test_a_stopped_process_is_unresponsive_and_not_doubled(tiny: Site) -> None:
+    tiny.vm("web")
+    tiny.vm("db")
+    with tiny.agent():
+        before = tiny.ready("web")
+        tiny.ready("db")
+        os.kill(before["pid"], signal.SIGSTOP)
+        try:
+            tiny.until(lambda: tiny.item("web")["phase"] == "unresponsive", "said so", 15)
+            tiny.vm("db", memory="160MiB")
+            tiny.ready("db", generation=2)
+            assert list(tiny.processes().values()).count(before["uid"]) == 1
+        finally:
+            os.kill(before["pid"], signal.SIGCONT)
+        tiny.until(lambda: tiny.item("web")["phase"] == "running", "and back")
+        assert tiny.item("web")["pid"] == before["pid"]
+
+
+def test_what_qemu_says_of_a_failed_start_is_the_reason(tiny: Site) -> None:
+    tiny.vm("web", memory="15TiB")
+    with tiny.agent():
+        item = tiny.until(
+            lambda: (item := tiny.item("web")) and item["reason"] == "BackOff" and item,
+            "it waits",
+        )
+        assert (
+            "annot allocate memory" in item["message"]
+            or "annot set up guest memory" in item["message"]
+        )
+        tiny.vm("web")
+        tiny.ready("web")
+
+
+def test_a_taken_port_names_its_owner(tiny: Site) -> None:
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", 0))
+        squatter.listen()
+        port = squatter.getsockname()[1]
+        tiny.vm("web", more=f"ports: [{{host: {port}, guest: 80}}]")
+        told = tiny.call(
+            "plan", "--desired", str(tiny.desired), "--image-root", str(tiny.image.parent)
+        )
+        assert f"port {port} of 127.0.0.1 is taken by" in told.stdout.decode()
+        assert f"(pid {os.getpid()})" in told.stdout.decode()
+
+
+def test_a_lost_database_loses_no_vm(tiny: Site) -> None:
+    tiny.vm("web")
+    with tiny.agent():
+        before = tiny.ready("web")
+    for suffix in ("", "-wal", "-shm"):
+        tiny.paths.database.with_name(f"state.db{suffix}").unlink(missing_ok=True)
+    with tiny.agent():
+        after = tiny.ready("web")
+        assert (after["pid"], after["uid"], after["ssh"]) == (
+            before["pid"],
+            before["uid"],
+            before["ssh"],
+        )
+        assert tiny.processes() == {before["pid"]: before["uid"]}
+
+
+def test_the_serial_console_can_be_read_and_typed_into(tiny: Site) -> None:
+    tiny.vm("web")
+    with tiny.agent():
+        tiny.ready("web")
+        tiny.until(lambda: b"holdfast-guest: ready" in tiny.call("logs", "web").stdout, "logged")
+        told = tiny.call("console", "web", stdin=b"echo $((6*7))-from-the-console\n")
+        assert b"42-from-the-console" in told.stdout

@@ -1,0 +1,135 @@
+"""Logs, ports, disks and descriptors of real QEMUs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.errors import MonitorError
+from agent.hypervisor.api import RunState
+from agent.hypervisor.qemu import logs
+from agent.hypervisor.qemu.driver import QemuHypervisor
+from agent.paths import older
+from state.spec.resolved import Forward
+from tests.contract.houses import QemuHouse, Watched, qemu_house
+from tests.e2e.confinement import listening
+from tests.e2e.qmp import connected
+from tests.e2e.steps import run, started, within
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(90)]
+
+
+async def test_a_log_that_is_cut_while_the_guest_writes_has_no_holes(
+    house: QemuHouse, hypervisor: QemuHypervisor
+) -> None:
+    machine = house.machine(guest="chatter")
+    await started(hypervisor, machine)
+    console = house.paths.instance(machine.uid).console_log
+    await eventually(lambda: console.stat().st_size > 20_000, "it chatters")
+    assert logs.bound(console, 10_000)
+    await eventually(lambda: console.stat().st_size > 1_000, "it goes on")
+    assert set(console.read_bytes()) == set(older(console).read_bytes()) == {ord("!")}
+
+
+# Networks
+
+
+async def test_forwards_become_what_is_asked_for_whatever_they_were(
+    house: QemuHouse, hypervisor: QemuHypervisor, free_ports: list[int]
+) -> None:
+    first, second, third = (Forward(port, 22) for port in free_ports[:3])
+    machine = house.machine(forwards=(first, second))
+    process = await started(hypervisor, machine)
+    elsewhere = Forward(first.host, 80)
+    await hypervisor.set_forwards(machine.uid, [], [elsewhere, third])
+    assert listening(process.pid) == {("127.0.0.1", first.host), ("127.0.0.1", third.host)}
+    async with connected(house.paths.instance(machine.uid).metrics_socket) as client:
+        listed = await client.say("info usernet")
+    assert f"{first.host}       10.0.2.15    80" in listed
+    await hypervisor.set_forwards(machine.uid, [elsewhere, third], [])
+    assert listening(process.pid) == set()
+
+
+async def test_a_forward_that_fails_restores_those_from_before(
+    house: QemuHouse, hypervisor: QemuHypervisor, free_ports: list[int]
+) -> None:
+    mine, taken, more = free_ports[:3]
+    await started(hypervisor, house.machine("holder", forwards=(Forward(taken, 22),)))
+    machine = house.machine(forwards=(Forward(mine, 22),))
+    process = await started(hypervisor, machine)
+    with pytest.raises(MonitorError, match=f"127.0.0.1:{taken} could not be forwarded"):
+        await hypervisor.set_forwards(machine.uid, [], [Forward(more, 80), Forward(taken, 80)])
+    assert listening(process.pid) == {("127.0.0.1", mine)}
+    with pytest.raises(MonitorError, match="stay as they are"):
+        await hypervisor.set_forwards(machine.uid, [], [Forward(more, 80, "0.0.0.0,guestfwd=x")])
+    assert listening(process.pid) == {("127.0.0.1", mine)}
+
+
+# Disks
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small file system")
+async def test_a_full_disk_stops_the_guest_and_room_lets_it_go_on(tmp_path: Path) -> None:
+    async with qemu_house() as house, mounted(house.paths.instances):
+        hypervisor = house.agent()
+        await hypervisor.open(Watched().on_change)
+        machine = house.machine(guest="writer", disk=64 << 20)
+        process = await started(hypervisor, machine)
+        await eventually(
+            lambda: hypervisor.view(machine.uid).state is RunState.IO_ERROR, "its disk is full"
+        )
+        assert "No space left" in hypervisor.view(machine.uid).detail
+        assert run("mount", "-o", "remount,size=64m", house.paths.instances) == 0
+        await hypervisor.resume(machine.uid)
+        disk = house.paths.instance(machine.uid).disk
+        await eventually(lambda: disk.stat().st_size > 16 << 20, "it writes on")
+        async with within(20):
+            await hypervisor.stop(machine.uid, process, 1.0)
+        assert run("qemu-img", "check", "-q", "-f", "qcow2", disk) == 0
+        await hypervisor.close()
+
+
+@asynccontextmanager
+async def mounted(directory: Path) -> AsyncIterator[None]:
+    """An 8 MiB file system at `directory`."""
+    os.mkdir(directory)
+    assert run("mount", "-t", "tmpfs", "-o", "size=8m,mode=0700", "none", directory) == 0
+    try:
+        yield
+    finally:
+        await eventually(lambda: run("umount", directory) == 0, "it is unused")
+
+
+# Many
+
+
+async def test_twenty_start_and_end_at_once_without_holding_up_the_loop(
+    house: QemuHouse, hypervisor: QemuHypervisor
+) -> None:
+    machines = [house.machine(f"web-{number}") for number in range(20)]
+    processes = await asyncio.gather(*(started(hypervisor, machine) for machine in machines))
+    assert {found.process for found in hypervisor.scan()} == set(processes)
+    stops = (
+        hypervisor.stop(one.uid, process, 0.0)
+        for one, process in zip(machines, processes, strict=True)
+    )
+    await asyncio.gather(*stops)
+    assert hypervisor.scan() == []
+    await asyncio.gather(*(hypervisor.discard(machine.uid) for machine in machines))
+    assert os.listdir(house.paths.instances) == os.listdir(house.paths.sockets) == []
+
+
+async def test_no_descriptor_is_left_behind(house: QemuHouse, hypervisor: QemuHypervisor) -> None:
+    machine = house.machine()
+    counts = []
+    for _ in range(3):
+        process = await started(hypervisor, machine)
+        await hypervisor.stop(machine.uid, process, 0.0)
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert counts[0] == counts[-1]

@@ -1,0 +1,144 @@
+"""Processes are recognised by more than their pid, and signalled only through what cannot be mistaken."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.errors import StartFailed
+from agent.hypervisor.qemu import process
+from agent.hypervisor.qemu.process import Handle
+from state.ids import Process
+from tests.waiting import eventually
+
+BOOT = process.boot_id()
+
+
+@contextmanager
+def sleeper(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing for a minute."""
+    child = subprocess.Popen([*words, "sleep", "60"])
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+def identified(pid: int) -> Process:
+    found = process.identify(pid, BOOT)
+    assert found is not None
+    return found
+
+
+def test_a_name_with_blanks_and_parentheses_hides_no_start_time(tmp_path: Path) -> None:
+    program = tmp_path / "a) R 1 (b"
+    program.symlink_to("/bin/sleep")
+    child = subprocess.Popen([program, "60"])
+    try:
+        ours = identified(os.getpid())
+        assert (
+            0
+            < ours.start_ticks
+            <= identified(child.pid).start_ticks
+            < ours.start_ticks + 60 * 60 * 24 * 100
+        )
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"start_ticks": 1}, {"boot_id": "another"}, {"pid": 2**22 - 1}, {"pid": 0}, {"pid": -1}],
+)
+def test_a_process_that_differs_in_one_thing_is_another(change: dict[str, int]) -> None:
+    ours = identified(os.getpid())
+    held = Handle.hold(ours)
+    assert held is not None
+    held.close()
+    assert Handle.hold(replace(ours, **change)) is None  # type: ignore[arg-type]  # of mixed types
+
+
+def test_a_zombie_is_gone() -> None:
+    with sleeper() as child:
+        who = identified(child.pid)
+        held = Handle.hold(who)
+        assert held is not None
+        held.signal(signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert process.identify(child.pid, BOOT) == who
+        assert held.over()
+        assert Handle.hold(who) is None
+        held.close()
+
+
+async def test_an_end_is_seen_by_all_who_wait_and_told_to_the_parent() -> None:
+    output = os.open(os.devnull, os.O_WRONLY)
+    pid = process.launch([sys.executable, "-c", "raise SystemExit(7)"], inherit=(), output=output)
+    os.close(output)
+    held = Handle.hold_child(pid)
+    await held.ended()
+    assert await held.ended_within(0.0)
+    assert held.reap() == 7
+    assert held.reap() == 7
+    assert process.ending(7) == "exited with status 7"
+    held.close()
+    assert held.over()
+    held.signal(signal.SIGTERM)
+
+
+async def test_a_launched_process_leads_a_session_and_inherits_what_it_was_given(
+    tmp_path: Path,
+) -> None:
+    given, kept = os.pipe(), os.pipe()
+    output = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT, 0o600)
+    script = (
+        "import os,sys,resource; print(os.getsid(0)==os.getpid(), os.getcwd(), oct(os.umask(0)), sorted(os.environ),"
+        "os.read(0,1), sorted(int(f) for f in os.listdir('/proc/self/fd') if int(f) > 2))"
+    )
+    pid = process.launch([sys.executable, "-E", "-c", script], inherit=(given[0],), output=output)
+    held = Handle.hold_child(pid)
+    await held.ended()
+    assert held.reap() == 0
+    said = (tmp_path / "log").read_text()
+    assert said.startswith("True / 0o77 ")
+    assert "'LC_ALL', " in said
+    assert "HOME" not in said
+    assert "b''" in said
+    assert str(given[0]) in said.rpartition("[")[2]
+    assert str(kept[0]) not in said.rpartition("[")[2]
+    held.close()
+    for descriptor in (*given, *kept, output):
+        os.close(descriptor)
+
+
+def test_a_program_that_is_not_there_is_a_failed_start() -> None:
+    with pytest.raises(StartFailed, match="no-such-program"):
+        process.launch(["/no-such-program"], inherit=(), output=1)
+
+
+def test_a_signal_is_told_by_its_name() -> None:
+    assert process.ending(-9) == "killed by SIGKILL"
+    assert process.ending(-200) == "killed by signal 200"
+
+
+async def test_processes_are_found_by_their_words() -> None:
+    with sleeper("env", "-i", "HOLDFAST=1") as child:
+        await eventually(
+            lambda: process.command_line(child.pid) == ["sleep", "60"], "env became sleep"
+        )
+        found = list(process.with_command_line(lambda words: words == ["sleep", "60"], b"sleep"))
+        assert child.pid in found
+        assert process.owner(child.pid) == os.geteuid()
+    assert process.command_line(child.pid) == []
+    assert process.owner(child.pid) is None
+    assert process.identify(child.pid, BOOT) is None
