@@ -65,8 +65,9 @@ def test_the_session_of_the_first_screen_gives_what_it_shows(state: Path) -> Non
 def test_a_second_demo_adopts_the_same_processes(state: Path) -> None:
     def pids() -> list[str]:
         lines = call("make demo", state)
-        assert lines[0].split()[5] == "PID"
-        return [line.split()[5] for line in lines[1:3]]
+        head = next(at for at, line in enumerate(lines) if line.startswith("NAME"))
+        assert lines[head].split()[5] == "PID"
+        return [line.split()[5] for line in lines[head + 1 : head + 3]]
 
     first = pids()
     assert all(pid.isdigit() for pid in first)
