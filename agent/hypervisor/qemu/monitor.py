@@ -40,6 +40,9 @@ STATES = {
 }
 """QEMU's RunState (qapi/run-state.json); what is not here is OTHER."""
 
+ONE_RESET = 1.0
+"""Seconds that count as one reset: SeaBIOS itself resets the machine some four times after a guest's reboot."""
+
 _SAID = {
     RunState.OFF: "the guest powered itself off",
     RunState.PANICKED: "the guest's kernel panicked",
@@ -71,12 +74,15 @@ class Monitor:
         self.view = View(None)
         self.parting = ""
         """Why QEMU is about to end, in its own word: `host-signal`, `host-qmp-quit`, ... Empty: not heard."""
+        self.remark = ""
+        """What is to be said of the machine beside its state; a sentence part, or empty."""
         self._socket, self._uid, self._timing, self._changed = socket, uid, timing, changed
         self._client: QMPClient | None = None
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
         self._closed = asyncio.Event()
         self._resets = 0
+        self._last_reset = -ONE_RESET
         self._trouble = ""
 
     async def run(self) -> None:
@@ -150,6 +156,7 @@ class Monitor:
         )
         if self._trouble and state is RunState.IO_ERROR:
             detail += f": {self._trouble}"
+        detail = "; ".join(filter(None, (detail, self.remark)))
         self._publish(View(state, True, detail, self._resets), state.value)
 
     def _fell_silent(self) -> None:
@@ -170,7 +177,7 @@ class Monitor:
             case "SHUTDOWN":
                 self.parting = str(data.get("reason", ""))
             case "RESET" if data.get("guest"):
-                self._resets += 1
+                self._count_reset(asyncio.get_running_loop().time())
             case "BLOCK_IO_ERROR":
                 self._trouble = printable(str(data.get("reason", "")))
             case "RTC_CHANGE" | "BALLOON_CHANGE" | "NIC_RX_FILTER_CHANGED":
@@ -179,6 +186,11 @@ class Monitor:
                 pass
         self._wake.set()
         return False
+
+    def _count_reset(self, now: float) -> None:
+        if now - self._last_reset >= ONE_RESET:
+            self._resets += 1
+            self._last_reset = now
 
     async def refresh(self) -> View:
         """Ask now. Raises MonitorError."""
