@@ -276,7 +276,8 @@ class Executor:
         if step.grow is not None:
             await self._hypervisor.grow(step.uid, step.grow)
         with intent.done("Updated", step.because) as change:
-            updated = _now_wanted(instance, step)
+            # Read again: that the guest answers may have been recorded meanwhile.
+            updated = _now_wanted(self._known(step.uid, step.name), step)
             if step.forwards is not None:
                 updated = replace(updated, forwards=step.forwards)
             change.put_instance(updated)

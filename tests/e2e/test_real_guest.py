@@ -63,19 +63,14 @@ class Guest:
     async def ready(self) -> None:
         """Wait until it lets us in."""
         doorway = SshDoorway(self._house.paths)
-        try:
-            async with asyncio.timeout(BOOT):
-                while True:
-                    try:
-                        await doorway.answers(
-                            self.machine.uid, self.machine.name, self._port, "root"
-                        )
-                    except NotReady:
-                        await asyncio.sleep(0.05)
-                    else:
-                        return
-        finally:
-            doorway.close()
+        async with asyncio.timeout(BOOT):
+            while True:
+                try:
+                    await doorway.answers(self.machine.uid, self.machine.name, self._port, "root")
+                except NotReady:
+                    await asyncio.sleep(0.05)
+                else:
+                    return
 
     async def run(self, command: str) -> tuple[int, str]:
         """Exit status and output of a command in the guest."""
