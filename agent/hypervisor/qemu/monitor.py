@@ -118,10 +118,13 @@ class Monitor:
             yield client
         finally:
             self._client = None
-            # Also takes the exceptions of the library's own tasks. A socket that cannot be flushed is let go.
+            # Also takes the exceptions of the library's own tasks, so it must not be cut off: asyncio would print
+            # them. A socket that cannot be flushed is let go.
+            closing = asyncio.ensure_future(client.disconnect())
+            closing.add_done_callback(lambda done: done.cancelled() or done.exception())
             with suppress(QMPError, OSError, EOFError, TimeoutError):
                 async with asyncio.timeout(1):
-                    await client.disconnect()
+                    await asyncio.shield(closing)
 
     async def _listen(self, client: QMPClient) -> None:
         """Ask for the status at every event and every heartbeat. Raises MonitorError when the connection is lost."""
