@@ -101,15 +101,16 @@ def _weight_of_python() -> float:
 
 
 def _resident_at_rest(pid: int) -> float:
-    """Megabytes, once the process has used no processor for half a second."""
+    """Megabytes, once the process has used no processor for a second."""
     used = -1
-    while True:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        now = int(fields[11]) + int(fields[12])
-        if now == used and now > 0:
-            break
+    while (now := _ticks(pid)) != used:
         used = now
-        time.sleep(0.5)
+        time.sleep(1.0)
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     resident = next(line for line in lines if line.startswith("VmRSS:"))
     return int(resident.split()[1]) / 1000
+
+
+def _ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
