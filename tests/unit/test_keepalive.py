@@ -356,3 +356,141 @@ def test_forwards_begin_with_the_ssh_port() -> None:
     spec = vm(ports=(Forward(8080, 80),))
     assert forwards_of(spec, 22000) == (Forward(22000, 22), Forward(8080, 80))
     assert forwards_of(spec, None) == (Forward(8080, 80),)
+
+
+# What a stop needs, and what it does not
+
+
+@pytest.mark.parametrize("state", [None, *RunState])
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.RUNNING, Phase.STOPPING, Phase.CRASHED])
+def test_one_that_shall_stop_is_stopped_whatever_state_it_is_in(
+    state: RunState | None, phase: Phase
+) -> None:
+    spec = vm(power="stopped", ports=(Forward(8080, 80),))
+    for responsive in (True, False):
+        seen = alive(running(phase=phase), state, responsive=responsive)
+        step = ask(seen, spec, listeners=(NGINX,))
+        assert isinstance(step, Power)
+        assert (step.to, step.cause, step.spec) == ("stopped", Cause.POWER, spec)
+
+
+@pytest.mark.parametrize(
+    ("state", "grace"),
+    [(RunState.RUNNING, 30.0), (RunState.PAUSED, 30.0), (RunState.IO_ERROR, 30.0), (None, 30.0),
+     (RunState.INERT, 0.0), (RunState.OFF, 0.0), (RunState.PANICKED, 0.0)],
+)  # fmt: skip
+def test_a_guest_is_given_time_unless_it_certainly_cannot_use_it(
+    state: RunState | None, grace: float
+) -> None:
+    """Sabotage: give time only to one that runs. A paused guest is let go for its power-down, and has dirty pages."""
+    step = ask(alive(running(), state), vm(power="stopped"))
+    assert isinstance(step, Power)
+    assert step.grace == grace
+
+
+def test_taken_ports_of_one_that_is_stopped_are_no_matter_until_it_is_started() -> None:
+    old, new = vm(power="stopped"), vm(power="stopped", ports=(Forward(8080, 80),))
+    step = ask(gone(stopped(old, Cause.POWER)), new, listeners=(NGINX,))
+    assert isinstance(step, Update)
+    assert step.forwards == (Forward(22000, 22), Forward(8080, 80))
+    wanted = vm(ports=(Forward(8080, 80),))
+    assert isinstance(ask(gone(stopped(new, Cause.POWER)), wanted, listeners=(NGINX,)), Wait)
+
+
+@pytest.mark.parametrize("cause", [Cause.GUEST_OFF, Cause.PANIC])
+def test_one_that_went_down_by_itself_can_be_started_by_way_of_power_stopped(cause: Cause) -> None:
+    """Sabotage: keep it as it is, since it is stopped already. Then `power: running` finds that its guest had powered
+    itself off, and leaves it so."""
+    down, off = vm(restart="never"), vm(restart="never", power="stopped")
+    step = ask(gone(stopped(down, cause)), off)
+    assert isinstance(step, Power)
+    assert (step.to, step.cause, step.spec) == ("stopped", Cause.POWER, off)
+    assert isinstance(ask(gone(stopped(off, Cause.POWER)), down), Restart)
+
+
+# What stays down keeps up with its document
+
+
+@pytest.mark.parametrize(
+    "instance",
+    [
+        stopped(vm(restart="never"), Cause.GUEST_OFF),
+        stopped(vm(restart="never"), Cause.PANIC),
+        running(vm(restart="never"), phase=Phase.CRASHED, cause=Cause.EXIT),
+        stopped(vm(restart="never", power="stopped"), Cause.POWER),
+    ],
+    ids=["off", "panicked", "crashed", "stopped"],
+)
+def test_a_live_change_of_one_that_stays_down_is_recorded(instance: Instance) -> None:
+    old = VmSpec.from_canonical(instance.spec)
+    step = ask(gone(instance), replace(old, labels=(("tier", "edge"),)))
+    assert isinstance(step, Update)
+    assert step.fields == ("labels",)
+
+
+# A disk that is still to grow
+
+
+@pytest.mark.parametrize(
+    ("seen", "power"),
+    [
+        (gone(stopped(vm(disk=4 << 30), Cause.POWER)), "running"),
+        (gone(running(vm(disk=4 << 30))), "running"),
+        (gone(running(vm(disk=4 << 30))), "stopped"),
+        (alive(running(vm(disk=4 << 30))), "stopped"),
+        (alive(running(vm(disk=4 << 30), phase=Phase.STOPPING)), "running"),
+    ],
+    ids=["starts", "crashed", "crashed-stops", "stops", "cut-off"],
+)
+def test_a_start_or_a_stop_does_not_pass_for_the_growth_of_a_disk(seen: Seen, power: Any) -> None:
+    """Sabotage: record the whole new spec at a restart. The disk then never grows, for nothing seems changed."""
+    spec = vm(disk=8 << 30, power=power)
+    step = ask(seen, spec)
+    assert isinstance(step, Restart | Power)
+    assert step.spec == replace(spec, disk=4 << 30)
+    after = replace(
+        seen.instance, spec=step.spec.canonical(), spec_digest=step.spec.digest,
+        phase=Phase.RUNNING if power == "running" else Phase.STOPPED, cause=Cause.POWER,
+    )  # fmt: skip
+    then = ask(alive(after) if power == "running" else gone(after), spec)
+    assert isinstance(then, Update)
+    assert (then.grow, then.spec) == (8 << 30, spec)
+
+
+def test_a_disk_that_is_asked_to_shrink_is_as_the_document_says_at_once() -> None:
+    spec = vm(disk=2 << 30)
+    step = ask(gone(running(vm(disk=4 << 30))), spec)
+    assert isinstance(step, Restart)
+    assert step.spec == spec
+
+
+# An agent that died in the middle
+
+
+@pytest.mark.parametrize("phase", [Phase.STOPPING, Phase.STOPPED, Phase.CRASHED])
+def test_one_whose_stop_was_cut_off_is_adopted_before_anything_else(phase: Phase) -> None:
+    """Sabotage: bring it to the new power at once. The table of moves has nothing from stopping to running."""
+    for spec in (vm(), vm(power="paused"), vm(power="stopped"), vm(labels=(("a", "b"),))):
+        assert isinstance(ask(unattached(running(phase=phase)), spec), Adopt)
+
+
+def test_one_whose_new_ports_are_taken_is_adopted_meanwhile() -> None:
+    """Sabotage: wait for the port. Nobody then notices that the machine ends."""
+    step = ask(unattached(running()), vm(ports=(Forward(8080, 80),)), listeners=(NGINX,))
+    assert isinstance(step, Adopt)
+
+
+def test_one_of_another_agent_that_shall_stop_is_stopped_though_its_new_ports_are_taken() -> None:
+    spec = vm(ports=(Forward(8080, 80),), power="stopped")
+    step = ask(unattached(running()), spec, listeners=(NGINX,))
+    assert isinstance(step, Power)
+    assert (step.to, step.grace) == ("stopped", 30.0)
+
+
+def test_a_start_after_a_reboot_that_failed_is_tried_again_whatever_restart_says() -> None:
+    """Sabotage: treat it as any crash. A machine that is never restarted then stays down after a reboot."""
+    crashed = running(vm(restart="never"), phase=Phase.CRASHED, cause=Cause.REBOOT, detail="x")
+    step = ask(gone(crashed))
+    assert isinstance(step, Restart)
+    assert (step.cause, step.because, step.fault) == (Cause.REBOOT, "the host was rebooted", False)
+    assert isinstance(ask(gone(crashed), vm(restart="never", power="stopped")), Power)
