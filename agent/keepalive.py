@@ -259,7 +259,7 @@ def _restart(question: Question, cause: Cause, why: str) -> Step:
     if fault and (left := backoff.remaining(question.retry, question.now)) > 0:
         return Wait(
             name=spec.name,
-            because=f"{why}; restarted {question.retry.failures} times in a row",
+            because=f"{why}; {backoff.tried(question.retry, 'restarted')} in a row",
             reason="BackOff",
             source=question.source,
             until=left,

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from agent.steps import (
     Adopt,
+    Clear,
     Crash,
     Create,
     Destroy,
@@ -54,6 +55,8 @@ def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:
             return False if tries >= _TRIES else None
         case Hold():
             return False
-        case Create() | Replace() | Destroy() | Restart() | Adopt() | Update() | Power() | Crash():
+        case Create() | Replace() | Destroy() | Clear() | Restart():
+            return None
+        case Adopt() | Update() | Power() | Crash():
             return None
     assert_never(step)

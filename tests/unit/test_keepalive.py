@@ -240,7 +240,7 @@ def test_a_crash_loop_waits_and_says_how_often_it_was_tried() -> None:
     step = ask(gone(running(), Exit("killed")), retry=retry)
     assert isinstance(step, Wait)
     assert step.reason == "BackOff"
-    assert step.because == "its process ended: killed; restarted 1 times in a row"
+    assert step.because == "its process ended: killed; restarted once in a row"
     assert step.until is not None
     assert 0.5 <= step.until <= 0.6
     assert isinstance(ask(gone(running()), now=moment(1002.0), retry=retry), Restart)
