@@ -102,8 +102,9 @@ class _Pass:
     def _held(self, name: Name, seen: list[Seen], reason: str, why: str) -> Step:
         """Leave it as it is: nothing new, nothing changed, nothing removed. What ran goes on running by its own spec,
         since a broken document is no reason to let a machine that died stay dead."""
-        if seen:
-            one = _standing(seen)
+        living = [one for one in seen if one.verdict is not Verdict.GONE]
+        if len(living or seen[-1:]) == 1:
+            [one] = living or seen[-1:]
             spec = VmSpec.from_canonical(one.instance.spec)
             if not spec.suspend:
                 step = self._kept(WantedVm(spec, one.instance.source), one)
@@ -139,7 +140,9 @@ class _Pass:
     def _suspended(self, wanted: WantedVm, seen: list[Seen]) -> Step:
         """Leave it alone. That it is suspended is noted, for a time when its document cannot be read."""
         if seen:
-            one = _standing(seen)
+            # The one that bears the name: the newest that is not gone, else the newest.
+            living = (one for one in reversed(seen) if one.verdict is not Verdict.GONE)
+            one = next(living, seen[-1])
             old = VmSpec.from_canonical(one.instance.spec)
             if not old.suspend:
                 return Update(
@@ -329,11 +332,6 @@ class _Pass:
             run_as=run_as,
             forwards=forwards,
         )
-
-
-def _standing(seen: list[Seen]) -> Seen:
-    """Of a name's instances the one that bears it: the newest that is not gone, else the newest."""
-    return next((one for one in reversed(seen) if one.verdict is not Verdict.GONE), seen[-1])
 
 
 def _unborn(seen: Seen) -> bool:
