@@ -156,3 +156,13 @@ def test_another_commit_of_the_source_is_written_though_nothing_else_changed(
         source = SourceInfo("git", "https://example/x.git", commit, 5.0)
         recorder.record(a_pass(wish=Desired(source)), 100.0)
         assert json.loads(ledger.reader.meta(SOURCE_KEY) or "")["commit"] == commit
+
+
+def test_a_reason_whose_document_moved_is_written_and_not_told_again(
+    ledger: Ledger, told: list[Event]
+) -> None:
+    recorder = Recorder(ledger)
+    recorder.record(a_pass(wait()), 100.0)
+    recorder.record(a_pass(replace(wait(), source=MOVED)), 200.0)
+    assert ledger.reader.findings()["vm/web"].file == "moved/web.yaml"
+    assert len(told) == 1
