@@ -46,3 +46,8 @@ def remaining(retry: Retry, now: Moment) -> float:
     if not retry.failures or retry.retry_boot != now.boot_id:
         return 0.0
     return max(0.0, min(retry.retry_at - now.boottime, 1.1 * LONGEST))
+
+
+def tried(retry: Retry, word: str = "tried") -> str:
+    """How often, as a sentence part."""
+    return f"{word} {'once' if retry.failures == 1 else f'{retry.failures} times'}"

@@ -7,6 +7,7 @@ follow a symbolic link at the place that it writes.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,24 @@ def write(path: Path, content: bytes, *, replace: bool, mode: int = 0o600) -> bo
             beside.unlink()
     sync_directory(path.parent)
     return True
+
+
+UNFINISHED = ".part"
+"""What the name of a file ends in that is filled over some time; it begins with a dot."""
+_ON_ITS_WAY = re.compile(r"\..+(\.[0-9a-f]{8}|\.part)", re.DOTALL)
+
+
+def clear_up(path: Path) -> None:
+    """Remove from the directory `path`, if it is there, what writes left that a crash cut off. Only for a process that
+    alone writes there."""
+    try:
+        names = os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in names:
+        if _ON_ITS_WAY.fullmatch(name):
+            with suppress(FileNotFoundError, IsADirectoryError):
+                (path / name).unlink()
 
 
 def directory(path: Path) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 from dataclasses import replace
-from typing import assert_never
 
 from agent import backoff
 from agent.errors import HoldfastError, ImageUnavailable, StartFailed
@@ -21,6 +20,7 @@ from agent.observe import Doing
 from agent.steps import (
     Adopt,
     Birth,
+    Clear,
     Crash,
     Create,
     Destroy,
@@ -92,8 +92,8 @@ class Executor:
                 await self._create(step, intent)
             case Replace():
                 await self._replace(step, intent)
-            case Destroy():
-                await self._destroy(step, intent)
+            case Destroy() | Clear():
+                await self._dismiss(step, intent)
             case Restart():
                 await self._restart(step, intent)
             case Adopt():
@@ -111,8 +111,6 @@ class Executor:
                     change.put_instance(ended)
             case Keep() | Wait() | Hold():
                 raise AssertionError(f"a {step.action} is nothing to do")
-            case _:
-                assert_never(step)
 
     # Creating and replacing
 
@@ -131,10 +129,9 @@ class Executor:
         for uid in step.old:
             if (old := self._ledger.instance(uid)) is not None:
                 grace = VmSpec.from_canonical(old.spec).stop_timeout
-                await self._end(old, grace)
-                await self._remove(old, intent)
-        if instance.started_at is not None:
-            # It had run before its predecessor was seen to be still there.
+                await self._take_away(uid, grace, intent)
+        if instance.started_at is not None or step.birth.spec.power == "stopped":
+            # It had run before its predecessor was seen to be still there; or it is to run when it is wanted to.
             with intent.done("Replaced", step.because):
                 return
         async with self._starting:
@@ -203,16 +200,22 @@ class Executor:
 
     # Ending
 
-    async def _destroy(self, step: Destroy, intent: Intent) -> None:
+    async def _dismiss(self, step: Destroy | Clear, intent: Intent) -> None:
         intent.write()
+        grace = step.grace if isinstance(step, Destroy) else 0.0
         # Newest first: a step that is cut off leaves what is old, never a replacement without its predecessor.
         for uid in reversed(step.uids):
-            if (instance := self._ledger.instance(uid)) is not None:
-                await self._end(instance, step.grace)
-                await self._remove(instance, intent)
-        with intent.done("Destroyed", step.because) as change:
-            change.remove_name(step.name)
-            change.remove_retry(vm_key(step.name))
+            await self._take_away(uid, grace, intent)
+        word = "Destroyed" if isinstance(step, Destroy) else "Cleared"
+        with intent.done(word, step.because) as change:
+            if isinstance(step, Destroy):
+                change.remove_name(step.name)
+                change.remove_retry(vm_key(step.name))
+
+    async def _take_away(self, uid: Uid, grace: float, intent: Intent) -> None:
+        if (instance := self._ledger.instance(uid)) is not None:
+            await self._end(instance, grace)
+            await self._remove(instance, intent)
 
     async def _end(self, instance: Instance, grace: float) -> None:
         """End the instance's process, if it has one, with the decision recorded first."""

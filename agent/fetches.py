@@ -53,7 +53,7 @@ class Fetches:
         if (retry := self.ask_for(image)) is not None:
             return Wait(
                 name=wanted.spec.name,
-                because=f"{retry.error}; tried {retry.failures} times so far",
+                because=f"{retry.error}; {backoff.tried(retry)} so far",
                 reason="ImageUnavailable",
                 source=wanted.source,
                 until=backoff.remaining(retry, self._now),

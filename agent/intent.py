@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from agent import backoff
 from agent.errors import HoldfastError
-from agent.steps import Create, Destroy, Replace, Step, target
+from agent.steps import Clear, Create, Destroy, Replace, Step, target
 from state.clock import Moment
 from state.history import Event, StepRecord
 from state.ids import Uid
@@ -103,7 +103,7 @@ def _about(step: Step) -> tuple[Uid | None, int | None]:
     match step:
         case Create() | Replace():
             return step.birth.uid, step.birth.generation
-        case Destroy():
+        case Destroy() | Clear():
             return (step.uids[-1] if step.uids else None), None
         case _:
             return getattr(step, "uid", None), None

@@ -5,7 +5,7 @@ Pure, and never a replacement: by the time this is asked, the instance's spec di
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from agent import backoff
@@ -15,10 +15,12 @@ from state.clock import Moment
 from state.desired import SourceRef
 from state.ids import TICKS_PER_SECOND
 from state.lifecycle import Cause, Phase
-from state.observed import Retry, RunState, Seen, Verdict
+from state.observed import Instance, Retry, RunState, Seen, Verdict
 from state.spec.resolved import VmSpec, changes
 
 _FAULTS = frozenset({Cause.EXIT, Cause.PANIC})
+_LET_GO = frozenset({Phase.STARTING, Phase.RUNNING})
+"""Phases of a process that is to live on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ def _gone(question: Question) -> Step:
                 return _restart(question, Cause.REBOOT, "the host was rebooted")
             how = seen.exit.text if seen.exit else "nobody saw how"
             return _ended(question, Cause.EXIT, f"its process ended: {how}")
+        case Phase.CRASHED if instance.cause is Cause.REBOOT and spec.power != "stopped":
+            return _restart(question, Cause.REBOOT, "the host was rebooted")
         case Phase.CRASHED:
             return _ended(question, instance.cause, instance.detail or "its process ended")
         case Phase.STOPPING:
@@ -77,7 +81,7 @@ def _ended(question: Question, cause: Cause, why: str) -> Step:
         return _power(question, "stopped", Cause.POWER)
     if spec.restart == "never":
         if phase is Phase.CRASHED:
-            return _keep(question, "Crashed", f"{why}; restart is never")
+            return _stays_down(question, "Crashed", f"{why}; restart is never")
         return Crash(
             name=spec.name,
             because=f"{why}; restart is never",
@@ -91,20 +95,25 @@ def _ended(question: Question, cause: Cause, why: str) -> Step:
 def _stopped(question: Question) -> Step:
     spec, instance = question.spec, question.seen.instance
     if spec.power == "stopped":
-        return _live_changes(question) or _keep(question, "Stopped", "power is stopped")
+        if instance.cause is not Cause.POWER:
+            # It was down already; that it shall be is what lets it be started again.
+            return _power(question, "stopped", Cause.POWER)
+        return _stays_down(question, "Stopped", "power is stopped")
     match instance.cause:
         case Cause.GUEST_OFF if spec.restart != "always":
-            return _keep(
-                question,
-                "GuestPoweredOff",
-                f"the guest powered itself off; restart is {spec.restart}",
-            )
+            why = f"the guest powered itself off; restart is {spec.restart}"
+            return _stays_down(question, "GuestPoweredOff", why)
         case Cause.PANIC if spec.restart == "never":
-            return _keep(question, "Panicked", "the guest's kernel panicked; restart is never")
+            why = "the guest's kernel panicked; restart is never"
+            return _stays_down(question, "Panicked", why)
         case Cause.POWER | Cause.NONE:
             return _restart(question, Cause.POWER, f"power is {spec.power}")
         case cause:
             return _restart(question, cause, f"restart is {spec.restart}")
+
+
+def _stays_down(question: Question, reason: str, why: str) -> Step:
+    return _live_changes(question) or _keep(question, reason, why)
 
 
 def _alive(question: Question) -> Step:
@@ -112,13 +121,14 @@ def _alive(question: Question) -> Step:
     instance, view = seen.instance, seen.view
     if not seen.attached:
         return _alive_unattached(question)
+    if spec.power == "stopped":
+        # Whatever its monitor or its ports say: a stop needs neither.
+        return _power(question, "stopped", Cause.POWER)
     if not view.responsive:
         return _keep(question, "Unresponsive", f"its monitor does not answer: {view.detail}")
     if view.state is None:
         return _keep(question, "Connecting", "its monitor was not heard yet")
-    if instance.phase in (Phase.STOPPING, Phase.STOPPED, Phase.CRASHED):
-        if spec.power == "stopped":
-            return _power(question, "stopped", Cause.POWER)
+    if instance.phase not in _LET_GO:
         return _restart(question, Cause.POWER, "a stop of it was cut off")
     if (step := _live_changes(question)) is not None:
         return step
@@ -137,12 +147,15 @@ def _alive(question: Question) -> Step:
 
 
 def _alive_unattached(question: Question) -> Step:
-    """A running instance of another agent: adopted, unless its document changed meanwhile; doing that adopts it too."""
+    """A running instance of another agent: adopted, unless its document changed meanwhile; doing that adopts it too.
+    Nothing but being adopted helps one whose stop was cut off, or whose new ports are taken."""
     instance, spec = question.seen.instance, question.spec
-    if (step := _live_changes(question)) is not None:
-        return step
-    if instance.spec_digest != spec.digest:
-        return _power(question, spec.power, Cause.POWER)
+    if instance.phase in _LET_GO and instance.spec_digest != spec.digest:
+        step = None if spec.power == "stopped" else _live_changes(question)
+        if step is None:
+            return _power(question, spec.power, Cause.POWER)
+        if step.acts:
+            return step
     pid = instance.process.pid if instance.process else 0
     return Adopt(
         name=spec.name,
@@ -157,13 +170,12 @@ def _run_state(question: Question, state: RunState) -> Step:
     match state:
         case RunState.OFF:
             why = f"the guest powered itself off; restart is {spec.restart}"
-            if spec.restart == "always" and spec.power != "stopped":
+            if spec.restart == "always":
                 return _restart(question, Cause.GUEST_OFF, why)
-            cause = Cause.POWER if spec.power == "stopped" else Cause.GUEST_OFF
-            return _power(question, "stopped", cause, why)
+            return _power(question, "stopped", Cause.GUEST_OFF, why)
         case RunState.PANICKED:
             why = f"the guest's kernel panicked; restart is {spec.restart}"
-            if spec.restart == "never" or spec.power == "stopped":
+            if spec.restart == "never":
                 return _power(question, "stopped", Cause.PANIC, why)
             return _restart(question, Cause.PANIC, why)
         case RunState.IO_ERROR:
@@ -208,7 +220,8 @@ def _live_changes(question: Question) -> Step | None:
     if not found:
         return None
     moved = forwards != instance.forwards
-    if moved and (clash := question.leases.conflict(spec.name, forwards, [question.seen])):
+    binds = moved and spec.power != "stopped"
+    if binds and (clash := question.leases.conflict(spec.name, forwards, [question.seen])):
         return Wait(
             name=spec.name,
             because=clash,
@@ -216,7 +229,7 @@ def _live_changes(question: Question) -> Step | None:
             fields=("ports",),
             source=question.source,
         )
-    grow = spec.disk if spec.disk is not None and spec.disk > (old.disk or 0) else None
+    grow = spec.disk if _grows(old, spec) else None
     return Update(
         name=spec.name,
         because=", ".join(str(change) for change in found),
@@ -229,13 +242,24 @@ def _live_changes(question: Question) -> Step | None:
     )
 
 
+def at_its_size(spec: VmSpec, instance: Instance) -> VmSpec:
+    """The spec as far as a start or a stop of the instance brings it about: neither makes a disk larger, so that this
+    is still seen as a change, and done, afterwards."""
+    old = VmSpec.from_canonical(instance.spec)
+    return replace(spec, disk=old.disk) if _grows(old, spec) else spec
+
+
+def _grows(old: VmSpec, new: VmSpec) -> bool:
+    return new.disk is not None and new.disk > (old.disk or 0)
+
+
 def _restart(question: Question, cause: Cause, why: str) -> Step:
     seen, spec = question.seen, question.spec
     fault = cause in _FAULTS
     if fault and (left := backoff.remaining(question.retry, question.now)) > 0:
         return Wait(
             name=spec.name,
-            because=f"{why}; restarted {question.retry.failures} times in a row",
+            because=f"{why}; {backoff.tried(question.retry, 'restarted')} in a row",
             reason="BackOff",
             source=question.source,
             until=left,
@@ -248,10 +272,10 @@ def _restart(question: Question, cause: Cause, why: str) -> Step:
         because=why,
         source=question.source,
         uid=seen.instance.uid,
-        spec=spec,
+        spec=at_its_size(spec, seen.instance),
         accelerator=question.accelerator,
         cause=cause,
-        grace=spec.stop_timeout if seen.view.state is RunState.RUNNING else 0.0,
+        grace=_grace(question),
         fault=fault,
     )
 
@@ -264,11 +288,20 @@ def _power(question: Question, to: str, cause: Cause, why: str | None = None) ->
         fields=("power",),
         source=question.source,
         uid=question.seen.instance.uid,
-        spec=spec,
+        spec=at_its_size(spec, question.seen.instance),
         to=to,
         cause=cause,
-        grace=spec.stop_timeout if question.seen.view.state is RunState.RUNNING else 0.0,
+        grace=_grace(question),
     )
+
+
+def _grace(question: Question) -> float:
+    """Seconds for the guest to end by itself: none for one that certainly cannot."""
+    seen = question.seen
+    over = (RunState.INERT, RunState.OFF, RunState.PANICKED)
+    if seen.verdict is Verdict.GONE or seen.view.state in over:
+        return 0.0
+    return question.spec.stop_timeout
 
 
 def _keep(question: Question, reason: str, message: str) -> Keep:

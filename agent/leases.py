@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from agent.policy import Policy
 from state.desired import Desired
 from state.ids import Name
-from state.observed import Listener, Observed, Seen
+from state.observed import Listener, Observed, Seen, Verdict
 from state.spec.resolved import Forward, VmSpec
 
 SSH_GUEST_PORT = 22
@@ -74,10 +74,11 @@ class Leases:
 
     def conflict(self, name: Name, forwards: Iterable[Forward], own: Iterable[Seen]) -> str | None:
         """Why one of `forwards` cannot be bound for `name`, naming the owner; None when all can. What the `own`
-        instances of the name listen on does not count: they are gone by then, or keep it."""
-        own = tuple(own)
-        pids = {seen.instance.process.pid for seen in own if seen.instance.process}
-        held = {(port.address, port.host) for seen in own for port in seen.instance.forwards}
+        instances of the name listen on does not count: they are gone by then, or keep it. One whose process is gone
+        listens on nothing, whatever bears its pid now."""
+        living = [seen.instance for seen in own if seen.verdict is not Verdict.GONE]
+        pids = {instance.process.pid for instance in living if instance.process}
+        held = {(port.address, port.host) for instance in living for port in instance.forwards}
         for forward in forwards:
             holder = self._leased.get(forward.host)
             if holder is not None and holder != name:

@@ -11,11 +11,12 @@ from dataclasses import replace
 
 from agent import backoff
 from agent.fetches import Fetches
-from agent.keepalive import Question, answer
+from agent.keepalive import Question, answer, at_its_size
 from agent.leases import Leases, forwards_of
 from agent.policy import Policy
 from agent.steps import (
     Birth,
+    Clear,
     Create,
     Destroy,
     Hold,
@@ -73,7 +74,7 @@ class _Pass:
             return step
         return Wait(
             name=step.name,
-            because=f"{retry.error}; tried {retry.failures} times so far",
+            because=f"{retry.error}; {backoff.tried(retry)} so far",
             reason="BackOff",
             fields=step.fields,
             source=step.source,
@@ -101,9 +102,9 @@ class _Pass:
     def _held(self, name: Name, seen: list[Seen], reason: str, why: str) -> Step:
         """Leave it as it is: nothing new, nothing changed, nothing removed. What ran goes on running by its own spec,
         since a broken document is no reason to let a machine that died stay dead."""
-        there = [one for one in seen if one.verdict is not Verdict.GONE]
-        told = len(there) <= 1 and all(one.verdict is Verdict.ALIVE for one in there)
-        for one in (there or seen)[-1:] if told else ():
+        living = [one for one in seen if one.verdict is not Verdict.GONE]
+        if len(living or seen[-1:]) == 1:
+            [one] = living or seen[-1:]
             spec = VmSpec.from_canonical(one.instance.spec)
             if not spec.suspend:
                 step = self._kept(WantedVm(spec, one.instance.source), one)
@@ -138,7 +139,10 @@ class _Pass:
 
     def _suspended(self, wanted: WantedVm, seen: list[Seen]) -> Step:
         """Leave it alone. That it is suspended is noted, for a time when its document cannot be read."""
-        for one in seen[-1:]:
+        if seen:
+            # The one that bears the name: the newest that is not gone, else the newest.
+            living = (one for one in reversed(seen) if one.verdict is not Verdict.GONE)
+            one = next(living, seen[-1])
             old = VmSpec.from_canonical(one.instance.spec)
             if not old.suspend:
                 return Update(
@@ -161,21 +165,14 @@ class _Pass:
     def _wanted(self, wanted: WantedVm, seen: list[Seen]) -> Step:
         spec = wanted.spec
         if not seen:
-            if spec.power == "stopped":
-                return Keep(
-                    name=spec.name,
-                    because="power is stopped, and it was never started",
-                    reason="Stopped",
-                    source=wanted.source,
-                )
-            return self._create(wanted, None)
+            return self._unstarted(wanted, None)
         if spec.image.digest is None and self._fetches.missing(spec.image):
             # What its source holds now is not known; only after a fetch can it be told whether that is a change.
             self._fetches.ask_for(spec.image)
         latest = seen[-1]
         because, fields = self._forced(latest.instance, spec)
         if fields:
-            return self._replace(wanted, seen, because, fields)
+            return self._dropped(wanted, seen) or self._replace(wanted, seen, because, fields)
         if len(seen) > 1:
             old = VmSpec.from_canonical(seen[-2].instance.spec)
             forcing = [change for change in changes(old, spec) if change.effect is Effect.REPLACE]
@@ -191,7 +188,7 @@ class _Pass:
     def _kept(self, wanted: WantedVm, one: Seen) -> Step:
         """What an instance needs that is to stay what it is."""
         if _unborn(one):
-            return self._create(wanted, one.instance)
+            return self._unstarted(wanted, one.instance)
         return answer(
             Question(
                 seen=one,
@@ -223,9 +220,16 @@ class _Pass:
             said.append(f"image {instance.base.digest[:19]} -> {base.digest[:19]}")
         return ", ".join(said), tuple(fields)
 
-    def _create(self, wanted: WantedVm, begun: Instance | None) -> Step:
+    def _unstarted(self, wanted: WantedVm, begun: Instance | None) -> Step:
         spec = wanted.spec
-        because = "its creation was cut off" if begun else "no instance of it is there"
+        if spec.power == "stopped":
+            return Keep(
+                name=spec.name,
+                because="power is stopped, and it was never started",
+                reason="Stopped",
+                source=wanted.source,
+            )
+        because = "it was never started" if begun else "no instance of it is there"
         birth = self._birth(wanted, begun, [])
         if isinstance(birth, Wait):
             return birth
@@ -233,6 +237,19 @@ class _Pass:
         return self._fetches.wait(wanted) or Create(
             name=spec.name, because=because, source=wanted.source, birth=birth, fetch=fetch
         )
+
+    def _dropped(self, wanted: WantedVm, seen: list[Seen]) -> Step | None:
+        """Clear away a replacement that never ran, where what it was to replace is again what is wanted."""
+        for at in reversed(range(len(seen) - 1)):
+            newer = seen[at + 1 :]
+            if all(map(_unborn, newer)) and not self._forced(seen[at].instance, wanted.spec)[1]:
+                return Clear(
+                    name=wanted.spec.name,
+                    because=f"generation {seen[at].instance.generation} is what is wanted again",
+                    source=wanted.source,
+                    uids=tuple(one.instance.uid for one in newer),
+                )
+        return None
 
     def _replace(
         self,
@@ -287,7 +304,8 @@ class _Pass:
                 source=wanted.source,
             )
         forwards = forwards_of(spec, port)
-        if clash := self._leases.conflict(spec.name, forwards, own):
+        clash = self._leases.conflict(spec.name, forwards, own)
+        if clash and spec.power != "stopped":
             return Wait(
                 name=spec.name,
                 because=clash,
@@ -297,6 +315,7 @@ class _Pass:
             )
         if begun is not None:
             generation, uid, run_as = begun.generation, begun.uid, begun.run_as
+            spec = at_its_size(spec, begun)
         else:
             known = self._observed.names.get(spec.name)
             highest = max((one.instance.generation for one in own), default=0)

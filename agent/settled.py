@@ -6,6 +6,7 @@ from typing import assert_never
 
 from agent.steps import (
     Adopt,
+    Clear,
     Crash,
     Create,
     Destroy,
@@ -50,10 +51,13 @@ def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:
             wanted = desired.vms.get(step.name)
             keys = [vm_key(step.name), step_key(step.name)]
             keys += [image_key(wanted.spec.image)] if wanted else []
-            tries = max(observed.retries[key].failures for key in keys if key in observed.retries)
-            return False if tries >= _TRIES else None
+            tries = [observed.retries[key].failures for key in keys if key in observed.retries]
+            # Without any, a name is held that waits for the image of its own, older spec.
+            return False if max(tries, default=_TRIES) >= _TRIES else None
         case Hold():
             return False
-        case Create() | Replace() | Destroy() | Restart() | Adopt() | Update() | Power() | Crash():
+        case Create() | Replace() | Destroy() | Clear() | Restart():
+            return None
+        case Adopt() | Update() | Power() | Crash():
             return None
     assert_never(step)

@@ -26,27 +26,34 @@ class StateDirectory:
         self.paths = StatePaths(root.absolute())
         try:
             for directory in (self.paths.root, self.paths.instances, self.paths.images):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _make(directory)
+            _check_private(self.paths.root)
+            self._lock = os.open(
+                self.paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
+            try:
+                self._hold(root)
+                self.state_id = _identity(self.paths)
+                _clear_up(self.paths)
+            except BaseException:
+                self.close()
+                raise
         except OSError as error:
             raise StateUnusable(
-                f"making the state directory {root}: {error.strerror}",
+                f"making the state directory {root}: {error.filename or root}: {error.strerror}",
                 hint="choose another with --state, or make it writable for this user",
             ) from error
-        _check_private(self.paths.root)
-        self._lock = os.open(
-            self.paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
+
+    def _hold(self, root: Path) -> None:
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
+        except (BlockingIOError, PermissionError) as error:
             pid = holder(self.paths)
             who = f"pid {pid}" if pid else "a process that cannot be seen from here"
             raise StateInUse(
                 f"the state directory {root} is held by another agent, {who}",
                 hint="stop that one first, or choose another directory with --state",
             ) from error
-        self.state_id = _identity(self.paths)
 
     def close(self) -> None:
         """Let go of it."""
@@ -54,7 +61,11 @@ class StateDirectory:
 
 
 def holder(paths: StatePaths) -> int | None:
-    """The pid of the agent that holds the state directory now; None when nobody does. Asking takes no lock."""
+    """The pid of the agent that holds the state directory now; None when nobody does. Asking takes no lock.
+
+    Not for the process that holds it: whichever descriptor of a file a process closes, its own locks on that file end
+    (fcntl(2)).
+    """
     try:
         lock = os.open(paths.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -65,6 +76,14 @@ def holder(paths: StatePaths) -> int | None:
     finally:
         os.close(lock)
     return None if told[0] == fcntl.F_UNLCK else int(told[4])
+
+
+def _make(directory: Path) -> None:
+    """Make it, for nobody else, and what is missing above it, where nobody else may write whatever the umask says."""
+    for above in reversed(directory.parents):
+        if not above.exists():
+            above.mkdir(0o755)
+    directory.mkdir(0o700, exist_ok=True)
 
 
 def _check_private(root: Path) -> None:
@@ -80,16 +99,41 @@ def _check_private(root: Path) -> None:
             hint=f"chmod 0700 {root}",
         )
 
+    above = next((path for path in root.resolve().parents if _open_to_all(path)), None)
+    if above is not None:
+        raise StateUnusable(
+            f"the state directory {root} could be exchanged: anybody may write to {above}",
+            hint=f"chmod o-w {above}, or choose another directory with --state",
+        )
+
+
+def _open_to_all(directory: Path) -> bool:
+    """Whether anybody may rename what lies in it; the sticky bit keeps that to owners."""
+    mode = directory.stat().st_mode
+    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
+
+
+def _clear_up(paths: StatePaths) -> None:
+    """Remove what writes left that a crash cut off."""
+    images = (paths.images, paths.images / "sources")
+    for directory in (paths.root, *images, paths.keys, paths.host_keys):
+        durable.clear_up(directory)
+    for directory in paths.instances.iterdir():
+        durable.clear_up(directory)
+
 
 def _identity(paths: StatePaths) -> str:
     try:
-        return str(uuid.UUID(paths.identity.read_text().strip()))
+        descriptor = os.open(paths.identity, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        pass
+        made = str(uuid.uuid4())
+        durable.write(paths.identity, f"{made}\n".encode(), replace=False)
+        return made
+    with open(descriptor, "rb") as file:
+        content = file.read()
+    try:
+        return str(uuid.UUID(content.decode().strip()))
     except ValueError as error:
         raise StateUnusable(
             f"{paths.identity} holds no UUID", hint="restore it from a backup of the directory"
         ) from error
-    made = str(uuid.uuid4())
-    durable.write(paths.identity, f"{made}\n".encode(), replace=False)
-    return made

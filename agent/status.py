@@ -124,6 +124,8 @@ def _blank(name: Name) -> dict[str, Any]:
 def _phase(instance: Instance, reason: str, running: bool) -> str:
     if instance.phase in (Phase.RUNNING, Phase.STARTING) and instance.process and not running:
         return "crashed"
+    if instance.phase is Phase.PENDING and reason == "Stopped":
+        return "stopped"
     if instance.phase is Phase.RUNNING:
         return {"Unresponsive": "unresponsive", "Paused": "paused"}.get(reason, "running")
     return instance.phase.value

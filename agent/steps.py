@@ -76,6 +76,15 @@ class Destroy(_Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Clear(_Step):
+    """Clear away instances that never ran, such as a replacement that is not wanted any more. Shown as an update:
+    nothing that a guest has written is lost by it."""
+
+    action = "update"
+    uids: tuple[Uid, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Restart(_Step):
     """Start an instance again from its own disk; what is left of its process is ended first, `grace` seconds being
     given to a guest that still runs."""
@@ -160,7 +169,20 @@ class Hold(_Step):
     reason: str
 
 
-Step = Create | Replace | Destroy | Restart | Adopt | Update | Power | Crash | Keep | Wait | Hold
+Step = (
+    Create
+    | Replace
+    | Destroy
+    | Clear
+    | Restart
+    | Adopt
+    | Update
+    | Power
+    | Crash
+    | Keep
+    | Wait
+    | Hold
+)
 
 
 def target(step: Step) -> str:
@@ -171,6 +193,8 @@ def target(step: Step) -> str:
             return f"{step.action} {step.birth.uid} {step.birth.spec.digest}"
         case Destroy():
             return f"destroy {' '.join(step.uids)}"
+        case Clear():
+            return f"clear {' '.join(step.uids)}"
         case Restart() | Update():
             return f"{step.action} {step.uid} {step.spec.digest}"
         case Power():

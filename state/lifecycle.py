@@ -1,13 +1,13 @@
 """The phases of an instance, and the one table of the moves between them.
 
-What the ledger records of an instance:
+What the ledger records of an instance, besides that any phase may be recorded again:
 
     pending ---> starting ---> running ---> stopping ---> (gone: the row is removed)
-       |            |  ^          |  ^         |  ^
-       |            v  |          v  |         v  |
-       |           crashed <------'  '------ stopped
-       |              |                         |
-       `--------------+------> stopping <-------'
+
+    starting, running ---> crashed ---> starting         it ended by itself, and is started again
+    stopping ---> stopped ---> starting                  it was ended, its disk kept, and is wanted again
+    stopping ---> starting                               it is wanted again before its end was recorded
+    pending, starting, crashed, stopped ---> stopping    it is to go
 
 - pending   it has a uid, a generation and leases; its files may or may not be there; no process was ever tried
 - starting  a process is about to exist or exists inert; with a recorded process, that one

@@ -128,7 +128,7 @@ class NameRecord:
 class Retry:
     """What failed, how often in a row, and when it is tried again: `retry_at` is a CLOCK_BOOTTIME of the boot
     `retry_boot`. `key` is `vm/NAME` for a machine that does not stay up, `step/NAME` for a step that failed (`what`
-    says which), `image/SOURCE` for an image."""
+    says which), `image/SOURCE …` for an image."""
 
     key: str
     what: str = ""
@@ -149,8 +149,8 @@ def step_key(name: Name) -> str:
 
 
 def image_key(image: ImageSpec) -> str:
-    """The key for an image that cannot be had."""
-    return f"image/{image.source}"
+    """The key for an image that cannot be had: one that is asked for otherwise is asked for at once."""
+    return f"image/{image.source} {image.digest} {image.decompress} {image.format}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from state.desired import SourceRef
 from state.history import Event, Finding, StepRecord
@@ -20,6 +20,8 @@ from state.ids import Digest, Name, Process, Uid
 from state.lifecycle import Cause, Phase
 from state.observed import BaseImage, Instance, NameRecord, Retry
 from state.spec.resolved import Forward
+
+T = TypeVar("T")
 
 SOURCE_KEY = "source"
 SETTINGS_KEY = "settings"
@@ -99,6 +101,11 @@ def instance_of(row: Mapping[str, Any]) -> Instance:
     )
 
 
+def _pick(kind: type[T], row: Mapping[str, Any]) -> T:
+    """The `kind` whose fields are columns of the row; a later version may have added others."""
+    return kind(**{field: row[field] for field in kind.__slots__})  # type: ignore[attr-defined]
+
+
 class Reader:
     """Reads a ledger. Each call sees one consistent moment; `snapshot` makes several calls see the same one."""
 
@@ -109,8 +116,14 @@ class Reader:
     @classmethod
     def open(cls, path: Path) -> Reader:
         """Open read-only. Raises LedgerUnreadable where there is no usable database."""
-        if not path.exists():
-            raise LedgerUnreadable("there is no state database yet")
+        try:
+            path.stat()
+        except FileNotFoundError as error:
+            raise LedgerUnreadable("there is no state database yet") from error
+        except OSError as error:
+            raise LedgerUnreadable(
+                f"the state database cannot be read: {error.strerror}"
+            ) from error
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5.0)
         try:
             made = connection.execute(
@@ -130,7 +143,7 @@ class Reader:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Everything read inside is of one moment."""
-        self._connection.execute("BEGIN")
+        self._rows("BEGIN")
         try:
             yield
         finally:
@@ -142,6 +155,16 @@ class Reader:
         except sqlite3.Error as error:
             raise LedgerUnreadable(f"the state database cannot be read: {error}") from error
 
+    def _made(
+        self, make: Callable[[dict[str, Any]], T], sql: str, values: Sequence[Any] = ()
+    ) -> list[T]:
+        try:
+            return [make(dict(row)) for row in self._rows(sql, values)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise LedgerUnreadable(
+                f"the state database holds what this version does not understand: {error!r}"
+            ) from error
+
     def meta(self, key: str) -> str | None:
         """One of the single values, None where it was never set."""
         return next(
@@ -151,10 +174,7 @@ class Reader:
 
     def instances(self) -> list[Instance]:
         """Every instance, oldest generation of each name first."""
-        return [
-            instance_of(dict(row))
-            for row in self._rows("SELECT * FROM instances ORDER BY name, generation")
-        ]
+        return self._made(instance_of, "SELECT * FROM instances ORDER BY name, generation")
 
     def qmp_sockets(self) -> dict[Uid, str]:
         """The control socket of each instance."""
@@ -162,20 +182,21 @@ class Reader:
 
     def names(self) -> dict[Name, NameRecord]:
         """Every name that is remembered."""
-        return {
-            Name(row["name"]): NameRecord(**dict(row)) for row in self._rows("SELECT * FROM names")
-        }
+        made = self._made(lambda row: _pick(NameRecord, row), "SELECT * FROM names")
+        return {record.name: record for record in made}
 
     def retries(self) -> dict[str, Retry]:
         """Everything that failed and is waiting to be tried again, or that has failed lately."""
-        return {row["key"]: Retry(**dict(row)) for row in self._rows("SELECT * FROM retries")}
+        made = self._made(lambda row: _pick(Retry, row), "SELECT * FROM retries")
+        return {retry.key: retry for retry in made}
 
     def findings(self) -> dict[str, Finding]:
         """The last pass's report, by key."""
-        return {
-            row["key"]: Finding(**{field: row[field] for field in Finding.__slots__})
-            for row in self._rows("SELECT * FROM findings ORDER BY key")
-        }
+        made = self._made(
+            lambda row: (str(row["key"]), _pick(Finding, row)),
+            "SELECT * FROM findings ORDER BY key",
+        )
+        return dict(made)
 
     def events(
         self, *, name: Name | None = None, after: int = 0, last: int | None = None

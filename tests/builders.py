@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from agent.leases import forwards_of
 from state.clock import Moment
 from state.desired import Desired, Problem, SourceInfo, SourceRef, WantedVm
-from state.ids import Digest, Name
+from state.ids import Digest, Name, Process, instance_uid
+from state.lifecycle import Cause, Phase
+from state.observed import BaseImage, Instance
 from state.spec.resolved import ImageSpec, VmSpec
 
 STATE_ID = "6f0b0c52-6f0a-4b0e-9a59-0a5b3f4f6d10"
@@ -43,3 +47,43 @@ def broken(name: str | None, file: str = "web.yaml") -> Problem:
 def moment(boottime: float = 1000.0, boot_id: str = "boot-1") -> Moment:
     """A moment of one boot."""
     return Moment(1_700_000_000.0 + boottime, boottime, boot_id)
+
+
+BASE = BaseImage(Path("/images/1.qcow2"), "qcow2", 2 << 30, Digest("sha256:" + "1" * 64))
+
+
+def instance(spec: VmSpec | None = None, *, generation: int = 1, **fields: Any) -> Instance:
+    """A recorded instance of `spec`, pending unless `fields` say otherwise."""
+    spec = spec or vm()
+    values: dict[str, Any] = {
+        "uid": instance_uid(STATE_ID, "vm", spec.name, generation),
+        "name": spec.name,
+        "generation": generation,
+        "phase": Phase.PENDING,
+        "cause": Cause.NONE,
+        "spec": spec.canonical(),
+        "spec_digest": spec.digest,
+        "base": BASE,
+        "accelerator": "tcg",
+        "source": SourceRef(f"{spec.name}.yaml", 1),
+        "created_at": 1_700_000_000.0,
+        "ssh_port": 22000,
+        "forwards": forwards_of(spec, 22000),
+    }
+    return Instance(**(values | fields))
+
+
+def process(pid: int = 4242, boot_id: str = "boot-1") -> Process:
+    """A process that began half a second after its host."""
+    return Process(boot_id, pid, 50)
+
+
+def running(spec: VmSpec | None = None, **fields: Any) -> Instance:
+    """A recorded instance whose guest was let go ten seconds ago, at `moment()`, and answered five seconds ago."""
+    values: dict[str, Any] = {
+        "phase": Phase.RUNNING,
+        "process": process(),
+        "started_at": 1_700_000_990.0,
+        "ready_at": 1_700_000_995.0,
+    }
+    return instance(spec, **(values | fields))

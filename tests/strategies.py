@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from hypothesis import strategies as st
 
@@ -13,7 +12,6 @@ from state.desired import Desired, Problem, SourceRef
 from state.ids import Digest, Name, Process, Uid, instance_uid
 from state.lifecycle import Cause, Phase
 from state.observed import (
-    BaseImage,
     Instance,
     Listener,
     NameRecord,
@@ -27,12 +25,11 @@ from state.observed import (
     vm_key,
 )
 from state.spec.resolved import Forward, VmSpec
-from tests.builders import DIRECTORY, IMAGE, STATE_ID, vm, wanted
+from tests.builders import BASE, DIRECTORY, IMAGE, STATE_ID, vm, wanted
 
 BOOT = "boot-1"
 POLICY = Policy(STATE_ID, "tcg", run_as=range(61000, 61020))
 NAMES = [Name(name) for name in ("web", "db", "api", "cache")]
-BASE = BaseImage(Path("/images/1.qcow2"), "qcow2", 2 << 30, Digest("sha256:" + "1" * 64))
 OTHER_BASE = replace(BASE, digest=Digest("sha256:" + "2" * 64))
 UNPINNED = replace(IMAGE, digest=None)
 

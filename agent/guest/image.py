@@ -52,8 +52,6 @@ class ImageStore:
         self._directory = directory
         self._sources = directory / "sources"
         self._known: dict[Path, BaseImage] = {}
-        for stale in directory.glob(".*.part"):
-            stale.unlink(missing_ok=True)
 
     def find(self, image: ImageSpec) -> BaseImage | None:
         """See `agent.hypervisor.api.Images`. A file source that is not pinned counts as changed when its size, inode or
@@ -80,7 +78,7 @@ class ImageStore:
         tried = f"fetching image {image.label} from {image.source}"
         durable.directory(self._sources)
         name = hashlib.sha256(f"{image.source} {image.decompress} {image.format}".encode())
-        part = self._directory / f".{name.hexdigest()[:24]}.part"
+        part = self._directory / f".{name.hexdigest()[:24]}{durable.UNFINISHED}"
         fingerprint = _fingerprint(image.source)
         descriptor = os.open(
             part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 
 from agent.plan import plan
-from agent.steps import Create, Destroy, Plan, Replace, Restart, Wait
+from agent.steps import Clear, Create, Destroy, Plan, Power, Replace, Restart, Wait
 from state.desired import Desired
-from state.observed import Observed, Verdict
+from state.observed import Observed, Seen, Verdict
 from state.spec.effects import Effect
 from state.spec.resolved import VmSpec, changes
 from tests.builders import moment
@@ -74,7 +74,8 @@ def test_what_is_alive_or_unknown_is_never_created_over(world: World) -> None:
         if isinstance(step, Create | Replace | Destroy | Restart):
             assert all(seen.verdict is not Verdict.UNKNOWN for seen in own)
         if isinstance(step, Restart):
-            assert all(seen.verdict is Verdict.GONE for seen in own[:-1])
+            others = [seen for seen in own if seen.instance.uid != step.uid]
+            assert all(seen.verdict is Verdict.GONE for seen in others)
 
 
 @given(worlds())
@@ -144,3 +145,53 @@ def test_a_suspended_or_protected_name_is_not_destroyed_or_replaced(world: World
         if isinstance(step, Destroy):
             specs = [VmSpec.from_canonical(s.instance.spec) for s in by_name.get(step.name, [])]
             assert not any(spec.protect for spec in specs)
+
+
+@given(worlds())
+def test_what_is_wanted_stopped_is_not_started(world: World) -> None:
+    """Sabotage: create whatever has no instance, whatever its power."""
+    desired, _ = world
+    for step in planned(world).steps:
+        wanted = desired.vms.get(step.name)
+        if wanted is not None and wanted.spec.power == "stopped":
+            assert not isinstance(step, Create | Restart)
+            assert not (isinstance(step, Power) and step.to != "stopped")
+
+
+@given(worlds())
+def test_a_machine_that_is_as_wanted_is_not_replaced_for_one_that_never_ran(world: World) -> None:
+    """Sabotage: compare the document with the newest instance alone."""
+    desired, observed = world
+    by_name = observed.by_name()
+    for step in planned(world).steps:
+        if not isinstance(step, Replace):
+            continue
+        spec = desired.vms[step.name].spec
+        own = by_name[step.name]
+        while len(own) > 1 and unborn(own[-1]) and own[-1].instance.uid != step.birth.uid:
+            own = own[:-1]
+            if own[-1].instance.uid in step.old:
+                assert forced(own[-1], spec, observed)
+
+
+@given(worlds())
+def test_only_what_never_ran_is_cleared_away(world: World) -> None:
+    """Sabotage: clear away everything but the instance that fits."""
+    _, observed = world
+    seen = {one.instance.uid: one for one in observed.instances}
+    for step in planned(world).steps:
+        if isinstance(step, Clear):
+            assert step.uids
+            assert all(unborn(seen[uid]) for uid in step.uids)
+            assert len(step.uids) < len(observed.by_name()[step.name])
+
+
+def unborn(seen: Seen) -> bool:
+    return seen.verdict is Verdict.GONE and seen.instance.started_at is None
+
+
+def forced(seen: Seen, spec: VmSpec, observed: Observed) -> bool:
+    found = changes(VmSpec.from_canonical(seen.instance.spec), spec)
+    base = observed.images.get(spec.image)
+    moved = base is not None and base.digest != seen.instance.base.digest
+    return moved or any(one.effect is Effect.REPLACE for one in found)

@@ -1,0 +1,123 @@
+"""Ports and uids of the host: leased once, kept, never what another has, and refused with the owner's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.leases import Leases, overlaps
+from agent.policy import Policy
+from state.desired import Desired
+from state.ids import Name
+from state.observed import Instance, Listener, NameRecord, Observed, Seen, Verdict
+from state.spec.resolved import Forward, VmSpec
+from tests.builders import DIRECTORY, STATE_ID, process, running, vm, wanted
+
+WEB, DB = Name("web"), Name("db")
+PORTS = range(22000, 22004)
+
+
+def leases(
+    *specs: VmSpec,
+    names: Iterable[NameRecord] = (),
+    instances: Iterable[Instance] = (),
+    listeners: Iterable[Listener] = (),
+    run_as: range | None = None,
+) -> Leases:
+    observed = Observed(
+        instances=tuple(Seen(one, Verdict.ALIVE) for one in instances),
+        names={record.name: record for record in names},
+        listeners=tuple(listeners),
+    )
+    return Leases(
+        Desired(DIRECTORY, wanted(*specs)),
+        observed,
+        Policy(STATE_ID, "tcg", ssh_ports=PORTS, run_as=run_as),
+    )
+
+
+def test_a_leased_port_is_kept_whatever_listens_on_it() -> None:
+    given = leases(names=[NameRecord(WEB, 1, 22003)], listeners=[Listener("0.0.0.0", 22003)])
+    assert given.ssh_port(WEB) == 22003
+
+
+def test_a_new_name_gets_the_lowest_port_that_nobody_has() -> None:
+    given = leases(
+        vm("api", ports=(Forward(22001, 80),)),
+        names=[NameRecord(DB, 1, 22000)],
+        listeners=[Listener("192.0.2.1", 22002)],
+    )
+    assert given.ssh_port(WEB) == 22003
+    assert given.ssh_port(WEB) == 22003
+
+
+def test_a_fixed_port_of_a_running_machine_is_nobodys_lease_though_its_document_is_gone() -> None:
+    db = running(vm("db", ports=(Forward(22000, 5432),)), ssh_port=22001)
+    assert leases(instances=[db]).ssh_port(WEB) == 22001
+
+
+def test_two_new_names_get_two_ports_until_none_is_left() -> None:
+    given = leases()
+    assert [given.ssh_port(Name(f"n{n}")) for n in range(5)] == [*PORTS, None]
+    assert given.ssh_port(Name("n0")) == 22000
+
+
+def test_a_port_leased_in_this_pass_is_anothers_conflict() -> None:
+    given = leases()
+    given.ssh_port(DB)
+    assert given.conflict(WEB, [Forward(22000, 80)], []) == "port 22000 is leased to db for SSH"
+    assert given.conflict(DB, [Forward(22000, 22)], []) is None
+
+
+def test_uids_of_the_host_are_given_once_and_never_anothers() -> None:
+    given = leases(instances=[running(run_as=61000)], run_as=range(61000, 61003))
+    assert [given.run_as() for _ in range(3)] == [61001, 61002, None]
+    assert leases().run_as() is None
+
+
+def test_a_taken_port_names_who_has_it() -> None:
+    for listener, said in (
+        (Listener("0.0.0.0", 8080, 77, "nginx"), "is taken by nginx (pid 77)"),
+        (Listener("127.0.0.1", 8080), "is taken by another program"),
+    ):
+        clash = leases(listeners=[listener]).conflict(WEB, [Forward(8080, 80)], [])
+        assert clash == f"port 8080 of {listener.address} {said}"
+
+
+def test_another_address_or_another_port_is_no_conflict() -> None:
+    given = leases(listeners=[Listener("192.0.2.1", 8080), Listener("127.0.0.1", 8081)])
+    assert given.conflict(WEB, [Forward(8080, 80)], []) is None
+    anywhere = Forward(8080, 80, "0.0.0.0")
+    assert given.conflict(WEB, [anywhere], []) is not None
+
+
+def test_what_a_name_listens_on_itself_does_not_stand_in_its_way() -> None:
+    own = Seen(running(forwards=(Forward(8080, 80),)), Verdict.ALIVE)
+    mine = Listener("127.0.0.1", 8080, process().pid, "qemu-system-x86")
+    assert leases(listeners=[mine]).conflict(WEB, [Forward(8080, 80)], [own]) is None
+    unseen = Listener("127.0.0.1", 8080)
+    assert leases(listeners=[unseen]).conflict(WEB, [Forward(8080, 80)], [own]) is None
+
+
+def test_another_program_on_a_port_that_a_name_had_is_a_conflict() -> None:
+    """Sabotage: believe the recorded forwards though the listener's pid is told, and is another's."""
+    own = Seen(running(forwards=(Forward(8080, 80),)), Verdict.ALIVE)
+    taken = Listener("127.0.0.1", 8080, 77, "nginx")
+    clash = leases(listeners=[taken]).conflict(WEB, [Forward(8080, 80)], [own])
+    assert clash == "port 8080 of 127.0.0.1 is taken by nginx (pid 77)"
+
+
+def test_what_bears_the_pid_of_a_process_that_is_gone_is_a_stranger() -> None:
+    own = Seen(running(forwards=(Forward(8080, 80),)), Verdict.GONE)
+    for stranger in (
+        Listener("127.0.0.1", 8080, process().pid, "nginx"),
+        Listener("127.0.0.1", 8080),
+    ):
+        clash = leases(listeners=[stranger]).conflict(WEB, [Forward(8080, 80)], [own])
+        assert clash is not None
+
+
+def test_addresses_overlap_when_they_agree_or_one_is_every_address() -> None:
+    assert overlaps("127.0.0.1", "127.0.0.1")
+    assert overlaps("0.0.0.0", "127.0.0.1")
+    assert overlaps("127.0.0.1", "0.0.0.0")
+    assert not overlaps("127.0.0.1", "127.0.0.2")

@@ -1,0 +1,168 @@
+"""What a pass leaves in the ledger: what differs from the last one, and nothing for an unchanged world."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.record import Pass, Recorder
+from agent.steps import Adopt, Hold, Keep, Plan, Step, Wait
+from state.desired import Advice, Desired, SourceInfo, SourceRef
+from state.history import Event
+from state.ids import Name, Uid
+from state.ledger import Ledger
+from state.observed import Observed, Seen, Verdict
+from state.records import SOURCE_KEY
+from tests.builders import DIRECTORY, broken, desired, running, vm
+
+WEB = Name("web")
+MOVED = SourceRef("moved/web.yaml", 2)
+
+
+@pytest.fixture
+def told() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, told: list[Event]) -> Iterator[Ledger]:
+    with closing(Ledger(tmp_path / "state.db", on_event=told.append)) as opened:
+        yield opened
+
+
+def a_pass(*steps: Step, wish: Desired | None = None, seen: tuple[Seen, ...] = ()) -> Pass:
+    return Pass("p-1", ("test",), wish or desired(vm()), Observed(instances=seen), Plan(steps))
+
+
+def keep(reason: str = "Ready", because: str = "x", source: SourceRef | None = None) -> Keep:
+    return Keep(name=WEB, because=because, reason=reason, source=source)
+
+
+def wait(because: str = "nginx has it", reason: str = "PortTaken") -> Wait:
+    return Wait(name=WEB, because=because, reason=reason)
+
+
+def test_a_pass_leaves_its_findings_and_its_source(ledger: Ledger) -> None:
+    Recorder(ledger).record(a_pass(wait()), 100.0)
+    [(key, found)] = ledger.reader.findings().items()
+    assert (key, found.reason, found.since) == ("vm/web", "PortTaken", 100.0)
+    assert json.loads(ledger.reader.meta(SOURCE_KEY) or "") == {
+        "kind": "directory", "location": "/desired", "commit": None, "fetched_at": None,
+        "error": None,
+    }  # fmt: skip
+
+
+def test_an_unchanged_world_costs_no_write(ledger: Ledger) -> None:
+    recorder = Recorder(ledger)
+    recorder.record(a_pass(wait(), wish=desired(problems=[broken(None)])), 100.0)
+    before = ledger._connection.total_changes
+    recorder.record(a_pass(wait(), wish=desired(problems=[broken(None)])), 200.0)
+    assert ledger._connection.total_changes == before
+
+
+def test_a_new_agent_writes_nothing_that_the_last_one_wrote(
+    ledger: Ledger, told: list[Event]
+) -> None:
+    Recorder(ledger).record(a_pass(wait()), 100.0)
+    before = ledger._connection.total_changes
+    Recorder(ledger).record(a_pass(wait()), 200.0)
+    assert ledger._connection.total_changes == before
+    assert len(told) == 1
+
+
+def test_what_is_said_no_more_is_removed(ledger: Ledger) -> None:
+    recorder = Recorder(ledger)
+    recorder.record(a_pass(wait(), wish=desired(problems=[broken(None)])), 100.0)
+    recorder.record(a_pass(), 200.0)
+    assert ledger.reader.findings() == {}
+
+
+def test_a_new_reason_is_told_once_and_again_when_it_says_something_else(
+    ledger: Ledger, told: list[Event]
+) -> None:
+    recorder = Recorder(ledger)
+    passes: list[Step] = [wait(), wait(), wait("apache has it"), keep(), wait()]
+    for at, step in enumerate(passes):
+        recorder.record(a_pass(step), float(at))
+    assert [(one.at, one.reason, one.message) for one in told] == [
+        (0.0, "PortTaken", "nginx has it"),
+        (2.0, "PortTaken", "apache has it"),
+        (4.0, "PortTaken", "nginx has it"),
+    ]
+    assert {(one.name, one.kind, one.pass_id) for one in told} == {(WEB, "vm", "p-1")}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [keep("Ready"), keep("Running"), keep("Booting"), keep("Connecting"), keep("Stopped"),
+     keep("Paused"), wait(reason="InProgress"), Adopt(name=WEB, because="x", uid=Uid("1"))],
+)  # fmt: skip
+def test_what_steps_tell_of_themselves_is_not_told_twice(
+    ledger: Ledger, told: list[Event], step: Step
+) -> None:
+    Recorder(ledger).record(a_pass(step), 100.0)
+    assert told == []
+
+
+def test_advice_is_kept_and_not_told_as_something_that_happened(
+    ledger: Ledger, told: list[Event]
+) -> None:
+    wish = Desired(DIRECTORY, advice=(Advice(MOVED, "it is not pinned"),))
+    Recorder(ledger).record(a_pass(wish=wish), 100.0)
+    assert told == []
+    assert len(ledger.reader.findings()) == 1
+
+
+def test_a_problem_is_told_with_its_place(ledger: Ledger, told: list[Event]) -> None:
+    hold = Hold(name=WEB, because="web.yaml:3:1: it is broken", reason="InvalidDocument")
+    Recorder(ledger).record(a_pass(hold, wish=desired(problems=[broken("web")])), 100.0)
+    assert sorted(one.message for one in told) == [
+        "web.yaml:3:1: it is broken", "web.yaml:3:1: it is broken",
+    ]  # fmt: skip
+    told.clear()
+    gone = replace(broken(None), line=0, column=0)
+    Recorder(ledger).record(a_pass(wish=desired(problems=[gone])), 200.0)
+    assert [one.message for one in told] == ["web.yaml: it is broken"]
+
+
+def test_a_kept_machine_follows_its_document_to_where_it_stands_now(ledger: Ledger) -> None:
+    with ledger.transaction() as change:
+        change.put_instance(running())
+    recorder = Recorder(ledger)
+    seen = Seen(running(), Verdict.ALIVE)
+    recorder.record(a_pass(keep(source=MOVED), seen=(seen,)), 100.0)
+    assert ledger.instance(running().uid) == replace(running(), source=MOVED)
+
+
+def test_a_machine_that_something_is_done_to_is_not_written_beside_it(ledger: Ledger) -> None:
+    """Sabotage: write the observed instance of every name. What a step under way has recorded is then undone."""
+    with ledger.transaction() as change:
+        change.put_instance(running())
+    busy = Wait(name=WEB, because="update: labels", reason="InProgress", source=MOVED)
+    Recorder(ledger).record(a_pass(busy, seen=(Seen(running(), Verdict.ALIVE),)), 100.0)
+    assert ledger.instance(running().uid) == running()
+
+
+def test_another_commit_of_the_source_is_written_though_nothing_else_changed(
+    ledger: Ledger,
+) -> None:
+    recorder = Recorder(ledger)
+    for commit in ("a" * 40, "b" * 40):
+        source = SourceInfo("git", "https://example/x.git", commit, 5.0)
+        recorder.record(a_pass(wish=Desired(source)), 100.0)
+        assert json.loads(ledger.reader.meta(SOURCE_KEY) or "")["commit"] == commit
+
+
+def test_a_reason_whose_document_moved_is_written_and_not_told_again(
+    ledger: Ledger, told: list[Event]
+) -> None:
+    recorder = Recorder(ledger)
+    recorder.record(a_pass(wait()), 100.0)
+    recorder.record(a_pass(replace(wait(), source=MOVED)), 200.0)
+    assert ledger.reader.findings()["vm/web"].file == "moved/web.yaml"
+    assert len(told) == 1
