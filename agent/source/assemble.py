@@ -184,8 +184,18 @@ class Assembler:
                     continue
                 found = WantedVm(spec, reading.ref)
             wanted[reading] = found
+            self._tell_of_the_future(reading, document)
         self._wanted = wanted
         self._found.vms = {found.spec.name: found for found in wanted.values()}
+
+    def _tell_of_the_future(self, reading: Reading, document: VmDocument) -> None:
+        """What is checked but not acted on yet must not be mistaken for what is done."""
+        for field_, said in (("health", document.health), ("depends_on", document.depends_on)):
+            if said:
+                message = (
+                    f"{document.name}: `{field_}` is checked, but this version does not act on it"
+                )
+                self._found.advice.append(Advice(reading.ref, message))
 
     def _check_ports(self, alone: Iterable[Reading]) -> None:
         owners: dict[int, Reading] = {}
