@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import aclosing
 from pathlib import Path
 
 QUIET = 0.01
@@ -29,11 +30,13 @@ class Wake:
     async def wait(self, at_most: float) -> tuple[str, ...]:
         """The reasons of one burst, each once; `timer` after `at_most` seconds without any."""
         loop = asyncio.get_running_loop()
-        if not await self._more(at_most):
+        if not self._reasons and not await self._more(at_most):
             return ("timer",)
         end = loop.time() + LONGEST_BURST
         while (left := end - loop.time()) > 0 and await self._more(min(QUIET, left)):
             pass
+        # A wake may have come with the very end of the wait; its reason is among these.
+        self._event.clear()
         reasons, self._reasons = tuple(self._reasons), {}
         return reasons
 
@@ -50,9 +53,11 @@ class Wake:
 
 async def watch(path: Path, wake: Wake, *, recursive: bool = True) -> None:
     """Notify `wake` of every change below `path`, for ever. A path that is not there, or that another directory has
-    taken, is watched again as soon as it is seen; until then the timer of the loop has to do."""
+    taken, is watched again as soon as it is seen; until then the timer of the loop has to do. For one that the kernel
+    does not let us watch, it is notified every two seconds."""
     from watchfiles import awatch
 
+    in_part = False
     while True:
         identity = _identity(path)
         if identity is None:
@@ -61,24 +66,32 @@ async def watch(path: Path, wake: Wake, *, recursive: bool = True) -> None:
                 wake.notify(f"{path} appeared")
             continue
         try:
-            async for changes in awatch(
-                path,
-                recursive=recursive,
-                step=1,
-                debounce=5,
-                rust_timeout=_LOOK_AGAIN,
-                yield_on_timeout=True,
-                watch_filter=None,
-                ignore_permission_denied=True,
-            ):
-                if _identity(path) != identity:
-                    wake.notify(f"{path} is another directory")
-                    break
-                if changes:
-                    wake.notify("files changed")
-        except OSError:
-            wake.notify(f"{path} cannot be watched")
+            async with aclosing(
+                awatch(
+                    path,
+                    recursive=recursive,
+                    step=1,
+                    debounce=5,
+                    rust_timeout=_LOOK_AGAIN,
+                    yield_on_timeout=True,
+                    watch_filter=None,
+                    ignore_permission_denied=in_part,
+                )
+            ) as looks:
+                async for changes in looks:
+                    if _identity(path) != identity:
+                        wake.notify(f"{path} is another directory")
+                        break
+                    if changes:
+                        wake.notify("files changed")
+        except (OSError, RuntimeError) as error:
+            # RuntimeError is what watchfiles raises for most of what inotify refuses, such as one instance too many.
+            if isinstance(error, PermissionError) and not in_part:
+                # A part of it may not be read. Only now, since it hides every other error too.
+                in_part = True
+                continue
             await asyncio.sleep(_LOOK_AGAIN / 1000)
+            wake.notify(f"{path} cannot be watched")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
