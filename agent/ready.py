@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from agent.errors import HoldfastError, NotReady
+from agent.errors import NotReady
 from agent.hypervisor.api import Doorway
 from agent.intent import Clock
 from state.history import Event
@@ -14,6 +14,7 @@ from state.ids import Process, Uid
 from state.ledger import Ledger
 from state.lifecycle import Phase
 from state.observed import Instance, Observed, RunState, Verdict
+from state.records import LedgerUnreadable
 from state.spec.resolved import VmSpec
 
 BETWEEN_TRIES = 0.2
@@ -65,7 +66,9 @@ class Readiness:
                 )
             except NotReady:
                 await asyncio.sleep(BETWEEN_TRIES)
-            except HoldfastError as error:
+            except LedgerUnreadable:
+                raise
+            except Exception as error:  # noqa: BLE001 - a guest must not be able to end its agent
                 # Somebody else answers in the guest's place. It may pass, so it is asked again, but it is told.
                 if not told:
                     self._tell(instance, type(error).__name__, str(error))

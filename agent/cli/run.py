@@ -100,7 +100,7 @@ def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval:
             f"the agent left, for {_first(lost)}",
             hint="VMs run on; see to the disk of the state directory and start the agent again",
         ) from several
-    return 0 if all(well) else 1
+    return 0 if not once or well == [True] else 1
 
 
 def _first(group: BaseException) -> BaseException:

@@ -33,7 +33,7 @@ def ssh(state: StatePaths, name: str, command: tuple[str, ...]) -> int:
     """Into the guest of a VM: a shell, or `-- COMMAND…`, whose output and exit status are this command's."""
     import json
 
-    from agent.guest.ssh import endpoint, session
+    from agent.guest.ssh import channel_of, endpoint, session
 
     instance = running_instance(state, name)
     if instance.ssh_port is None:
@@ -44,7 +44,7 @@ def ssh(state: StatePaths, name: str, command: tuple[str, ...]) -> int:
     user = json.loads(instance.spec)["image"]["ssh_user"]
     to = endpoint(state, instance.name, instance.ssh_port, user)
     with session(state, instance.name, to, _LOGIN) as transport:
-        channel = transport.open_session(timeout=_LOGIN)
+        channel = channel_of(transport, instance.name)
         if command:
             channel.exec_command(" ".join(command))
             return _join(channel)

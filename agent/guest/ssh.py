@@ -60,10 +60,18 @@ def session(
 ) -> Iterator[paramiko.Transport]:
     """An authenticated transport to the guest of `name`. Raises NotReady while it does not let us in, HostKeyChanged
     when another answers in its place."""
+    tried = f"logging into {name} as {to.user} on {to.address}:{to.port}"
+    transport = _logged_in(paths, to, tried, timeout)
+    try:
+        yield transport
+    finally:
+        transport.close()
+
+
+def _logged_in(paths: StatePaths, to: Endpoint, tried: str, timeout: float) -> paramiko.Transport:
     import paramiko
 
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
-    tried = f"logging into {name} as {to.user} on {to.address}:{to.port}"
     transport: paramiko.Transport | None = None
     try:
         connection = socket.create_connection((to.address, to.port), timeout=timeout)
@@ -72,22 +80,38 @@ def session(
         transport.auth_timeout = timeout
         transport.get_security_options().key_types = ("ssh-ed25519",)
         transport.start_client(timeout=timeout)
-        shown = transport.get_remote_server_key()
-        if f"{shown.get_name()} {shown.get_base64()}".split() != to.host_key.split()[:2]:
-            raise HostKeyChanged(
-                f"{tried}: the host key is not the one that this guest was given",
-                hint="another program may have taken the port; see who listens on it",
-            )
+        _check_host_key(transport, to, tried)
         key = paramiko.Ed25519Key.from_private_key_file(str(paths.client_key))
         transport.auth_publickey(to.user, key)
-        yield transport
-    except paramiko.AuthenticationException as error:
-        raise NotReady(f"{tried}: the guest refuses our key") from error
-    except (paramiko.SSHException, OSError, EOFError) as error:
-        raise NotReady(f"{tried}: {str(error) or type(error).__name__}") from error
-    finally:
+    except Exception as error:
         if transport is not None:
             transport.close()
+        if isinstance(error, HoldfastError):
+            raise
+        if isinstance(error, paramiko.AuthenticationException):
+            raise NotReady(f"{tried}: the guest refuses our key") from error
+        # Whatever the other side sends may surface here: the library passes on what its own thread met.
+        raise NotReady(f"{tried}: {str(error) or type(error).__name__}") from error
+    return transport
+
+
+def _check_host_key(transport: paramiko.Transport, to: Endpoint, tried: str) -> None:
+    shown = transport.get_remote_server_key()
+    if f"{shown.get_name()} {shown.get_base64()}".split() != to.host_key.split()[:2]:
+        raise HostKeyChanged(
+            f"{tried}: the host key is not the one that this guest was given",
+            hint="another program may have taken the port; see who listens on it",
+        )
+
+
+def channel_of(transport: paramiko.Transport, name: Name) -> Channel:
+    """A new channel to the guest of `name`. Raises NotReady."""
+    try:
+        return transport.open_session(timeout=LOGIN_TIMEOUT)
+    except Exception as error:
+        raise NotReady(
+            f"talking to {name}: the connection broke: {str(error) or type(error).__name__}"
+        ) from error
 
 
 class SshDoorway:
@@ -110,10 +134,14 @@ class SshDoorway:
     def _login(self, name: Name, port: int, user: str) -> None:
         to = endpoint(self._paths, name, port, user)
         with session(self._paths, name, to, LOGIN_TIMEOUT) as transport:
-            channel = transport.open_session(timeout=LOGIN_TIMEOUT)
-            channel.settimeout(LOGIN_TIMEOUT)
-            channel.exec_command("true")
-            if not channel.status_event.wait(LOGIN_TIMEOUT) or channel.exit_status != 0:
+            channel = channel_of(transport, name)
+            try:
+                channel.settimeout(LOGIN_TIMEOUT)
+                channel.exec_command("true")
+                answered = channel.status_event.wait(LOGIN_TIMEOUT) and channel.exit_status == 0
+            except Exception as error:
+                raise NotReady(f"running `true` in {name}: {error!r}") from error
+            if not answered:
                 raise NotReady(f"running `true` in {name}: no exit status came")
 
 
