@@ -10,7 +10,7 @@ from agent.hypervisor.api import Backend
 from state.desired import Desired
 from state.ids import Name
 from state.observed import Instance, Listener, NameRecord, Observed, Retry, Seen, Verdict
-from state.spec.resolved import ImageSpec
+from state.spec.resolved import ImageSpec, VmSpec
 
 
 @dataclass
@@ -46,6 +46,12 @@ def observe(records: Records, backend: Backend, desired: Desired, doing: Doing) 
     """The world at this moment."""
     seen = tuple(_look(instance, backend) for instance in records.instances())
     wanted = {vm.spec.image for vm in desired.vms.values()}
+    # A name that is held goes on by what it was last given, also when it never came to run.
+    wanted |= {
+        VmSpec.from_canonical(one.instance.spec).image
+        for one in seen
+        if one.instance.started_at is None
+    }
     images = {image: base for image in wanted if (base := backend.images.find(image)) is not None}
     return Observed(
         instances=seen,

@@ -58,6 +58,10 @@ def ssh(state: StatePaths, name: str, command: tuple[str, ...]) -> int:
         if command:
             channel.exec_command(" ".join(command))
             return _join(channel)
+        if not terminal.at_terminal():
+            # As OpenSSH has it: a shell that reads its commands from a pipe, and ends with it.
+            channel.invoke_shell()
+            return _join(channel)
         columns, rows = terminal.size()
         channel.get_pty(os.environ.get("TERM", "dumb"), columns, rows)
         channel.invoke_shell()

@@ -283,6 +283,15 @@ def test_a_lost_database_loses_no_vm(tiny: Site) -> None:
         assert tiny.processes() == {before["pid"]: before["uid"]}
 
 
+def test_a_shell_without_a_terminal_takes_its_commands_from_standard_input(tiny: Site) -> None:
+    tiny.vm("web")
+    with tiny.agent():
+        tiny.ready("web")
+        told = tiny.call("ssh", "web", stdin=b"echo $((6*7))\nexit 3\n")
+        assert (told.returncode, told.stdout) == (3, b"42\n")
+        assert tiny.call("ssh", "web").returncode == 0
+
+
 def test_the_serial_console_can_be_read_and_typed_into(tiny: Site) -> None:
     tiny.vm("web")
     with tiny.agent():

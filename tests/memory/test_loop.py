@@ -385,3 +385,13 @@ async def test_a_lost_ledger_is_rebuilt_from_the_machines_and_no_machine_is_touc
         assert lab.host.running().items() >= before.items()
         assert lab.uids()[Name("db")] == stopped
         assert lab.host.guests[stopped].boots == 2
+
+
+async def test_a_held_name_that_never_ran_is_started_by_what_it_was_given(lab: Lab) -> None:
+    lab.host.failures["spawn"] = [StartFailed("starting web: not just now")]
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.until(lambda: _reason(lab, "web") == "BackOff", "its start failed")
+        lab.edit(desired(problems=[broken("web")]))
+        await lab.until(lambda: "web" in lab.uids(), "it is started nevertheless")
+        assert lab.host.calls["fetch"] == 1
