@@ -37,7 +37,7 @@ from state.ids import Name, Process, Uid
 from state.ledger import Ledger
 from state.lifecycle import Cause, Phase
 from state.observed import Instance, NameRecord, image_key, vm_key
-from state.records import instance_row
+from state.records import LedgerUnreadable, instance_row
 from state.spec.resolved import ImageSpec, VmSpec
 
 
@@ -64,6 +64,14 @@ class Executor:
             intent.failed(error)
         except OSError as error:
             intent.failed(HoldfastError(f"{step.action} of {step.name}: {error}"))
+        except LedgerUnreadable:
+            raise
+        except Exception as bug:
+            # With a back-off like any failure, or the next pass would do the same again at once.
+            intent.failed(
+                HoldfastError(f"{step.action} of {step.name} met a bug of holdfast: {bug!r}")
+            )
+            raise
 
     async def fetch(self, image: ImageSpec, pass_id: str) -> None:
         """Bring one image into the store."""
@@ -74,7 +82,7 @@ class Executor:
         key = image_key(image)
         try:
             base = await self._backend.images.fetch(image, progress)
-        except (HoldfastError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever a source makes a library raise
             now = self._clock()
             with self._ledger.transaction() as change:
                 change.put_retry(backoff.failed(self._ledger.retry(key), str(error), now))
@@ -240,6 +248,7 @@ class Executor:
             phase = Phase.STOPPING if process is not None else Phase.CRASHED
             phase = Phase.STOPPING if instance.phase is Phase.STOPPING else phase
             instance = replace(instance, phase=phase, cause=step.cause, detail=step.because)
+        instance = replace(instance, ready_at=None)
         with intent.begin() as change:
             change.put_instance(instance)
             if step.fault:
@@ -279,7 +288,8 @@ class Executor:
         if step.grow is not None:
             await self._hypervisor.grow(step.uid, step.grow)
         with intent.done("Updated", step.because) as change:
-            updated = _now_wanted(instance, step)
+            # Read again: that the guest answers may have been recorded meanwhile.
+            updated = _now_wanted(self._known(step.uid, step.name), step)
             if step.forwards is not None:
                 updated = replace(updated, forwards=step.forwards)
             change.put_instance(updated)

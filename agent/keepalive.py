@@ -192,6 +192,9 @@ def _powered(question: Question, state: RunState) -> Step:
     at = "running" if state is RunState.RUNNING else "paused"
     if spec.power != at:
         return _power(question, spec.power, Cause.POWER)
+    if question.seen.instance.phase is Phase.STARTING:
+        # Its agent died between letting it go and recording that; saying it again changes nothing but the record.
+        return _power(question, spec.power, Cause.POWER, "its start was cut off")
     if spec.power == "paused":
         return _keep(question, "Paused", "power is paused")
     return _running(question)

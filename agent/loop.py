@@ -21,13 +21,14 @@ from agent.policy import Policy
 from agent.ready import Readiness
 from agent.record import Pass, Recorder
 from agent.recover import recover
-from agent.steps import Plan, Step, Wait
+from agent.steps import Step, Wait
 from agent.wake import Wake
 from state.desired import Desired
 from state.history import Event
 from state.ids import Name, Uid
 from state.ledger import Ledger
 from state.observed import Observed
+from state.records import LedgerUnreadable
 from state.spec.resolved import ImageSpec
 
 SHORTEST_WAIT = 0.05
@@ -96,15 +97,28 @@ class Agent:
                     timeout = self._interval
                     while not self._stopping:
                         reasons = await self.wake.wait(timeout)
-                        done = await self._turn(reasons)
-                        self._act(done, executor, steps)
-                        readiness.follow(done.observed, beside)
-                        timeout = self._until(done.plan)
+                        if self._stopping:
+                            break
+                        timeout = self._interval
+                        if (done := await self._guarded_turn(reasons)) is not None:
+                            self._act(done, executor, steps)
+                            readiness.follow(done.observed, beside)
+                            timeout = self._until(done)
                 readiness.follow(Observed(), beside)
                 for helper in helpers:
                     helper.cancel()
         finally:
             await self._backend.hypervisor.close()
+
+    async def _guarded_turn(self, reasons: tuple[str, ...]) -> Pass | None:
+        """One turn; None where a bug of ours broke it off, which is told and must not end what else runs."""
+        try:
+            return await self._turn(reasons)
+        except LedgerUnreadable:
+            raise
+        except Exception as bug:  # noqa: BLE001 - a bug in a look is no reason to let go of what is there
+            self._bug("a pass", None, bug)
+            return None
 
     async def _turn(self, reasons: tuple[str, ...]) -> Pass:
         """Look, decide, and record why."""
@@ -119,7 +133,9 @@ class Agent:
         return done
 
     def _act(self, done: Pass, executor: Executor, group: asyncio.TaskGroup) -> None:
-        """Begin every step that nothing stands before."""
+        """Begin every step that nothing stands before, unless the agent is about to leave."""
+        if self._stopping:
+            return
         for image in done.plan.fetches:
             self._doing.images[image] = "asked for"
             group.create_task(self._fetch(executor, image, done.id))
@@ -131,6 +147,8 @@ class Agent:
     async def _perform(self, executor: Executor, step: Step, pass_id: str) -> None:
         try:
             await executor.perform(step, pass_id)
+        except LedgerUnreadable:
+            raise
         except Exception as bug:  # noqa: BLE001 - one name fails alone, also by a bug of ours
             self._bug(f"{step.action} of {step.name}", step.name, bug)
         finally:
@@ -140,6 +158,8 @@ class Agent:
     async def _fetch(self, executor: Executor, image: ImageSpec, pass_id: str) -> None:
         try:
             await executor.fetch(image, pass_id)
+        except LedgerUnreadable:
+            raise
         except Exception as bug:  # noqa: BLE001 - as above
             self._bug(f"fetching image {image.label}", None, bug)
         finally:
@@ -155,7 +175,9 @@ class Agent:
         instance = self._ledger.instance(uid)
         self.wake.notify(f"{instance.name if instance else uid}: {word}")
 
-    def _until(self, decided: Plan) -> float:
+    def _until(self, done: Pass) -> float:
         """Seconds until the next look, if nothing wakes the loop before."""
-        waits = [step.until for step in decided.steps if isinstance(step, Wait) and step.until]
+        waits = [step.until for step in done.plan.steps if isinstance(step, Wait) and step.until]
+        if done.desired.look_again is not None:
+            waits.append(done.desired.look_again)
         return max(SHORTEST_WAIT, min([self._interval, *waits]))

@@ -14,10 +14,13 @@ from state.ids import Process, Uid
 from state.ledger import Ledger
 from state.lifecycle import Phase
 from state.observed import Instance, Observed, RunState, Verdict
+from state.records import LedgerUnreadable
 from state.spec.resolved import VmSpec
 
 BETWEEN_TRIES = 0.2
 """Seconds from one refusal to the next knock."""
+AFTER_A_STRANGER = 5.0
+"""Seconds until the next knock after one that met another host key."""
 
 
 class Readiness:
@@ -50,20 +53,43 @@ class Readiness:
         for key in [key for key in self._tasks if key not in due]:
             self._tasks.pop(key).cancel()
         for key, instance in due.items():
-            if key not in self._tasks:
+            if key not in self._tasks or self._tasks[key].done():
                 self._tasks[key] = group.create_task(self._knock(instance))
 
     async def _knock(self, instance: Instance) -> None:
-        spec = VmSpec.from_canonical(instance.spec)
-        port = instance.ssh_port or 0
+        user = VmSpec.from_canonical(instance.spec).image.ssh_user
+        told = False
         while True:
             try:
-                await self._doorway.answers(instance.uid, instance.name, port, spec.image.ssh_user)
+                await self._doorway.answers(
+                    instance.uid, instance.name, instance.ssh_port or 0, user
+                )
             except NotReady:
                 await asyncio.sleep(BETWEEN_TRIES)
+            except LedgerUnreadable:
+                raise
+            except Exception as error:  # noqa: BLE001 - a guest must not be able to end its agent
+                # Somebody else answers in the guest's place. It may pass, so it is asked again, but it is told.
+                if not told:
+                    self._tell(instance, type(error).__name__, str(error))
+                told = True
+                await asyncio.sleep(AFTER_A_STRANGER)
             else:
                 break
         self._record(instance)
+
+    def _tell(self, instance: Instance, reason: str, message: str) -> None:
+        with self._ledger.transaction() as change:
+            change.event(
+                Event(
+                    at=self._clock().wall,
+                    reason=reason,
+                    message=message,
+                    name=instance.name,
+                    uid=instance.uid,
+                    kind="vm",
+                )
+            )
 
     def _record(self, instance: Instance) -> None:
         now = self._clock()
@@ -77,14 +103,5 @@ class Readiness:
         took = now.wall - (current.started_at or now.wall)
         with self._ledger.transaction() as change:
             change.put_instance(replace(current, ready_at=now.wall))
-            change.event(
-                Event(
-                    at=now.wall,
-                    reason="Ready",
-                    message=f"answers over SSH, {took:.1f} s after its start",
-                    name=instance.name,
-                    uid=instance.uid,
-                    kind="vm",
-                )
-            )
+        self._tell(instance, "Ready", f"answers over SSH, {took:.1f} s after its start")
         self._notify(f"{instance.name} is ready")

@@ -33,7 +33,11 @@ class BuildError(Exception):
 
 def run(*argv: str | Path, cwd: Path | None = None) -> str:
     """The output of a program; one that fails raises `BuildError` with what it said."""
-    environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"} | dict.fromkeys(CLOCKS, str(EPOCH))
+    search = (
+        f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # which Debian leaves out for users
+    )
+    environment = {**os.environ, "PATH": search, "LC_ALL": "C", "TZ": "UTC"}
+    environment |= dict.fromkeys(CLOCKS, str(EPOCH))
     done = subprocess.run(
         [str(argument) for argument in argv],
         cwd=cwd,
@@ -128,10 +132,11 @@ def main(arguments: Sequence[str], build: Callable[[Path], bool]) -> int:
     output = Path(arguments[0]).absolute()
     try:
         built = build(output)
+    except FileNotFoundError as error:
+        sys.stderr.write(f"{output.name}: {error} (the build host needs what `packages` names)\n")
+        return 1
     except (BuildError, OSError) as error:
-        sys.stderr.write(
-            f"{output.name}: {error}\n(The build host needs the packages in the file `packages`.)\n"
-        )
+        sys.stderr.write(f"{output.name}: {error}\n")
         return 1
     size = output.stat().st_size / 1e6
     sys.stderr.write(f"{output.name}: {'built' if built else 'is current'}, {size:.1f} MB\n")

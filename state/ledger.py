@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
@@ -23,6 +23,9 @@ from state.ids import Name, Uid
 from state.observed import Instance, NameRecord, Retry
 from state.records import LedgerUnreadable, Reader, instance_row
 from state.schema import migrations
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 EVENTS_KEPT = 10_000
 STEPS_KEPT = 5_000
@@ -127,10 +130,7 @@ class Ledger:
     def transaction(self) -> Iterator[Transaction]:
         """All that is said inside becomes durable when the block ends well, and nothing of it otherwise. Raises
         LedgerUnwritable."""
-        change = Transaction(self._connection, self._sockets)
-        change.instances = dict(self._instances)
-        change.names = dict(self._names)
-        change.retries = dict(self._retries)
+        change = Transaction(self._connection, self._sockets, self._instances, self._retries)
         if _identity(self._path) != self._file:
             raise LedgerUnwritable("the state database was taken away or replaced")
         try:
@@ -145,8 +145,9 @@ class Ledger:
             if _of_the_disk(error):
                 raise LedgerUnwritable(f"the state database cannot be written: {error}") from error
             raise
-        self._instances, self._names = change.instances, change.names
-        self._retries = change.retries
+        _apply(change.instances, self._instances)
+        _apply(change.names, self._names)
+        _apply(change.retries, self._retries)
         if self._on_event is not None:
             for event in change.events:
                 self._on_event(event)
@@ -193,12 +194,21 @@ def _of_the_disk(error: BaseException) -> bool:
 class Transaction:
     """What one transaction says. Made by `Ledger.transaction` alone."""
 
-    def __init__(self, connection: sqlite3.Connection, sockets: Path | None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        sockets: Path | None,
+        instances: Mapping[Uid, Instance],
+        retries: Mapping[str, Retry],
+    ) -> None:
         self._connection = connection
         self._sockets = sockets
-        self.instances: dict[Uid, Instance] = {}
-        self.names: dict[Name, NameRecord] = {}
-        self.retries: dict[str, Retry] = {}
+        self._instances = instances
+        self._retries = retries
+        # What this transaction changes, None for what it removes.
+        self.instances: dict[Uid, Instance | None] = {}
+        self.names: dict[Name, NameRecord | None] = {}
+        self.retries: dict[str, Retry | None] = {}
         self.events: list[Event] = []
         self.appended = 0
 
@@ -207,7 +217,8 @@ class Transaction:
 
     def put_instance(self, instance: Instance) -> None:
         """Record an instance whole. Raises lifecycle.IllegalMove for a phase that cannot follow the recorded one."""
-        if (old := self.instances.get(instance.uid)) is not None:
+        old = self.instances.get(instance.uid, self._instances.get(instance.uid))
+        if old is not None:
             lifecycle.move(old.phase, instance.phase)
         qmp = str(self._sockets / instance.uid / "qmp") if self._sockets else ""
         self._put("instances", instance_row(instance, qmp=qmp))
@@ -215,7 +226,7 @@ class Transaction:
 
     def remove_instance(self, uid: Uid) -> None:
         self._connection.execute("DELETE FROM instances WHERE uid = ?", [uid])
-        self.instances.pop(uid, None)
+        self.instances[uid] = None
 
     def put_name(self, record: NameRecord) -> None:
         self._put("names", asdict(record))
@@ -224,15 +235,17 @@ class Transaction:
     def remove_name(self, name: Name) -> None:
         """Forget a name and its leases."""
         self._connection.execute("DELETE FROM names WHERE name = ?", [name])
-        self.names.pop(name, None)
+        self.names[name] = None
 
     def put_retry(self, retry: Retry) -> None:
         self._put("retries", asdict(retry))
         self.retries[retry.key] = retry
 
     def remove_retry(self, key: str) -> None:
-        if self.retries.pop(key, None) is not None:
-            self._connection.execute("DELETE FROM retries WHERE key = ?", [key])
+        if self.retries.get(key, self._retries.get(key)) is None:
+            return
+        self._connection.execute("DELETE FROM retries WHERE key = ?", [key])
+        self.retries[key] = None
 
     def begin_step(self, step: StepRecord) -> int:
         """Record the intent; returns the id to end the step by."""
@@ -292,3 +305,11 @@ class Transaction:
         marks = ", ".join("?" * len(row))
         sql = f"INSERT INTO {table} ({columns}) VALUES ({marks}) {otherwise}"  # noqa: S608
         return self._connection.execute(sql, list(row.values())).lastrowid or 0
+
+
+def _apply(changes: Mapping[K, V | None], kept: dict[K, V]) -> None:
+    for key, value in changes.items():
+        if value is None:
+            kept.pop(key, None)
+        else:
+            kept[key] = value

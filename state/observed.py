@@ -36,7 +36,8 @@ class View:
 
     `responsive` False: it was asked and did not answer within the deadline; `state` is then what it said before.
     `detail` is for people: the monitor's error, or QEMU's own word for the state. `resets` counts the guest's own
-    resets since this agent supervises it: a reboot is no exit, and a loop of them is only seen here.
+    resets since this agent supervises it, those within a second as one: a reboot is no exit, and a loop of them is only
+    seen here.
     """
 
     state: RunState | None

@@ -13,8 +13,9 @@ import click
 
 from agent.cli.options import option, source_options, state_option
 from agent.config import Settings
+from agent.errors import StateUnusable
 from agent.paths import StatePaths
-from state.records import ACCELERATOR_KEY, SETTINGS_KEY
+from state.records import ACCELERATOR_KEY, SETTINGS_KEY, LedgerUnreadable
 
 if TYPE_CHECKING:
     from agent.loop import Agent
@@ -89,8 +90,23 @@ def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval:
             loop.add_signal_handler(number, agent.stop)
         await agent.run(watching=_watch(agent, settings))
 
-    asyncio.run(main())
-    return 0 if all(well) else 1
+    try:
+        asyncio.run(main())
+    except BaseExceptionGroup as several:
+        # What cannot be recorded must not be done: VMs run on, and the next agent goes on from what is recorded.
+        if (lost := several.subgroup(LedgerUnreadable)) is None:
+            raise
+        raise StateUnusable(
+            f"the agent left, for {_first(lost)}",
+            hint="VMs run on; see to the disk of the state directory and start the agent again",
+        ) from several
+    return 0 if not once or well == [True] else 1
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
 
 
 async def _watch(agent: Agent, settings: Settings) -> None:

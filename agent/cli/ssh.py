@@ -6,20 +6,27 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from agent.cli import terminal
 from agent.cli.guests import running_instance
 from agent.cli.options import state_option
-from agent.errors import BadInput
+from agent.errors import BadInput, NotReady
 from agent.paths import StatePaths
 
 if TYPE_CHECKING:
     from agent.guest.ssh import Channel
 
+T = TypeVar("T")
+
 _LOGIN = 20.0
+_PATIENCE = 10.0
+"""Seconds after which a login that fails is not tried again."""
 _CHUNK = 1 << 15
 _NO_STATUS = 255
 """What OpenSSH's client says when the connection ended without an exit status."""
@@ -33,7 +40,7 @@ def ssh(state: StatePaths, name: str, command: tuple[str, ...]) -> int:
     """Into the guest of a VM: a shell, or `-- COMMAND…`, whose output and exit status are this command's."""
     import json
 
-    from agent.guest.ssh import endpoint, session
+    from agent.guest.ssh import channel_of, endpoint, session
 
     instance = running_instance(state, name)
     if instance.ssh_port is None:
@@ -43,8 +50,11 @@ def ssh(state: StatePaths, name: str, command: tuple[str, ...]) -> int:
         )
     user = json.loads(instance.spec)["image"]["ssh_user"]
     to = endpoint(state, instance.name, instance.ssh_port, user)
-    with session(state, instance.name, to, _LOGIN) as transport:
-        channel = transport.open_session(timeout=_LOGIN)
+    with ExitStack() as stack:
+        transport = _patiently(
+            lambda: stack.enter_context(session(state, instance.name, to, _LOGIN))
+        )
+        channel = channel_of(transport, instance.name)
         if command:
             channel.exec_command(" ".join(command))
             return _join(channel)
@@ -54,6 +64,18 @@ def ssh(state: StatePaths, name: str, command: tuple[str, ...]) -> int:
         signal.signal(signal.SIGWINCH, lambda *_: channel.resize_pty(*terminal.size()))
         with terminal.raw():
             return _join(channel)
+
+
+def _patiently(enter: Callable[[], T]) -> T:
+    """Try again for a while: cloud-init restarts the SSH server of a guest that has just let us in."""
+    waiting, end = threading.Event(), time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return enter()
+        except NotReady:
+            if time.monotonic() > end:
+                raise
+        waiting.wait(0.5)
 
 
 def _join(channel: Channel) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -99,7 +102,18 @@ def table(found: dict[str, Any], state: StatePaths) -> RenderableType:
     from rich.text import Text
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("NAME", "PHASE", "READY", "AGE", "RESTARTS", "IMAGE", "ACCEL", "SSH", "REASON"):
+    for column in (
+        "NAME",
+        "PHASE",
+        "READY",
+        "AGE",
+        "RESTARTS",
+        "PID",
+        "IMAGE",
+        "ACCEL",
+        "SSH",
+        "REASON",
+    ):
         shown.add_column(column, no_wrap=column not in ("SSH", "REASON"), overflow="fold")
     for item in found["items"]:
         reason = item["reason"]
@@ -111,6 +125,7 @@ def table(found: dict[str, Any], state: StatePaths) -> RenderableType:
             "yes" if item["ready"] else "no",
             _age(item["started_at"]),
             str(item["restarts"]),
+            str(item["pid"] or "-"),
             item["image"] or "-",
             item["accel"] or "-",
             _ssh(item, state),
@@ -155,12 +170,19 @@ def _ssh(item: dict[str, Any], state: StatePaths) -> str:
     if item["ssh"] is None or item["phase"] != "running":
         return "-"
     where = "" if state.root == default_state() else f" --state {_short(state)}"
-    return f"holdfast ssh{where} {item['name']}"
+    return f"{_program()} ssh{where} {item['name']}"
+
+
+def _program() -> str:
+    """How this program was called, so that what is printed can be typed."""
+    called = Path(sys.argv[0])
+    found = shutil.which("holdfast")
+    if called.name != "holdfast" or (found and Path(found).samefile(called)):
+        return "holdfast"
+    return os.path.relpath(called)
 
 
 def _short(state: StatePaths) -> str:
-    import os
-
     relative = os.path.relpath(state.root)
     return str(state.root) if relative.startswith("..") else relative
 

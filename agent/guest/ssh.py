@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
     Channel = paramiko.Channel
 
-BANNER_TIMEOUT = 3.0
+BANNER_TIMEOUTS = (1.0, 1.0, 1.0, 5.0)
+"""Seconds to wait for the other side's first word, try by try.
+
+User-mode networking accepts a connection before the guest has a network, and passes it on only seconds after it has
+one, so short waits and new tries see it sooner; a longer wait now and then is for a guest too busy to speak within one.
+"""
 LOGIN_TIMEOUT = 20.0
 """Seconds for key exchange, login and one command; a guest under emulation takes two for its first key exchange."""
 _KNOCKERS = 8
@@ -55,10 +60,18 @@ def session(
 ) -> Iterator[paramiko.Transport]:
     """An authenticated transport to the guest of `name`. Raises NotReady while it does not let us in, HostKeyChanged
     when another answers in its place."""
+    tried = f"logging into {name} as {to.user} on {to.address}:{to.port}"
+    transport = _logged_in(paths, to, tried, timeout)
+    try:
+        yield transport
+    finally:
+        transport.close()
+
+
+def _logged_in(paths: StatePaths, to: Endpoint, tried: str, timeout: float) -> paramiko.Transport:
     import paramiko
 
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
-    tried = f"logging into {name} as {to.user} on {to.address}:{to.port}"
     transport: paramiko.Transport | None = None
     try:
         connection = socket.create_connection((to.address, to.port), timeout=timeout)
@@ -67,22 +80,38 @@ def session(
         transport.auth_timeout = timeout
         transport.get_security_options().key_types = ("ssh-ed25519",)
         transport.start_client(timeout=timeout)
-        shown = transport.get_remote_server_key()
-        if f"{shown.get_name()} {shown.get_base64()}".split() != to.host_key.split()[:2]:
-            raise HostKeyChanged(
-                f"{tried}: the host key is not the one that this guest was given",
-                hint="another program may have taken the port; see who listens on it",
-            )
+        _check_host_key(transport, to, tried)
         key = paramiko.Ed25519Key.from_private_key_file(str(paths.client_key))
         transport.auth_publickey(to.user, key)
-        yield transport
-    except paramiko.AuthenticationException as error:
-        raise NotReady(f"{tried}: the guest refuses our key") from error
-    except (paramiko.SSHException, OSError, EOFError) as error:
-        raise NotReady(f"{tried}: {str(error) or type(error).__name__}") from error
-    finally:
+    except Exception as error:
         if transport is not None:
             transport.close()
+        if isinstance(error, HoldfastError):
+            raise
+        if isinstance(error, paramiko.AuthenticationException):
+            raise NotReady(f"{tried}: the guest refuses our key") from error
+        # Whatever the other side sends may surface here: the library passes on what its own thread met.
+        raise NotReady(f"{tried}: {str(error) or type(error).__name__}") from error
+    return transport
+
+
+def _check_host_key(transport: paramiko.Transport, to: Endpoint, tried: str) -> None:
+    shown = transport.get_remote_server_key()
+    if f"{shown.get_name()} {shown.get_base64()}".split() != to.host_key.split()[:2]:
+        raise HostKeyChanged(
+            f"{tried}: the host key is not the one that this guest was given",
+            hint="another program may have taken the port; see who listens on it",
+        )
+
+
+def channel_of(transport: paramiko.Transport, name: Name) -> Channel:
+    """A new channel to the guest of `name`. Raises NotReady."""
+    try:
+        return transport.open_session(timeout=LOGIN_TIMEOUT)
+    except Exception as error:
+        raise NotReady(
+            f"talking to {name}: the connection broke: {str(error) or type(error).__name__}"
+        ) from error
 
 
 class SshDoorway:
@@ -90,32 +119,63 @@ class SshDoorway:
 
     def __init__(self, paths: StatePaths) -> None:
         self._paths = paths
-        self._pool = ThreadPoolExecutor(_KNOCKERS, thread_name_prefix="ssh")
+        self._knockers = asyncio.Semaphore(_KNOCKERS)
+        self._tries: dict[Uid, int] = {}
 
     async def answers(self, uid: Uid, name: Name, port: int, user: str) -> None:
         """Banner first, for that is cheap and most tries end there; then a login and `true`."""
-        await _banner(name, port)
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._pool, self._login, name, port, user)
+        tries = self._tries.get(uid, 0)
+        self._tries[uid] = tries + 1
+        await _banner(name, port, BANNER_TIMEOUTS[tries % len(BANNER_TIMEOUTS)])
+        async with self._knockers:
+            await _in_thread(lambda: self._login(name, port, user))
+        self._tries.pop(uid, None)
 
     def _login(self, name: Name, port: int, user: str) -> None:
         to = endpoint(self._paths, name, port, user)
         with session(self._paths, name, to, LOGIN_TIMEOUT) as transport:
-            channel = transport.open_session(timeout=LOGIN_TIMEOUT)
-            channel.settimeout(LOGIN_TIMEOUT)
-            channel.exec_command("true")
-            if not channel.status_event.wait(LOGIN_TIMEOUT) or channel.exit_status != 0:
+            channel = channel_of(transport, name)
+            try:
+                channel.settimeout(LOGIN_TIMEOUT)
+                channel.exec_command("true")
+                answered = channel.status_event.wait(LOGIN_TIMEOUT) and channel.exit_status == 0
+            except Exception as error:
+                raise NotReady(f"running `true` in {name}: {error!r}") from error
+            if not answered:
                 raise NotReady(f"running `true` in {name}: no exit status came")
 
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Do `work` in a thread that nobody waits for: an agent that shall leave does not sit out a guest's silence."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def deliver(error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def thread() -> None:
+        failed: BaseException | None = None
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+            failed = error
+        with suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(deliver, failed)
+
+    threading.Thread(target=thread, name="ssh", daemon=True).start()
+    await done
 
 
-async def _banner(name: Name, port: int) -> None:
+async def _banner(name: Name, port: int, patience: float) -> None:
     """User-mode networking accepts for the guest, so only words from the other side prove that somebody is there."""
     writer: asyncio.StreamWriter | None = None
     try:
-        async with asyncio.timeout(BANNER_TIMEOUT):
+        async with asyncio.timeout(patience):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             line = await reader.read(4)
     except (OSError, TimeoutError) as error:

@@ -75,9 +75,8 @@ class Assembler:
             self._resolve(alone, merged, gap)
         self._check_ports(alone)
         self._locate_all()
-        held = {problem.name for problem in self._found.problems}
-        for name in held & self._found.vms.keys():
-            del self._found.vms[Name(str(name))]
+        for name in {problem.name for problem in self._found.problems if problem.name}:
+            self._found.vms.pop(name, None)
         return self._found
 
     def is_mine(self, reading: Reading) -> bool:
@@ -121,21 +120,23 @@ class Assembler:
 
     def _without_doubles(self, mine: Sequence[Reading]) -> list[Reading]:
         """The usable documents that share kind and name with no other, usable or not."""
-        by_name: dict[tuple[str | None, Name | None], list[Reading]] = defaultdict(list)
+        first: dict[tuple[str | None, Name], Reading] = {}
+        doubles: dict[tuple[str | None, Name], list[Reading]] = {}
         for reading in mine:
             if reading.name is not None:
-                by_name[reading.kind, reading.name].append(reading)
-        alone = []
-        for (kind, name), same in by_name.items():
-            if len(same) == 1:
-                if same[0].document is not None:
-                    alone.append(same[0])
-                continue
+                key = (reading.kind, reading.name)
+                if (other := first.setdefault(key, reading)) is not reading:
+                    doubles.setdefault(key, [other]).append(reading)
+        for (kind, name), same in doubles.items():
             what = f"{kind or 'document'} {quoted(name)}"
             for reading in same:
                 places = _others(reading, same)
                 self._blame(reading, ("name",), f"{what} is also in {places} (keep one)")
-        return alone
+        return [
+            reading
+            for key, reading in first.items()
+            if key not in doubles and reading.document is not None
+        ]
 
     def _merge(self, maps: Sequence[Reading]) -> ImageMap:
         placed = {reading: self._place(reading) for reading in maps}
@@ -183,8 +184,18 @@ class Assembler:
                     continue
                 found = WantedVm(spec, reading.ref)
             wanted[reading] = found
+            self._tell_of_the_future(reading, document)
         self._wanted = wanted
         self._found.vms = {found.spec.name: found for found in wanted.values()}
+
+    def _tell_of_the_future(self, reading: Reading, document: VmDocument) -> None:
+        """What is checked but not acted on yet must not be mistaken for what is done."""
+        for field_, said in (("health", document.health), ("depends_on", document.depends_on)):
+            if said:
+                message = (
+                    f"{document.name}: `{field_}` is checked, but this version does not act on it"
+                )
+                self._found.advice.append(Advice(reading.ref, message))
 
     def _check_ports(self, alone: Iterable[Reading]) -> None:
         owners: dict[int, Reading] = {}

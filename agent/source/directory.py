@@ -17,11 +17,14 @@ from state.desired import Desired, Problem, SourceInfo
 
 
 class DirectoryTree:
-    """The files below a directory."""
+    """The files below a directory. What is read after a look is read where the look went, even if the root is a link
+    that leads elsewhere by then."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._directory = Directory(os.path.abspath(root))
         self._verdicts = Verdicts()
+        self._last = Look()
 
     @property
     def directory(self) -> Path:
@@ -34,16 +37,15 @@ class DirectoryTree:
         except OSError as error:
             message = f"the directory cannot be read: {error.strerror}"
             return Look(problems=(Problem(".", 0, 0, message),))
-        return Walk(Directory(real), self._verdicts, now).look()
+        self._directory = Directory(real)
+        self._last = Walk(self._directory, self._verdicts, self._last, now).look()
+        return self._last
 
     def read(self, path: str, now: float) -> Content:
-        return self._now().read(path, now)
+        return self._directory.read(path, now)
 
     def stamp(self, path: str) -> Hashable | None:
-        return self._now().stamp(path)
-
-    def _now(self) -> Directory:
-        return Directory(os.path.realpath(self._root))
+        return self._directory.stamp(path)
 
 
 class DirectorySource:

@@ -87,9 +87,7 @@ def unreadable(file: File, message: str, line: int = 0, column: int = 0) -> Read
     """What stands for a file that cannot be read as documents."""
     kind = "images" if file.header else None
     problem = Problem(file.shown, line, column, message, kind=kind)
-    return Reading(
-        file.path, 0, SourceRef(file.shown, max(line, 1)), kind=kind, problems=(problem,)
-    )
+    return Reading(file.path, 0, SourceRef(file.shown, 1), kind=kind, problems=(problem,))
 
 
 class _Text:

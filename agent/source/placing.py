@@ -55,7 +55,10 @@ def _remote(source: str) -> str:
 
 
 def _path_of(source: str) -> str:
-    parts = urlsplit(source)
+    try:
+        parts = urlsplit(source)
+    except ValueError as error:
+        raise BadInput(f"is no URL: {error}") from error
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise BadInput("is no file URL of this host", hint="write file:///PATH")
     if not parts.path.startswith("/"):

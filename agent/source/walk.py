@@ -18,9 +18,11 @@ from state.desired import Advice, Problem, SourceRef
 
 
 class Walk:
-    """One look at a directory tree."""
+    """One look at a directory tree. `before` is what the last look found: entries that are the same stay the same
+    objects, since ten thousand new ones a look would keep the garbage collector busy."""
 
-    def __init__(self, directory: Directory, verdicts: Verdicts, now: float) -> None:
+    def __init__(self, directory: Directory, verdicts: Verdicts, before: Look, now: float) -> None:
+        self._before = {entry.path: entry for entry in before.entries}
         self._directory = directory
         self._verdicts = verdicts
         self._now = now
@@ -97,7 +99,9 @@ class Walk:
         self._taken.add(real)
         if stat.S_ISREG(status.st_mode):
             stamp = stamp_of(status)
-            self._entries.append(Entry(path, stamp, is_fresh(stamp, self._now)))
+            entry = Entry(path, stamp, is_fresh(stamp, self._now))
+            before = self._before.get(path)
+            self._entries.append(before if before == entry else entry)
         else:
             where = SourceRef(shown(path), 0)
             self._advice.append(Advice(where, "is no regular file and was not opened"))

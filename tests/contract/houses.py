@@ -105,7 +105,12 @@ class QemuHouse:
     def sweep(self) -> None:
         """End whatever a test left behind."""
         for found in self.agent().scan():
-            self.kill(found.uid, found.process)
+            if (held := Handle.hold(found.process)) is not None:
+                held.signal(signal.SIGKILL)
+                while not held.over():
+                    pass
+                held.reap()
+                held.close()
 
 
 class MemoryHouse:

@@ -230,7 +230,8 @@ def site(image: Path, user: str) -> Iterator[Site]:
     try:
         yield made
         told = made.call("down", "--yes", "--volumes")
-        assert told.returncode == 0, told.stderr.decode()
+        assert (told.returncode, told.stderr) == (0, b"")
+        assert "Traceback" not in made.log(), made.log()
         assert made.processes() == {}, "QEMUs were left behind"
         left = sorted(path.name for path in made.state.iterdir()) if made.state.exists() else []
         assert left in ([], ["agent.lock"]), "files were left behind"

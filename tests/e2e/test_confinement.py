@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from qemu.qmp import QMPError
 from agent.errors import StartFailed
 from agent.hypervisor.api import RunState, SeedContent
 from agent.hypervisor.qemu import firmware
+from agent.hypervisor.qemu.argv import mark
 from agent.hypervisor.qemu.driver import QemuHypervisor
 from state.spec.resolved import Forward
-from tests.contract.houses import QemuHouse
+from tests.contract.houses import RUN_AS, QemuHouse
 from tests.e2e.confinement import assert_confined, assert_listens_only_on, assert_private
 from tests.e2e.qmp import connected
 from tests.waiting import eventually
@@ -113,6 +115,41 @@ def _refused(run_as: int | None, path: Path) -> bool:
         words, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
     )
     return "Permission denied" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts a process of another user")
+async def test_a_stranger_with_the_words_of_a_machine_is_none(
+    house: QemuHouse, hypervisor: QemuHypervisor
+) -> None:
+    machine = house.machine()
+    await hypervisor.prepare(machine)
+    words = ["-name", f"{mark(house.state_id)}web", "-uuid", machine.uid]
+    with pretending(60_999, words), pretending(RUN_AS, words) as same_user:
+        await eventually(lambda: len(hypervisor.scan()) == 1, "one of both is believed")
+        assert hypervisor.scan()[0].process.pid == same_user
+
+
+@contextmanager
+def pretending(uid: int, words: list[str]) -> Iterator[int]:
+    """A process of the user `uid` that was started with these words."""
+    command = [
+        "setpriv",
+        f"--reuid={uid}",
+        f"--regid={uid}",
+        "--clear-groups",
+        "sh",
+        "-c",
+        "read line",
+        "sh",
+        *words,
+    ]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE)
+    try:
+        while Path(f"/proc/{child.pid}/comm").read_text() != "sh\n":
+            assert child.poll() is None
+        yield child.pid
+    finally:
+        child.communicate(b"\n")
 
 
 async def test_it_has_no_device_that_was_not_asked_for(

@@ -133,7 +133,7 @@ class Running:
                     "127.0.0.1", self.port, seed.login, pkey=key, timeout=5, banner_timeout=30, auth_timeout=30,
                     allow_agent=False, look_for_keys=False,
                 )  # fmt: skip
-            except (paramiko.SSHException, OSError):
+            except (paramiko.SSHException, OSError, EOFError):  # EOF: sshd restarted just then
                 client.close()
                 if time.monotonic() > end:
                     raise
@@ -410,3 +410,11 @@ def test_debian_lets_root_in_when_root_is_the_login(debian: Machine) -> None:
         vm.login(seconds=400) as client,
     ):
         assert run(client, "whoami") == "root\n"
+
+
+@pytest.mark.debian
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("board", "bus"), [("pc", "virtio"), ("q35", "scsi")])
+def test_debian_finds_its_seed_on_other_buses(debian: Machine, board: str, bus: Bus) -> None:
+    with booted(replace(debian, board=board, bus=bus)) as vm, vm.login(seconds=400) as client:
+        assert run(client, "hostname") == "guest-under-test\n"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from agent.errors import MonitorError
+from agent.errors import Blocked, MonitorError, StartFailed
 from agent.hypervisor.api import RunState
 from agent.hypervisor.qemu import logs
 from agent.hypervisor.qemu.driver import QemuHypervisor
@@ -31,10 +32,32 @@ async def test_a_log_that_is_cut_while_the_guest_writes_has_no_holes(
     machine = house.machine(guest="chatter")
     await started(hypervisor, machine)
     console = house.paths.instance(machine.uid).console_log
-    await eventually(lambda: console.stat().st_size > 20_000, "it chatters")
+    await eventually(lambda: size_of(console) > 20_000, "it chatters")
     assert logs.bound(console, 10_000)
-    await eventually(lambda: console.stat().st_size > 1_000, "it goes on")
+    await eventually(lambda: size_of(console) > 1_000, "it goes on")
     assert set(console.read_bytes()) == set(older(console).read_bytes()) == {ord("!")}
+
+
+async def test_a_console_client_that_does_not_read_holds_up_the_serial_line_and_nothing_else(
+    house: QemuHouse, hypervisor: QemuHypervisor
+) -> None:
+    """A guest's serial line waits for its reader, as a wire with flow control does; its log waits with it."""
+    machine = house.machine(guest="chatter")
+    await started(hypervisor, machine)
+    console = house.paths.instance(machine.uid).console_log
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(house.paths.instance(machine.uid).console_socket))
+        await eventually(lambda: size_of(console) > 200, "it fills the socket")
+        async with within(1):
+            await hypervisor.pause(machine.uid)
+            await hypervisor.resume(machine.uid)
+        assert hypervisor.view(machine.uid).responsive
+    before = size_of(console)
+    await eventually(lambda: size_of(console) > before + 10_000, "it goes on without the client")
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size
 
 
 # Networks
@@ -74,6 +97,32 @@ async def test_a_forward_that_fails_restores_those_from_before(
 # Disks
 
 
+async def test_a_disk_that_was_removed_under_its_machine_is_said(
+    house: QemuHouse, hypervisor: QemuHypervisor
+) -> None:
+    machine = house.machine()
+    process = await started(hypervisor, machine)
+    disk = house.paths.instance(machine.uid).disk
+    os.unlink(disk)
+    await eventually(
+        lambda: hypervisor.view(machine.uid).detail == f"its disk {disk} was removed", "it is said"
+    )
+    await hypervisor.stop(machine.uid, process, 0.0)
+    with pytest.raises(Blocked, match="is missing"):
+        await hypervisor.prepare(machine)
+    with pytest.raises(StartFailed, match="No such file"):
+        await hypervisor.spawn(machine)
+
+
+async def test_a_start_that_succeeds_leaves_nothing_in_qemus_log(
+    house: QemuHouse, hypervisor: QemuHypervisor
+) -> None:
+    machine = house.machine(cpus=2)
+    process = await started(hypervisor, machine)
+    await hypervisor.stop(machine.uid, process, 0.0)
+    assert house.paths.instance(machine.uid).qemu_log.read_text() == ""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small file system")
 async def test_a_full_disk_stops_the_guest_and_room_lets_it_go_on(tmp_path: Path) -> None:
     async with qemu_house() as house, mounted(house.paths.instances):
@@ -93,6 +142,28 @@ async def test_a_full_disk_stops_the_guest_and_room_lets_it_go_on(tmp_path: Path
             await hypervisor.stop(machine.uid, process, 1.0)
         assert run("qemu-img", "check", "-q", "-f", "qcow2", disk) == 0
         await hypervisor.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small file system")
+async def test_a_machine_that_does_not_fit_leaves_nothing_half_made() -> None:
+    async with qemu_house() as house, mounted(house.paths.instances):
+        hypervisor = house.agent()
+        machine, filler = house.machine(), house.paths.instances / "filler"
+        fill(filler)
+        with pytest.raises(StartFailed, match=r"web could not be made: No space left"):
+            await hypervisor.prepare(machine)
+        assert [path for path in house.paths.instances.rglob("*") if path.is_file()] == [filler]
+        assert hypervisor.kept() == []
+        os.unlink(filler)
+        await hypervisor.prepare(machine)
+        assert len(hypervisor.kept()) == 1
+
+
+def fill(path: Path) -> None:
+    """Take what the file system has left."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +30,7 @@ from state.ids import Uid
 from state.spec.resolved import Forward
 
 DEFAULT_QEMU = "qemu-system-x86_64"
+KVM = Path("/dev/kvm")
 ROOT_NODE = "root"
 NETDEV = "net"
 

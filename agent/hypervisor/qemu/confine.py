@@ -1,4 +1,4 @@
-"""Says with what little a QEMU process starts: its user, groups, capabilities and limits. Pure but for what it is told.
+"""Says with what little a QEMU process starts: its user, groups, capabilities and limits. Pure.
 
 What a guest may break out into is this process, since TCG is no security boundary (docs/system/security.rst of QEMU).
 So util-linux does, before QEMU's first instruction, what QEMU's own `-runas` cannot do together with a full sandbox:
@@ -25,10 +25,12 @@ SMALLEST_FILE_LIMIT = 16 << 30
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """Under what one machine runs. `run_as`: uid and gid, None to stay who we are. `groups`: the supplementary ones,
-    for a device that only they may open. `file_size`: bytes that no file of it may exceed. `open_files`: how many."""
+    """Under what one machine runs. `run_as`: uid and gid, None to stay who we are; `from_root`: whether that is root,
+    who has capabilities to lose. `groups`: the supplementary ones, for a device that only they may open. `file_size`:
+    bytes that no file of it may exceed. `open_files`: how many."""
 
     run_as: int | None
+    from_root: bool
     groups: tuple[int, ...]
     file_size: int
     open_files: int = DESCRIPTORS
@@ -36,27 +38,18 @@ class Confinement:
     def wrap(self, command: list[str]) -> list[str]:
         """`command` behind the programs that bring this about; each replaces itself with the next, so that the process
         that is started is the one that runs QEMU."""
-        return [*self._privileges(), *self._limits(), *command]
+        return [*self.privileges(), *self._limits(), *command]
 
-    def _privileges(self) -> list[str]:
-        if self.run_as is None:
-            return ["setpriv", "--no-new-privs", "--"]
-        who = str(int(self.run_as))
-        groups = (
-            f"--groups={','.join(str(int(group)) for group in self.groups)}"
-            if self.groups
-            else "--clear-groups"
-        )
-        return [
-            *("setpriv", f"--reuid={who}", f"--regid={who}", groups),
-            *(
-                "--bounding-set=-all",
-                "--inh-caps=-all",
-                "--ambient-caps=-all",
-                "--no-new-privs",
-                "--",
-            ),
-        ]
+    def privileges(self) -> list[str]:
+        """The words that give up privileges, before a command."""
+        words = ["setpriv"]
+        if self.run_as is not None:
+            words += [f"--reuid={int(self.run_as)}", f"--regid={int(self.run_as)}"]
+            listed = ",".join(str(int(group)) for group in self.groups)
+            words.append(f"--groups={listed}" if listed else "--clear-groups")
+        if self.from_root:
+            words += ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
+        return [*words, "--no-new-privs", "--"]
 
     def _limits(self) -> list[str]:
         limits = ["prlimit", "--core=0:0", f"--memlock={LOCKED_MEMORY}:{LOCKED_MEMORY}"]

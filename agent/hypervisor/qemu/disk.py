@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import resource
+from pathlib import Path
 
 from agent.errors import MonitorError
 from agent.hypervisor.qemu.argv import ROOT_NODE
 from agent.hypervisor.qemu.confine import file_size_limit
-from agent.hypervisor.qemu.process import PROC
 from agent.hypervisor.qemu.running import Running
 
 
@@ -27,7 +27,7 @@ async def grow(running: Running, size: int) -> None:
 def _allow(pid: int, disk: int) -> None:
     """Raise the limit that no file of the process may exceed; first, since a write past it stops the guest."""
     try:
-        limits = (PROC / str(pid) / "limits").read_text()
+        limits = Path(f"/proc/{pid}/limits").read_text()
         soft, hard = re.findall(r"^Max file size +(\S+) +(\S+)", limits, re.MULTILINE)[0]
         if soft == "unlimited" or int(soft) > disk + disk // 64:
             return

@@ -114,12 +114,20 @@ class QemuHypervisor:
 
     async def spawn(self, machine: Machine) -> Process:
         mine = self._paths.instance(files.checked(machine.uid))
+        deadline = asyncio.get_running_loop().time() + FIND
         try:
-            lock = files.Lock.take(mine)
+            while (lock := files.Lock.take(mine)) is None:
+                if (there := self._process_of(machine.uid)) is not None:
+                    await self.attach(machine.uid, there)
+                    return there
+                if asyncio.get_running_loop().time() > deadline:
+                    raise StartFailed(
+                        f"{machine.name} cannot be started: another process holds its lock",
+                        hint=f"lsof {mine.pid_file} tells which",
+                    )
+                await asyncio.sleep(0.02)
         except OSError as error:
             raise StartFailed(f"{machine.name} is not prepared: {start.told(error)}") from error
-        if lock is None:
-            return await self._already_there(machine)
         try:
             held = start.started(
                 self._paths, machine, lock, words=lambda fds: self._words(machine, fds)
@@ -131,20 +139,9 @@ class QemuHypervisor:
         await self._first_answer(machine, running)
         return running.process
 
-    async def _already_there(self, machine: Machine) -> Process:
-        """The live process of the machine, supervised. Raises StartFailed where whoever holds its lock is not it."""
-        deadline = asyncio.get_running_loop().time() + FIND
-        while True:
-            for uid, who in self._processes(machine.uid.encode()):
-                if uid == machine.uid:
-                    await self.attach(uid, who)
-                    return who
-            if asyncio.get_running_loop().time() > deadline:
-                raise StartFailed(
-                    f"{machine.name} cannot be started: another process holds its lock",
-                    hint=f"lsof {self._paths.instance(machine.uid).pid_file} tells which",
-                )
-            await asyncio.sleep(0.02)
+    def _process_of(self, uid: Uid) -> Process | None:
+        """The live process of the machine, supervised or not."""
+        return next((who for one, who in self._processes(uid.encode()) if one == uid), None)
 
     def _words(self, machine: Machine, fds: argv.Descriptors) -> list[str]:
         return argv.command(machine, fds, self._state_id, self._qemu)
@@ -174,7 +171,7 @@ class QemuHypervisor:
         # Not in a TaskGroup: `open` and `close` bound its life, and may be called by different tasks.
         task = asyncio.get_running_loop().create_task(self._watch(running), name=f"supervise {uid}")
         self._tasks[uid] = task
-        task.add_done_callback(_reported)
+        task.add_done_callback(lambda done: self._reported(uid, done))
         return running
 
     async def _watch(self, running: Running) -> None:
@@ -185,6 +182,11 @@ class QemuHypervisor:
             if self._running.get(running.uid) is running:
                 del self._running[running.uid], self._tasks[running.uid]
         self._on_change(running.uid, "exit")
+
+    def _reported(self, uid: Uid, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("supervision broke off", uid=uid, exc_info=error)
+            self._on_change(uid, "supervision broke off")
 
     async def attach(self, uid: Uid, process: Process) -> None:
         current = self._running.get(uid)
@@ -273,8 +275,3 @@ class QemuHypervisor:
                 f"the files of {uid} could not be removed: {start.told(error)}"
             ) from error
         self._exits.pop(uid, None)
-
-
-def _reported(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("supervision broke off", task=task.get_name(), exc_info=error)

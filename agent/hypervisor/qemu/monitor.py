@@ -40,6 +40,9 @@ STATES = {
 }
 """QEMU's RunState (qapi/run-state.json); what is not here is OTHER."""
 
+ONE_RESET = 1.0
+"""Seconds that count as one reset: SeaBIOS itself resets the machine some four times after a guest's reboot."""
+
 _SAID = {
     RunState.OFF: "the guest powered itself off",
     RunState.PANICKED: "the guest's kernel panicked",
@@ -71,12 +74,15 @@ class Monitor:
         self.view = View(None)
         self.parting = ""
         """Why QEMU is about to end, in its own word: `host-signal`, `host-qmp-quit`, ... Empty: not heard."""
+        self.remark = ""
+        """What is to be said of the machine beside its state; a sentence part, or empty."""
         self._socket, self._uid, self._timing, self._changed = socket, uid, timing, changed
         self._client: QMPClient | None = None
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
         self._closed = asyncio.Event()
         self._resets = 0
+        self._last_reset = -ONE_RESET
         self._trouble = ""
 
     async def run(self) -> None:
@@ -112,10 +118,13 @@ class Monitor:
             yield client
         finally:
             self._client = None
-            # Also takes the exceptions of the library's own tasks. A socket that cannot be flushed is let go.
+            # Also takes the exceptions of the library's own tasks, so it must not be cut off: asyncio would print
+            # them. A socket that cannot be flushed is let go.
+            closing = asyncio.ensure_future(client.disconnect())
+            closing.add_done_callback(lambda done: done.cancelled() or done.exception())
             with suppress(QMPError, OSError, EOFError, TimeoutError):
                 async with asyncio.timeout(1):
-                    await client.disconnect()
+                    await asyncio.shield(closing)
 
     async def _listen(self, client: QMPClient) -> None:
         """Ask for the status at every event and every heartbeat. Raises MonitorError when the connection is lost."""
@@ -150,6 +159,7 @@ class Monitor:
         )
         if self._trouble and state is RunState.IO_ERROR:
             detail += f": {self._trouble}"
+        detail = "; ".join(filter(None, (detail, self.remark)))
         self._publish(View(state, True, detail, self._resets), state.value)
 
     def _fell_silent(self) -> None:
@@ -170,7 +180,7 @@ class Monitor:
             case "SHUTDOWN":
                 self.parting = str(data.get("reason", ""))
             case "RESET" if data.get("guest"):
-                self._resets += 1
+                self._count_reset(asyncio.get_running_loop().time())
             case "BLOCK_IO_ERROR":
                 self._trouble = printable(str(data.get("reason", "")))
             case "RTC_CHANGE" | "BALLOON_CHANGE" | "NIC_RX_FILTER_CHANGED":
@@ -179,6 +189,11 @@ class Monitor:
                 pass
         self._wake.set()
         return False
+
+    def _count_reset(self, now: float) -> None:
+        if now - self._last_reset >= ONE_RESET:
+            self._resets += 1
+            self._last_reset = now
 
     async def refresh(self) -> View:
         """Ask now. Raises MonitorError."""

@@ -13,43 +13,50 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from agent.errors import StartFailed
 from state.ids import Process
 
-PROC = Path("/proc")
 START_TICKS = 19
 """Field 22 of /proc/PID/stat, counted after the name of the program, which may hold blanks and parentheses."""
 
 
+@cache
 def boot_id() -> str:
-    """Of this boot of this host."""
-    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    """Of this boot of this host; no process sees another."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def identify(pid: int, boot: str) -> Process | None:
     """The process that has `pid` now, zombies too; None where there is none."""
-    try:
-        stat = (PROC / str(pid) / "stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return Process(boot, pid, int(stat.rpartition(b")")[2].split()[START_TICKS]))
+    stat = _read(pid, "stat")
+    return Process(boot, pid, int(stat.rpartition(b")")[2].split()[START_TICKS])) if stat else None
 
 
 def command_line(pid: int) -> list[str]:
     """The words that `pid` was started with; empty for a zombie, a kernel thread, and where there is none."""
-    try:
-        line = (PROC / str(pid) / "cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    return _words(_read(pid, "cmdline"))
+
+
+def _words(line: bytes) -> list[str]:
     return os.fsdecode(line).split("\0")[:-1]
+
+
+def _read(pid: int, name: str) -> bytes:
+    """A file of a process, empty where there is no such process (any more)."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def owner(pid: int) -> int | None:
     """The uid that owns `/proc/PID`: root for a moment while a process changes its user."""
     try:
-        return (PROC / str(pid)).stat().st_uid
+        return os.stat(f"/proc/{pid}").st_uid
     except (FileNotFoundError, ProcessLookupError):
         return None
 
@@ -57,12 +64,10 @@ def owner(pid: int) -> int | None:
 def with_command_line(wanted: Callable[[list[str]], bool], hint: bytes) -> Iterator[int]:
     """The pids of all processes whose words are `wanted`; only those whose command line holds `hint` are asked about.
     About 20 µs for each process of the host."""
-    for entry in os.listdir(PROC):
-        if not entry.isdigit():
-            continue
-        with suppress(OSError), open(f"/proc/{entry}/cmdline", "rb", buffering=0) as file:
-            line = file.read()
-            if hint in line and wanted(os.fsdecode(line).split("\0")[:-1]):
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            line = _read(int(entry), "cmdline")
+            if hint in line and wanted(_words(line)):
                 yield int(entry)
 
 
@@ -181,6 +186,17 @@ def launch(command: Sequence[str], *, inherit: Sequence[int], output: int) -> in
     # Its pidfd tells its end, and `Handle.reap` takes it away: this object must neither wait for it nor complain.
     child.returncode = 0
     return child.pid
+
+
+def groups_for(device: Path) -> tuple[int, ...]:
+    """The group that lets another user than root open `device`; none where everybody may, or no group does. That root's
+    own group may is no reason to give it away."""
+    try:
+        stat = device.stat()
+    except OSError:
+        return ()
+    everybody, group = stat.st_mode & 0o006 == 0o006, stat.st_mode & 0o060 == 0o060
+    return (stat.st_gid,) if group and not everybody and stat.st_gid != 0 else ()
 
 
 def ending(status: int) -> str:

@@ -74,7 +74,7 @@ class Running:
         """Listen until the process ends, and tell how it did."""
         async with asyncio.TaskGroup() as group:
             listening = group.create_task(self.monitor.run())
-            tidying = group.create_task(self._bound_logs())
+            tidying = group.create_task(self._look_after_files())
             await self.held.ended()
             # Its last event, which says why, may still lie in the socket.
             await self.monitor.heard_out(1.0)
@@ -82,10 +82,14 @@ class Running:
             tidying.cancel()
         return self._ending()
 
-    async def _bound_logs(self) -> None:
+    async def _look_after_files(self) -> None:
         while True:
             logs.bound(self._mine.console_log, CONSOLE_LIMIT)
             logs.bound(self._mine.qemu_log, QEMU_LOG_LIMIT)
+            # QEMU writes on into a file without a name, and everything is lost at its end.
+            self.monitor.remark = (
+                "" if self._mine.disk.exists() else f"its disk {self._mine.disk} was removed"
+            )
             await asyncio.sleep(self._timing.heartbeat)
 
     def _ending(self) -> Exit:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from agent.errors import StartFailed
 from agent.hypervisor.api import Machine
 from agent.hypervisor.qemu import confine, files, logs, process
-from agent.hypervisor.qemu.argv import Descriptors
+from agent.hypervisor.qemu.argv import KVM, Descriptors
 from agent.hypervisor.qemu.process import Handle
 from agent.paths import StatePaths
 
@@ -39,18 +39,16 @@ def started(
 
 
 def confinement(machine: Machine) -> confine.Confinement:
-    """What the process gets of this host. `/dev/kvm` may take a group."""
-    groups: tuple[int, ...] = ()
-    if machine.accelerator == "kvm" and machine.run_as is not None:
-        with suppress(OSError):
-            kvm = os.stat("/dev/kvm")
-            groups = () if kvm.st_mode & 0o006 == 0o006 else (kvm.st_gid,)
+    """What the process gets of this host."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    descriptors = (
-        confine.DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, confine.DESCRIPTORS)
+    unlimited = most == resource.RLIM_INFINITY
+    return confine.Confinement(
+        run_as=machine.run_as,
+        from_root=os.geteuid() == 0,
+        groups=process.groups_for(KVM) if machine.accelerator == "kvm" else (),
+        file_size=confine.file_size_limit(max(machine.disk or 0, machine.base.virtual_size)),
+        open_files=confine.DESCRIPTORS if unlimited else min(most, confine.DESCRIPTORS),
     )
-    size = confine.file_size_limit(max(machine.disk or 0, machine.base.virtual_size))
-    return confine.Confinement(machine.run_as, groups, size, descriptors)
 
 
 def port_hint(words: str) -> str:

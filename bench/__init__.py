@@ -1,0 +1,1 @@
+"""What holdfast costs, each figure beside a floor that is measured in the same run."""

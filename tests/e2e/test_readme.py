@@ -1,0 +1,144 @@
+"""README and examples say what is so: the session is run, the documents are validated, the commands exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from agent.cli import holdfast
+from tests.e2e.site import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+PROGRAM = [sys.executable, "-m", "agent"]
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """A state directory in place of the demo's."""
+    root = Path(tempfile.mkdtemp(prefix="hf-"))
+    yield root / "demo"
+    subprocess.run([*PROGRAM, "down", "--yes", "--volumes", "--state", root / "demo"], check=True)
+    shutil.rmtree(root)
+
+
+def session() -> list[tuple[str, list[str]]]:
+    """Each command of the first block, with the output that the README shows."""
+    found: list[tuple[str, list[str]]] = []
+    for line in BLOCKS[0][1].splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        else:
+            found[-1][1].append(line)
+    return found
+
+
+def comparable(line: str) -> str:
+    """A line without what differs from run to run: numbers, digests, widths of columns, how the program is called."""
+    line = line.replace(".venv/bin/holdfast", "holdfast")
+    line = re.sub(r"plan [0-9a-f]{12}", "plan", line)
+    return re.sub(r"\s+", " ", re.sub(r"\d+[smh]?", "N", line)).strip()
+
+
+@pytest.mark.qemu
+@pytest.mark.guest
+@pytest.mark.timeout(400)
+def test_the_session_of_the_first_screen_gives_what_it_shows(state: Path) -> None:
+    for command, shown in session():
+        said = [comparable(line) for line in call(command, state)]
+        for line in shown:
+            assert comparable(line) in said, said
+
+
+@pytest.mark.qemu
+@pytest.mark.guest
+@pytest.mark.timeout(400)
+def test_a_second_demo_adopts_the_same_processes(state: Path) -> None:
+    def pids() -> list[str]:
+        lines = call("make demo", state)
+        head = next(at for at, line in enumerate(lines) if line.startswith("NAME"))
+        assert lines[head].split()[5] == "PID"
+        return [line.split()[5] for line in lines[head + 1 : head + 3]]
+
+    first = pids()
+    assert all(pid.isdigit() for pid in first)
+    assert pids() == first
+
+
+def call(command: str, state: Path) -> list[str]:
+    """What a command of the README prints, run on `state` in place of the demo's directory."""
+    words = command.replace(".cache/demo", str(state))
+    words = words.replace(".venv/bin/holdfast", " ".join(PROGRAM))
+    if words.startswith("make "):
+        words += f" DEMO_STATE={state}"
+    told = subprocess.run(
+        ["sh", "-c", words],
+        cwd=ROOT,
+        env=os.environ | {"SKIP_PACKAGES": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode in (0, 2), told.stderr
+    return told.stdout.replace(str(state), ".cache/demo").splitlines()
+
+
+def test_every_command_of_the_readme_exists_with_its_options() -> None:
+    context = click.Context(holdfast)
+    named = re.findall(r"(?:`|\$ |/)holdfast ([a-z]+)((?: --[a-z-]+)*)", README)
+    assert len(named) > 8
+    for name, options in named:
+        command = holdfast.get_command(context, name)
+        assert command is not None, name
+        known = {flag for parameter in command.params for flag in parameter.opts}
+        assert set(options.split()) <= known, (name, options)
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)`", README)) <= targets
+
+
+def test_the_documents_of_the_readme_are_valid_together(tmp_path: Path) -> None:
+    for number, (kind, text) in enumerate(BLOCKS):
+        if kind == "yaml":
+            (tmp_path / f"{number}.yaml").write_text(text)
+    assert len(list(tmp_path.iterdir())) == 2
+    told = subprocess.run([*PROGRAM, "validate", tmp_path], capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout
+
+
+def test_the_error_of_the_readme_is_the_one_that_is_printed(tmp_path: Path) -> None:
+    text = "api: holdfast/v1\nkind: vm\nname: web\nmemry: 1GiB\n"
+    (tmp_path / "web.yaml").write_text(text)
+    told = subprocess.run(
+        [*PROGRAM, "validate", "web.yaml"], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert told.returncode == 1
+    assert told.stdout.splitlines()[0] in README
+
+
+@pytest.mark.parametrize("tree", sorted(path.name for path in (ROOT / "examples").iterdir()))
+def test_every_example_tree_is_valid(tree: str) -> None:
+    told = subprocess.run(
+        [*PROGRAM, "validate", ROOT / "examples" / tree, "--image-root", ROOT / ".cache/guests"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert told.returncode == 0, told.stdout
+
+
+def test_every_link_of_the_documentation_leads_somewhere() -> None:
+    for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), ROOT / "tests/README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"

@@ -1,0 +1,183 @@
+"""A real Linux guest through the hypervisor's seam: it lets us in, obeys, reboots, panics, and reaches what it may."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.errors import NotReady
+from agent.guest.ssh import SshDoorway, endpoint, session
+from agent.hypervisor.api import BaseImage, Machine, RunState, SeedContent
+from agent.hypervisor.qemu.driver import QemuHypervisor
+from state.ids import Digest, Process
+from state.spec.resolved import Forward
+from tests.contract.houses import QemuHouse
+from tests.e2e.confinement import assert_confined
+from tests.e2e.steps import run, started
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE = Path(os.environ.get("HOLDFAST_TINY_IMAGE", ROOT / ".cache/guests/tiny.qcow2"))
+BOOT = 60.0
+
+
+def tiny(house: QemuHouse, port: int, *, egress: bool = True) -> Machine:
+    """A machine of the tiny guest, in from `port`."""
+    if not IMAGE.exists():
+        pytest.fail(
+            f"{IMAGE} is not there: build it with `make guest`, or name one in HOLDFAST_TINY_IMAGE"
+        )
+    told = subprocess.run(
+        ["qemu-img", "info", "--output=json", IMAGE], capture_output=True, check=True
+    )
+    base = BaseImage(
+        IMAGE, "qcow2", json.loads(told.stdout)["virtual-size"], Digest("sha256:" + "0" * 64)
+    )
+    return replace(
+        house.machine(),
+        base=base,
+        memory=96 << 20,
+        seed=SeedContent("root", None),
+        forwards=(Forward(port, 22),),
+        egress=egress,
+    )
+
+
+class Guest:
+    """A tiny guest that was let go, and the way into it."""
+
+    def __init__(self, house: QemuHouse, machine: Machine, port: int) -> None:
+        self.machine, self._house, self._port = machine, house, port
+
+    async def ready(self) -> None:
+        """Wait until it lets us in."""
+        doorway = SshDoorway(self._house.paths)
+        async with asyncio.timeout(BOOT):
+            while True:
+                try:
+                    await doorway.answers(self.machine.uid, self.machine.name, self._port, "root")
+                except NotReady:
+                    await asyncio.sleep(0.05)
+                else:
+                    return
+
+    async def run(self, command: str) -> tuple[int, str]:
+        """Exit status and output of a command in the guest."""
+        return await asyncio.to_thread(self._run, command)
+
+    async def tell(self, command: str) -> None:
+        """Start what ends the connection."""
+        await self.run(f"(sleep 0.2; {command}) </dev/null >/dev/null 2>&1 &")
+
+    def _run(self, command: str) -> tuple[int, str]:
+        to = endpoint(self._house.paths, self.machine.name, self._port, "root")
+        with session(self._house.paths, self.machine.name, to, 20) as transport:
+            channel = transport.open_session(timeout=20)
+            channel.settimeout(20)
+            channel.set_combine_stderr(True)
+            channel.exec_command(command)
+            said = b"".join(iter(lambda: channel.recv(4096), b""))
+            return channel.recv_exit_status(), said.decode()
+
+
+@pytest.fixture
+async def guest(
+    request: pytest.FixtureRequest,
+    house: QemuHouse,
+    hypervisor: QemuHypervisor,
+    free_ports: list[int],
+) -> Guest:
+    machine = tiny(house, free_ports[0], egress=getattr(request, "param", True))
+    process = await started(hypervisor, machine)
+    made = Guest(house, machine, free_ports[0])
+    await made.ready()
+    assert_confined(process.pid, run_as=machine.run_as)
+    return made
+
+
+def process_of(hypervisor: QemuHypervisor) -> Process:
+    (found,) = hypervisor.scan()
+    return found.process
+
+
+async def test_it_ends_itself_when_it_is_told_and_keeps_its_disk(
+    house: QemuHouse, hypervisor: QemuHypervisor, guest: Guest
+) -> None:
+    uid, process = guest.machine.uid, process_of(hypervisor)
+    assert (await guest.run("echo kept > /persist/word && hostname")) == (0, "web\n")
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await hypervisor.stop(uid, process, 30.0)
+    assert loop.time() - begun < 20
+    assert run("qemu-img", "check", "-q", "-f", "qcow2", house.paths.instance(uid).disk) == 0
+    await started(hypervisor, guest.machine)
+    await guest.ready()
+    assert await guest.run("cat /persist/word") == (0, "kept\n")
+
+
+async def test_a_reboot_is_no_exit_and_a_panic_is_no_reboot(
+    hypervisor: QemuHypervisor, guest: Guest
+) -> None:
+    uid, process = guest.machine.uid, process_of(hypervisor)
+    await guest.tell("reboot -f")
+    await eventually(lambda: hypervisor.view(uid).resets == 1, "its reset is counted")
+    await guest.ready()
+    assert hypervisor.alive(uid, process)
+    assert hypervisor.view(uid).state is RunState.RUNNING
+    await guest.tell("echo c > /proc/sysrq-trigger")
+    await eventually(lambda: hypervisor.view(uid).state is RunState.PANICKED, "its panic is known")
+    assert hypervisor.view(uid).resets == 1
+    assert hypervisor.alive(uid, process)
+
+
+@pytest.mark.parametrize("guest", [False], indirect=True)
+async def test_without_egress_it_reaches_nothing_and_is_reached(guest: Guest) -> None:
+    with canary() as heard:
+        await guest.run(f"echo hello | timeout 3 nc 10.0.2.2 {heard.getsockname()[1]}")
+        assert not knocked(heard)
+
+
+async def test_with_egress_it_reaches_its_host_and_sees_its_disk_grow(
+    hypervisor: QemuHypervisor, guest: Guest
+) -> None:
+    """That it reaches the host's loopback is nothing that holdfast would choose: QEMU's user network has no way to
+    refuse it, and what is written on security says so. When this fails, that is to be changed."""
+    uid, process = guest.machine.uid, process_of(hypervisor)
+    with canary() as heard:
+        await guest.run(f"echo hello | timeout 3 nc 10.0.2.2 {heard.getsockname()[1]}")
+        assert knocked(heard)
+    await hypervisor.grow(uid, 3 << 30)
+    assert await guest.run("cat /sys/block/vda/size") == (0, f"{(3 << 30) // 512}\n")
+    await guest.tell("poweroff -f")
+    await eventually(lambda: hypervisor.view(uid).state is RunState.OFF, "it is off")
+    assert hypervisor.alive(uid, process)
+
+
+@contextmanager
+def canary() -> Iterator[socket.socket]:
+    """A listener on the host's loopback that no guest should find."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        yield listener
+
+
+def knocked(listener: socket.socket) -> bool:
+    """Whether anybody connected."""
+    try:
+        listener.accept()[0].close()
+    except BlockingIOError:
+        return False
+    return True
