@@ -301,23 +301,24 @@ class Executor:
         match step.to:
             case "running":
                 await self._hypervisor.resume(step.uid)
-                started = instance.started_at or self._clock().wall
-                after = replace(instance, phase=Phase.RUNNING, started_at=started)
             case "paused":
                 await self._hypervisor.pause(step.uid)
-                started = instance.started_at or self._clock().wall
-                after = replace(instance, phase=Phase.RUNNING, started_at=started)
             case _:
                 await self._end(instance, step.grace)
+        with intent.done(step.to.capitalize(), step.because) as change:
+            # Read anew: meanwhile its guest may have answered.
+            now = _now_wanted(self._known(step.uid, step.name), step)
+            started = now.started_at or self._clock().wall
+            after = replace(now, phase=Phase.RUNNING, started_at=started)
+            if step.to == "stopped":
                 after = replace(
-                    instance,
+                    now,
                     phase=Phase.STOPPED,
                     cause=step.cause,
                     detail=step.because,
                     process=None,
                     ready_at=None,
                 )
-        with intent.done(step.to.capitalize(), step.because) as change:
             change.put_instance(after)
 
     # What steps share

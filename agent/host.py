@@ -96,7 +96,8 @@ def _owners() -> dict[tuple[str, int], tuple[int | None, str]]:
     for connection in connections:
         if connection.status != psutil.CONN_LISTEN or not connection.pid or not connection.laddr:
             continue
-        address = "0.0.0.0" if connection.laddr.ip == "::" else connection.laddr.ip  # noqa: S104
+        ip = connection.laddr.ip.removeprefix("::ffff:")
+        address = "0.0.0.0" if ip == "::" else ip  # noqa: S104
         try:
             name = psutil.Process(connection.pid).name()
         except psutil.Error:

@@ -32,7 +32,7 @@ class Intent:
     def begin(self) -> Iterator[Transaction]:
         """Write the intent, before anything is done."""
         with self._ledger.transaction() as change:
-            self._id = change.begin_step(
+            begun = change.begin_step(
                 StepRecord(
                     id=0,
                     pass_id=self._pass_id,
@@ -46,6 +46,7 @@ class Intent:
                 )
             )
             yield change
+        self._id = begun
 
     def write(self) -> None:
         """Write the intent alone."""

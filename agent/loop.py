@@ -52,7 +52,7 @@ class World:
 
 
 class Agent:
-    """Keeps one backend as one source says, until it is told to stop.
+    """Keeps one backend as one source says, until it is told to stop, or until nothing can be recorded any more.
 
     `interval`: seconds after which it looks again although nothing woke it. `on_pass` is told of every pass.
     """

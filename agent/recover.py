@@ -50,10 +50,12 @@ async def recover(ledger: Ledger, hypervisor: Hypervisor, clock: Clock) -> None:
 
 def _take_in(ledger: Ledger, instance: Instance, said: str, wall: float) -> None:
     known = ledger.name(instance.name)
+    others = {one.ssh_port for one in ledger.names().values() if one.name != instance.name}
     record = NameRecord(
         instance.name,
         max(known.generation, instance.generation),
-        instance.ssh_port or known.ssh_port,
+        # A database from a backup can have leased the port to another since; who waits for it then says so.
+        known.ssh_port if instance.ssh_port in (None, *others) else instance.ssh_port,
     )
     with ledger.transaction() as change:
         change.put_instance(instance)

@@ -61,9 +61,7 @@ def m0001_first(db: Database) -> None:
         },
         pk="uid",
         not_null={"kind", "name", "generation", "phase", "spec", "spec_digest", "base", "forwards"},
-    ).create_index(["kind", "name", "generation"], unique=True).create_index(
-        ["run_as"], unique=True
-    )
+    ).create_index(["kind", "name", "generation"], unique=True)
     _table(db, "steps").create(
         {
             "id": int,
