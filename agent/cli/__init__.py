@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -20,6 +21,8 @@ EXIT_BUG = 70
 """EX_SOFTWARE."""
 EXIT_IN_USE = 75
 """EX_TEMPFAIL."""
+EXIT_UNREAD = 141
+"""Of a program that SIGPIPE ended, as a shell tells it."""
 
 _COMMANDS = {
     "run": ("agent.cli.run", "The agent: keep the VMs as the documents say."),
@@ -36,6 +39,10 @@ _COMMANDS = {
 }
 
 
+class _Unread(Exception):
+    """Whoever read what is printed has left: not an OSError, of which click would make the exit status 1."""
+
+
 class _Lazy(click.Group):
     """A group that imports a command's module when the command is named; the list of commands needs none."""
 
@@ -49,6 +56,12 @@ class _Lazy(click.Group):
         command = getattr(importlib.import_module(module), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - a bug of this table
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _Unread from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -85,9 +98,9 @@ def _run() -> int:
             raise
         click.echo(f"holdfast: {error}", err=True)
         return EXIT_IN_USE if isinstance(error, StateInUse) else 1
-    except BrokenPipeError:
+    except _Unread:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return EXIT_UNREAD
     except Exception as bug:
         if debug:
             raise

@@ -85,25 +85,34 @@ def _patiently(enter: Callable[[], T]) -> T:
 def _join(channel: Channel) -> int:
     """Both outputs drained beside each other, or a full one would hold up the other; then the exit status."""
     threading.Thread(target=_send, args=(channel,), daemon=True).start()
-    errors = threading.Thread(target=_drain_errors, args=(channel,))
+    unread: list[OSError] = []
+    errors = threading.Thread(target=_drain_errors, args=(channel, unread))
     errors.start()
     while piece := channel.recv(_CHUNK):
         terminal.write_all(sys.stdout.fileno(), piece)
     errors.join()
+    if unread:
+        raise unread[0]
     status = channel.recv_exit_status()
     return _NO_STATUS if status < 0 else status
 
 
-def _drain_errors(channel: Channel) -> None:
-    while piece := channel.recv_stderr(_CHUNK):
-        terminal.write_all(sys.stderr.fileno(), piece)
+def _drain_errors(channel: Channel, unread: list[OSError]) -> None:
+    try:
+        while piece := channel.recv_stderr(_CHUNK):
+            terminal.write_all(sys.stderr.fileno(), piece)
+    except OSError as error:
+        # Nobody reads it any more. To go on without draining it would hold up the command for ever.
+        unread.append(error)
+        channel.close()
 
 
 def _send(channel: Channel) -> None:
+    descriptor = terminal.stdin()
     try:
-        while piece := os.read(sys.stdin.fileno(), _CHUNK):
+        while descriptor is not None and (piece := os.read(descriptor, _CHUNK)):
             channel.sendall(piece)
         channel.shutdown_write()
-    except (OSError, ValueError):
-        # The command ended first, or there is no standard input.
+    except OSError:
+        # The command ended first.
         return

@@ -10,18 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def stdin() -> int | None:
+    """The descriptor of standard input; None for a program that was started without one."""
+    return None if sys.stdin is None else sys.stdin.fileno()
+
+
 def at_terminal() -> bool:
     """Whether a person sits at both ends."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    descriptor = stdin()
+    return descriptor is not None and os.isatty(descriptor) and sys.stdout.isatty()
 
 
 @contextmanager
 def raw() -> Iterator[None]:
     """Every key goes through as it is typed; restored however the block ends."""
-    if not sys.stdin.isatty():
+    descriptor = stdin()
+    if descriptor is None or not os.isatty(descriptor):
         yield
         return
-    descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     try:
         tty.setraw(descriptor)

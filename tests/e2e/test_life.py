@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -35,13 +36,13 @@ def test_a_document_becomes_a_confined_vm_that_answers_and_its_deletion_ends_it(
     tiny.vm("other")
     with tiny.agent():
         tiny.ready("other")
-        lives_and_ends(tiny)
+        ends(tiny, lives(tiny))
         assert tiny.item("other")["ready"]
 
 
-def lives_and_ends(place: Site, memory: str = "128MiB") -> None:
-    """A VM `web`, from the document that asks for it to the one that does not. An agent runs."""
-    place.vm("web", memory=memory, more="labels: {tier: edge}")
+def lives(place: Site, memory: str = "128MiB", more: str = "") -> dict[str, Any]:
+    """A VM `web`, from the document that asks for it until it answers, confined; its item. An agent runs."""
+    place.vm("web", memory=memory, more=f"labels: {{tier: edge}}\n{more}")
     item = place.ready("web")
     assert item["phase"] == "running"
     assert item["labels"] == {"tier": "edge"}
@@ -57,7 +58,13 @@ def lives_and_ends(place: Site, memory: str = "128MiB") -> None:
     keys = [path.read_text() for path in place.paths.keys.rglob("*") if path.is_file()]
     assert_no_secret_in_argv(pid, [line for key in keys for line in key.splitlines()])
     assert sorted(place.processes().values()) == sorted(one.uid for one in place.instances())
+    return item
 
+
+def ends(place: Site, item: dict[str, Any]) -> None:
+    """That VM, once no document asks for it any more."""
+    pid = item["pid"]
+    assert pid in place.processes()
     place.delete("web")
     place.until(lambda: pid not in place.processes(), "the process is gone")
     place.until(lambda: not place.item("web"), "the name is forgotten")
