@@ -104,8 +104,9 @@ class Site:
     @contextmanager
     def open(self, *words: str, **how: Any) -> Iterator[subprocess.Popen[bytes]]:
         """One command with pipes on all sides, for as long as the block lasts; ended by the block if not by itself."""
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(self.words(*words), cwd=ROOT, **(pipes | how)) as process:
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | how
+        process = subprocess.Popen(self.words(*words), cwd=ROOT, text=False, **pipes)
+        with process:
             try:
                 yield process
             finally:
@@ -244,6 +245,16 @@ def _command_line(entry: Path) -> list[str]:
 def site(image: Path, user: str) -> Iterator[Site]:
     """A site in a directory with a short path."""
     root = Path(tempfile.mkdtemp(prefix="hf-"))
+    try:
+        with inhabited(root, image, user) as made:
+            yield made
+    finally:
+        shutil.rmtree(root)
+
+
+@contextmanager
+def inhabited(root: Path, image: Path, user: str) -> Iterator[Site]:
+    """A site in `root`, for as long as the block lasts."""
     made = Site(root, image, user)
     try:
         yield made
@@ -255,4 +266,3 @@ def site(image: Path, user: str) -> Iterator[Site]:
         assert left in ([], ["agent.lock"]), "files were left behind"
     finally:
         made.sweep()
-        shutil.rmtree(root)

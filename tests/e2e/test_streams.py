@@ -109,6 +109,11 @@ def test_a_program_without_standard_input_is_one_whose_input_has_ended(place: Si
         assert (told.returncode, told.stdout, told.stderr) == (0, output, b"")
 
 
+def test_a_shell_without_a_terminal_takes_its_commands_from_standard_input(place: Site) -> None:
+    told = place.call("ssh", "web", stdin=b"echo $((6*7))\nexit 3\n")
+    assert (told.returncode, told.stdout) == (3, b"42\n")
+
+
 def test_an_interrupt_ends_it_in_one_sentence(place: Site) -> None:
     with place.open("ssh", "web", "--", "echo begun; exec sleep 1000") as process:
         assert process.stdout is not None
