@@ -80,12 +80,14 @@ class Executor:
             self._doing.images[image] = how_far
 
         key = image_key(image)
+        # Several labels of one image fail together, which is one failure.
+        before = self._ledger.retry(key)
         try:
             base = await self._backend.images.fetch(image, progress)
         except Exception as error:  # noqa: BLE001 - whatever a source makes a library raise
             now = self._clock()
             with self._ledger.transaction() as change:
-                change.put_retry(backoff.failed(self._ledger.retry(key), str(error), now))
+                change.put_retry(backoff.failed(before, str(error), now))
                 change.event(event(now, pass_id, "ImageUnavailable", str(error)))
             return
         now = self._clock()
@@ -123,14 +125,14 @@ class Executor:
     # Creating and replacing
 
     async def _create(self, step: Create, intent: Intent) -> None:
-        instance = self._born(step.birth, intent)
+        instance = await self._born(step.birth, intent)
         machine = self._machine(instance, step.birth.spec)
         async with self._starting:
             await self._hypervisor.prepare(machine)
             await self._start(instance, step.birth.spec, machine, intent, "Created")
 
     async def _replace(self, step: Replace, intent: Intent) -> None:
-        instance = self._born(step.birth, intent)
+        instance = await self._born(step.birth, intent)
         machine = self._machine(instance, step.birth.spec)
         async with self._starting:
             await self._hypervisor.prepare(machine)
@@ -145,11 +147,11 @@ class Executor:
         async with self._starting:
             await self._start(instance, step.birth.spec, machine, intent, "Replaced")
 
-    def _born(self, birth: Birth, intent: Intent) -> Instance:
+    async def _born(self, birth: Birth, intent: Intent) -> Instance:
         """The row of an instance that is to be, with its leases, written before anything of it exists."""
         spec = birth.spec
-        base = self._backend.images.find(spec.image)
-        if base is None:
+        stored = await self._backend.images.look([spec.image])
+        if (base := stored.get(spec.image)) is None:
             raise ImageUnavailable(
                 f"creating {spec.name}: image {spec.image.label} has left the store"
             )

@@ -76,10 +76,11 @@ class Agent:
         self._doing = Doing()
         self._recorder = Recorder(world.ledger)
         self._passes = 0
+        self._fetches: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     def stop(self) -> None:
-        """Leave at the next turn; steps under way are finished first."""
+        """Leave at the next turn; steps under way are finished first, fetches are broken off."""
         self._stopping = True
         self.wake.notify("stop")
 
@@ -104,6 +105,8 @@ class Agent:
                             self._act(done, executor, steps)
                             readiness.follow(done.observed, beside)
                             timeout = self._until(done)
+                    for fetch in self._fetches:
+                        fetch.cancel()
                 readiness.follow(Observed(), beside)
                 for helper in helpers:
                     helper.cancel()
@@ -125,7 +128,7 @@ class Agent:
         self._passes += 1
         now = self._clock()
         desired = await asyncio.to_thread(self._source.load, now.wall)
-        observed = observe(self._ledger, self._backend, desired, self._doing)
+        observed = await observe(self._ledger, self._backend, desired, self._doing)
         decided = plan(desired, observed, self._policy, now)
         done = Pass(f"{int(now.wall):x}-{self._passes}", reasons, desired, observed, decided)
         self._recorder.record(done, now.wall)
@@ -138,7 +141,9 @@ class Agent:
             return
         for image in done.plan.fetches:
             self._doing.images[image] = "asked for"
-            group.create_task(self._fetch(executor, image, done.id))
+            fetch = group.create_task(self._fetch(executor, image, done.id))
+            self._fetches.add(fetch)
+            fetch.add_done_callback(self._fetches.discard)
         for step in done.plan.acting:
             if getattr(step, "fetch", None) is None:
                 self._doing.names[step.name] = f"{step.action}: {step.because}"

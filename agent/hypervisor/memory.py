@@ -12,7 +12,7 @@ import hashlib
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -285,9 +285,13 @@ class MemoryImages:
     def __init__(self, host: MemoryHost) -> None:
         self._host = host
 
-    def find(self, image: ImageSpec) -> BaseImage | None:
-        found = self._host.images.get(image)
-        return found if found is not None and found.digest == self._digest(image) else None
+    async def look(self, images: Collection[ImageSpec]) -> Mapping[ImageSpec, BaseImage]:
+        stored = self._host.images
+        return {
+            image: found
+            for image in images
+            if (found := stored.get(image)) is not None and found.digest == self._digest(image)
+        }
 
     async def fetch(self, image: ImageSpec, progress: Callable[[str], None]) -> BaseImage:
         progress("0%")
