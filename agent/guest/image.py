@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from agent.errors import ImageUnavailable
 from agent.guest import download
 from agent.guest.fingerprints import Fingerprints
+from agent.guest.flights import Flights, Progress
 from agent.guest.landing import Landing, NoRoom
 from agent.guest.local import local_path
 from agent.guest.qcow2 import NotUsable
@@ -22,13 +22,11 @@ from agent.guest.shelf import Seen, Shelf
 from agent.guest.unpack import Broken
 from agent.guest.worker import Worker
 from state.ids import Digest
-from state.observed import BaseImage
+from state.observed import BaseImage, image_key
 from state.spec.resolved import ImageSpec
 
 FLOOR = 512 << 20
 """Bytes that a fetch leaves free on the disk of the store."""
-
-Progress = Callable[[str], None]
 
 
 class ImageStore:
@@ -39,7 +37,7 @@ class ImageStore:
         self._shelf = Shelf(directory)
         self._floor = floor
         self._fingerprints = Fingerprints()
-        self._flights: dict[tuple[str, ...], _Flight] = {}
+        self._flights = Flights()
 
     async def look(self, images: Collection[ImageSpec]) -> Mapping[ImageSpec, BaseImage]:
         """See `agent.hypervisor.api.Images`. A file source that is not pinned counts as changed when its size, inode or
@@ -64,15 +62,7 @@ class ImageStore:
 
     async def fetch(self, image: ImageSpec, progress: Progress) -> BaseImage:
         """See `agent.hypervisor.api.Images`."""
-        key = (image.source, image.digest or "", image.decompress, image.format)
-        flight = self._flights.get(key)
-        if flight is None or flight.over:
-            flight = self._flights[key] = _Flight(partial(self._bring, image))
-        try:
-            return await flight.join(progress)
-        finally:
-            if flight.over and self._flights.get(key) is flight:
-                del self._flights[key]
+        return await self._flights.join(image_key(image), partial(self._bring, image), progress)
 
     async def _bring(self, image: ImageSpec, progress: Progress) -> BaseImage:
         """One pass over the bytes, through digest and decompression to disk."""
@@ -112,36 +102,3 @@ class ImageStore:
             landing.abandon()
             hasher.leave()
             writer.leave(landing.close)
-
-
-class _Flight:
-    """One fetch that any number of callers wait for. It belongs to all of them together: whichever leaves, it goes on
-    for the others, and it ends with the last."""
-
-    def __init__(self, fetch: Callable[[Progress], Coroutine[Any, Any, BaseImage]]) -> None:
-        self._listeners: list[Progress] = []
-        self._said: str | None = None
-        self._task = asyncio.ensure_future(fetch(self._tell))
-
-    @property
-    def over(self) -> bool:
-        return self._task.done() or not self._listeners
-
-    async def join(self, progress: Progress) -> BaseImage:
-        """Wait for it, and be told how far it is. Raises what it raises."""
-        self._listeners.append(progress)
-        if self._said is not None:
-            progress(self._said)
-        try:
-            await asyncio.wait([self._task])
-            return self._task.result()
-        finally:
-            self._listeners.remove(progress)
-            if not self._listeners:
-                self._task.cancel()
-                await asyncio.gather(self._task, return_exceptions=True)
-
-    def _tell(self, how_far: str) -> None:
-        self._said = how_far
-        for progress in self._listeners:
-            progress(how_far)

@@ -14,9 +14,11 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from agent.errors import HoldfastError, ImageUnavailable, MonitorError, NotReady, StartFailed
+from agent.guest.flights import Flights, Progress
 from agent.hypervisor.api import (
     Backend,
     BaseImage,
@@ -29,7 +31,7 @@ from agent.hypervisor.api import (
     View,
 )
 from state.ids import TICKS_PER_SECOND, Digest, Name, Process, Uid
-from state.observed import Listener
+from state.observed import Listener, image_key
 from state.spec.resolved import Forward, ImageSpec
 
 _DEFAULT_VIRTUAL_SIZE = 2 << 30
@@ -65,7 +67,7 @@ class MemoryHost:
     failures: dict[str, list[HoldfastError]] = field(default_factory=dict)
     listening: list[Listener] = field(default_factory=list)
     guests: dict[Uid, _Guest] = field(default_factory=dict)
-    images: dict[ImageSpec, BaseImage] = field(default_factory=dict)
+    images: dict[str, BaseImage] = field(default_factory=dict)
     contents: dict[str, Digest] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     _watchers: list[OnChange] = field(default_factory=list)
@@ -284,16 +286,20 @@ class MemoryImages:
 
     def __init__(self, host: MemoryHost) -> None:
         self._host = host
+        self._flights = Flights()
 
     async def look(self, images: Collection[ImageSpec]) -> Mapping[ImageSpec, BaseImage]:
         stored = self._host.images
         return {
             image: found
             for image in images
-            if (found := stored.get(image)) is not None and found.digest == self._digest(image)
+            if (found := stored.get(image_key(image))) and found.digest == self._digest(image)
         }
 
-    async def fetch(self, image: ImageSpec, progress: Callable[[str], None]) -> BaseImage:
+    async def fetch(self, image: ImageSpec, progress: Progress) -> BaseImage:
+        return await self._flights.join(image_key(image), partial(self._bring, image), progress)
+
+    async def _bring(self, image: ImageSpec, progress: Progress) -> BaseImage:
         progress("0%")
         await self._host.act("fetch")
         if image.digest is not None and self._digest(image) != image.digest:
@@ -304,7 +310,7 @@ class MemoryImages:
         base = BaseImage(
             Path("/memory") / digest.replace(":", "-"), image.format, _DEFAULT_VIRTUAL_SIZE, digest
         )
-        self._host.images[image] = base
+        self._host.images[image_key(image)] = base
         return base
 
     def _digest(self, image: ImageSpec) -> Digest:
