@@ -59,7 +59,7 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
         if not more:
             break
         images |= await backend.images.look(more)
-        wanted |= more
+        wanted = wanted | more
     return Observed(
         instances=seen,
         names=records.names(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 _libc = ctypes.CDLL(None, use_errno=True)
 _MS_NOSUID, _MS_NODEV = 2, 4
 _MNT_DETACH = 2
+_LONGEST = 60.0
+"""Seconds after which it answers all the same."""
 
 
 @contextmanager
@@ -28,9 +31,22 @@ def dead(directory: Path) -> Iterator[None]:
     if _libc.mount(b"dead", where, b"fuse", _MS_NOSUID | _MS_NODEV, options.encode()) != 0:
         os.close(server)
         pytest.skip(f"FUSE cannot be mounted: {os.strerror(ctypes.get_errno())}")
-    try:
-        yield
-    finally:
+    ended = threading.Event()
+
+    def end() -> None:
+        if ended.is_set():
+            return
+        ended.set()
         # Whoever waits is told that the connection has ended.
         os.close(server)
         _libc.umount2(where, _MNT_DETACH)
+
+    # A test that waits itself cannot be interrupted.
+    watchdog = threading.Timer(_LONGEST, end)
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+        watchdog.join()
+        end()
