@@ -1,6 +1,6 @@
 """Decompression as a stream, into a sparse file: a piece goes in, its plain bytes go to disk, and the end is proven.
 
-The only doorway to zstd. Memory holds one piece of plain bytes at a time, however much a few packed bytes stand for,
+Memory holds one piece of plain bytes at a time, however much a few packed bytes stand for,
 and the window that the data asks for. Compressed data that ends early, or goes on after its end with something else,
 is an error here, since most stream interfaces pass over both in silence.
 """
@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import lzma
 import os
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Literal, Protocol, assert_never
 
+from agent.guest.zstd import MAX_WINDOW, ZstdFrame
 from state.spec.resolved import Decompress
 
 PIECE = 1 << 20
 """Plain bytes that are unpacked at once, at most."""
-MAX_WINDOW = 27
-"""Log2 of the bytes of memory that the window of a zstd frame, or all of an xz stream, may ask for: what the `zstd`
-program allows by itself."""
 _HOLE = 1 << 16
 _ZEROS = bytes(_HOLE)
 
@@ -86,7 +83,8 @@ class Unpacker:
             except Exception as error:
                 # Each library has its own class for damage.
                 raise Broken(f"the {self._kind} data is damaged: {error}") from error
-            self._emit(plain)
+            if plain:
+                self._emit(plain)
             data = b""
             self._fresh = decoder.eof
             if decoder.eof:
@@ -133,18 +131,10 @@ def _decoder(kind: Literal["zstd", "gzip", "xz"]) -> _Decoder:
         case "gzip":
             return _Gzip()
         case "xz":
-            return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=1 << MAX_WINDOW)
+            return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=MAX_WINDOW)
         case "zstd":
-            return _zstd()
+            return ZstdFrame()
     assert_never(kind)
-
-
-def _zstd() -> _Decoder:
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW})
 
 
 def _runs(data: bytes) -> Iterator[tuple[int, int]]:
