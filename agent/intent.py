@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from agent import backoff
 from agent.errors import HoldfastError
-from agent.steps import Clear, Create, Destroy, Replace, Step, target
+from agent.steps import ACTING, Clear, Create, Destroy, Replace, Step, target
 from state.clock import Moment
 from state.history import Event, StepRecord
 from state.ids import Uid
@@ -61,7 +61,10 @@ class Intent:
         with self._ledger.transaction() as change:
             yield change
             self._end(change, "done")
-            change.remove_retry(step_key(self._step.name))
+            # With a new instance, or none, whatever failed of the one before is over.
+            anew = isinstance(self._step, Create | Replace | Destroy)
+            for action in ACTING if anew else (self._step.action,):
+                change.remove_retry(step_key(self._step.name, action))
             change.event(self.event(reason, message, self._uid))
 
     def failed(self, error: HoldfastError) -> None:
@@ -69,7 +72,7 @@ class Intent:
         if self._id is None:
             self.write()
         now = self._clock()
-        key = step_key(self._step.name)
+        key = step_key(self._step.name, self._step.action)
         with self._ledger.transaction() as change:
             self._end(change, "failed", str(error))
             retry = self._ledger.retry(key)

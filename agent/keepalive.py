@@ -214,34 +214,45 @@ def _running(question: Question) -> Step:
 
 
 def _live_changes(question: Question) -> Step | None:
-    instance, spec = question.seen.instance, question.spec
+    """What the instance can become while it runs. Forwards are compared with what it has, not with what its spec asked
+    for: it may have been begun without them."""
+    seen, spec = question.seen, question.spec
+    instance = seen.instance
     forwards = forwards_of(spec, instance.ssh_port)
-    if instance.spec_digest == spec.digest:
+    binds = seen.verdict is Verdict.ALIVE and spec.power != "stopped"
+    moved = forwards != instance.forwards
+    same = instance.spec_digest == spec.digest
+    if same and not (moved and binds):
         return None
     old = VmSpec.from_canonical(instance.spec)
     found = [change for change in changes(old, spec) if change.field != "power"]
-    if not found:
+    said, fields = ", ".join(map(str, found)), tuple(change.field for change in found)
+    if moved and binds:
+        clash = question.leases.conflict(spec.name, forwards, [seen])
+        if clash:
+            # Two may want each other's: each gives up first what it is not to keep.
+            forwards = tuple(one for one in instance.forwards if one in forwards)
+            if forwards == instance.forwards:
+                return Wait(
+                    name=spec.name,
+                    because=clash,
+                    reason="PortTaken",
+                    fields=("ports",),
+                    source=question.source,
+                )
+        if not found:
+            said, fields = "it has other forwards than its document asks for", ("ports",)
+    if not fields:
         return None
-    moved = forwards != instance.forwards
-    binds = moved and spec.power != "stopped"
-    if binds and (clash := question.leases.conflict(spec.name, forwards, [question.seen])):
-        return Wait(
-            name=spec.name,
-            because=clash,
-            reason="PortTaken",
-            fields=("ports",),
-            source=question.source,
-        )
-    grow = spec.disk if _grows(old, spec) else None
     return Update(
         name=spec.name,
-        because=", ".join(str(change) for change in found),
-        fields=tuple(change.field for change in found),
+        because=said,
+        fields=fields,
         source=question.source,
         uid=instance.uid,
         spec=spec,
         forwards=forwards if moved else None,
-        grow=grow,
+        grow=spec.disk if _grows(old, spec) else None,
     )
 
 

@@ -39,14 +39,14 @@ class Leases:
             seen.instance.run_as for seen in observed.instances if seen.instance.run_as is not None
         }
         self._own_ports: dict[Name, int] = {name: port for port, name in self._leased.items()}
+        self._forwarded: dict[int, list[tuple[str, Name]]] = {}
+        for seen in observed.instances:
+            for forward in _kept(seen, desired):
+                owner = (forward.address, seen.instance.name)
+                self._forwarded.setdefault(forward.host, []).append(owner)
         self._fixed = {
             port.host for wanted in desired.vms.values() for port in wanted.spec.ports
-        } | {
-            forward.host
-            for seen in observed.instances
-            for forward in seen.instance.forwards
-            if forward.host != seen.instance.ssh_port
-        }
+        } | self._forwarded.keys()
         self._listening = {listener.port for listener in observed.listeners}
         self._next = policy.ssh_ports.start
 
@@ -83,6 +83,9 @@ class Leases:
             holder = self._leased.get(forward.host)
             if holder is not None and holder != name:
                 return f"port {forward.host} is leased to {holder} for SSH"
+            for address, owner in self._forwarded.get(forward.host, ()):
+                if owner != name and overlaps(address, forward.address):
+                    return f"port {forward.host} of {address} is leased to {owner}"
             for listener in self._listeners:
                 if listener.port != forward.host or not overlaps(listener.address, forward.address):
                     continue
@@ -94,6 +97,15 @@ class Leases:
                         f"port {forward.host} of {listener.address} is taken by {_named(listener)}"
                     )
         return None
+
+
+def _kept(seen: Seen, desired: Desired) -> Iterable[Forward]:
+    """The forwards beside SSH's that an instance has, also while it is down. One that is down and whose document has
+    changed is started with those of its document, so that it does not keep what it is to give away."""
+    wanted = desired.vms.get(seen.instance.name)
+    if seen.verdict is Verdict.GONE and wanted is not None:
+        return wanted.spec.ports
+    return [one for one in seen.instance.forwards if one.host != seen.instance.ssh_port]
 
 
 def _named(listener: Listener) -> str:

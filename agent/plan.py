@@ -1,8 +1,8 @@
 """plan(desired, observed, policy, now): what to do in one pass, and why every other name is left alone.
 
 Pure: the same arguments give the same plan, and every choice is in it. What `holdfast plan` prints is this plan, and
-what the agent does is this plan. It decides over names; `agent.keepalive` answers for one running instance and
-`agent.leases` gives out ports.
+what the agent does is this plan. It decides over names; `agent.keepalive` answers for one running instance, and
+`agent.births` says what a new one is given.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent import backoff
+from agent.births import Births
 from agent.fetches import Fetches
-from agent.keepalive import Question, answer, at_its_size
-from agent.leases import Leases, forwards_of
+from agent.keepalive import Question, answer
+from agent.leases import Leases
 from agent.policy import Policy
 from agent.steps import (
-    Birth,
     Clear,
     Create,
     Destroy,
@@ -30,7 +30,7 @@ from agent.steps import (
 )
 from state.clock import Moment
 from state.desired import Desired, Problem, WantedVm
-from state.ids import Name, instance_uid
+from state.ids import Name
 from state.observed import Instance, Observed, Retry, Seen, Verdict, step_key, vm_key
 from state.spec.effects import Effect
 from state.spec.resolved import VmSpec, changes
@@ -50,6 +50,7 @@ class _Pass:
         self._policy = policy
         self._now = now
         self._leases = Leases(desired, observed, policy)
+        self._births = Births(observed, policy, self._leases)
         self._seen = observed.by_name()
         self._problems: dict[Name, Problem] = {}
         for problem in desired.problems:
@@ -62,16 +63,19 @@ class _Pass:
         return Plan(steps=self._steps(), fetches=self._fetches.asked)
 
     def _steps(self) -> tuple[Step, ...]:
-        names = {*self._desired.vms, *self._problems, *self._seen, *self._observed.names}
+        leased = {name for name, record in self._observed.names.items() if record.ssh_port}
+        names = {*self._desired.vms, *self._problems, *self._seen, *leased}
         return tuple(self._patiently(self._decide(name)) for name in sorted(names))
 
     def _patiently(self, step: Step) -> Step:
         """The step, or the wait for its next try where the very same has failed before."""
-        retry = self._observed.retries.get(step_key(step.name))
+        retry = self._observed.retries.get(step_key(step.name, step.action))
         if retry is None or not step.acts or retry.what != target(step):
             return step
         if (left := backoff.remaining(retry, self._now)) <= 0:
             return step
+        if isinstance(step, Replace) and (meanwhile := self._meanwhile(step.name)) is not None:
+            return self._patiently(meanwhile)
         return Wait(
             name=step.name,
             because=f"{retry.error}; {backoff.tried(retry)} so far",
@@ -88,10 +92,10 @@ class _Pass:
         if (doing := self._observed.busy.get(name)) is not None:
             return Wait(name=name, because=doing, reason="InProgress", source=source)
         if (problem := self._problems.get(name)) is not None:
-            return self._held(name, seen, "InvalidDocument", str(problem))
+            return self._held(name, "InvalidDocument", str(problem))
         if wanted is None:
             if self._desired.unproven is not None:
-                return self._held(name, seen, "AbsenceUnproven", self._desired.unproven)
+                return self._held(name, "AbsenceUnproven", self._desired.unproven)
             return self._absent(name, seen)
         if wanted.spec.suspend:
             return self._suspended(wanted, seen)
@@ -99,24 +103,37 @@ class _Pass:
 
     # What is not wanted, or cannot be told
 
-    def _held(self, name: Name, seen: list[Seen], reason: str, why: str) -> Step:
+    def _held(self, name: Name, reason: str, why: str) -> Step:
         """Leave it as it is: nothing new, nothing changed, nothing removed. What ran goes on running by its own spec,
         since a broken document is no reason to let a machine that died stay dead."""
-        living = [one for one in seen if one.verdict is not Verdict.GONE]
-        if len(living or seen[-1:]) == 1:
-            [one] = living or seen[-1:]
-            spec = VmSpec.from_canonical(one.instance.spec)
-            if not spec.suspend:
-                step = self._kept(WantedVm(spec, one.instance.source), one)
-                if step.acts or isinstance(step, Wait):
-                    return step
+        step = self._by_its_own(name)
+        if step is not None and (step.acts or isinstance(step, Wait)):
+            return step
         return Hold(name=name, because=why, reason=reason)
+
+    def _meanwhile(self, name: Name) -> Step | None:
+        """What is to be done for the instance that serves while what its document asks for cannot be done."""
+        step = self._by_its_own(name)
+        return step if step is not None and step.acts else None
+
+    def _by_its_own(self, name: Name) -> Step | None:
+        """What the one instance that serves under the name needs by its own spec; None where there is none, or where
+        it is to be left alone."""
+        seen = self._seen.get(name, [])
+        serving = [one for one in seen if one.instance.started_at is not None] or seen[-1:]
+        if len(serving) > 1:
+            serving = [one for one in seen if one.verdict is not Verdict.GONE]
+        if len(serving) != 1:
+            return None
+        [one] = serving
+        spec = VmSpec.from_canonical(one.instance.spec)
+        return None if spec.suspend else self._kept(WantedVm(spec, one.instance.source), one)
 
     def _absent(self, name: Name, seen: list[Seen]) -> Step:
         specs = [VmSpec.from_canonical(one.instance.spec) for one in seen]
         source = seen[-1].instance.source if seen else None
         if any(spec.protect for spec in specs):
-            return Hold(
+            return self._meanwhile(name) or Hold(
                 name=name,
                 because="no document names it any more, but it is protected",
                 reason="Protected",
@@ -230,7 +247,7 @@ class _Pass:
                 source=wanted.source,
             )
         because = "it was never started" if begun else "no instance of it is there"
-        birth = self._birth(wanted, begun, [])
+        birth = self._births.choose(wanted, begun, [])
         if isinstance(birth, Wait):
             return birth
         fetch = self._fetches.missing(spec.image)
@@ -242,7 +259,8 @@ class _Pass:
         """Clear away a replacement that never ran, where what it was to replace is again what is wanted."""
         for at in reversed(range(len(seen) - 1)):
             newer = seen[at + 1 :]
-            if all(map(_unborn, newer)) and not self._forced(seen[at].instance, wanted.spec)[1]:
+            unstarted = all(one.instance.started_at is None for one in newer)
+            if unstarted and not self._forced(seen[at].instance, wanted.spec)[1]:
                 return Clear(
                     name=wanted.spec.name,
                     because=f"generation {seen[at].instance.generation} is what is wanted again",
@@ -263,7 +281,7 @@ class _Pass:
         spec = wanted.spec
         old = [one for one in seen if resume is None or one.instance.uid != resume.uid]
         if any(VmSpec.from_canonical(one.instance.spec).protect for one in old) and spec.protect:
-            return Hold(
+            return self._meanwhile(spec.name) or Hold(
                 name=spec.name,
                 because=f"it would be replaced ({because}), but it is protected",
                 reason="Protected",
@@ -278,59 +296,19 @@ class _Pass:
                 fields=fields,
                 source=wanted.source,
             )
-        birth = self._birth(wanted, resume, seen)
+        birth = self._births.choose(wanted, resume, seen)
         if isinstance(birth, Wait):
-            return birth
-        fetch = self._fetches.missing(spec.image)
-        return self._fetches.wait(wanted) or Replace(
+            return self._meanwhile(spec.name) or birth
+        if (wait := self._fetches.wait(wanted)) is not None:
+            return self._meanwhile(spec.name) or wait
+        return Replace(
             name=spec.name,
             because=because,
             fields=fields,
             source=wanted.source,
             birth=birth,
             old=tuple(one.instance.uid for one in old),
-            fetch=fetch,
-        )
-
-    def _birth(self, wanted: WantedVm, begun: Instance | None, own: list[Seen]) -> Birth | Wait:
-        spec = wanted.spec
-        port = self._leases.ssh_port(spec.name) if spec.image.nocloud else None
-        if spec.image.nocloud and port is None:
-            ports = self._policy.ssh_ports
-            return Wait(
-                name=spec.name,
-                because=f"every port from {ports.start} to {ports.stop - 1} is leased or taken",
-                reason="NoFreePort",
-                source=wanted.source,
-            )
-        forwards = forwards_of(spec, port)
-        clash = self._leases.conflict(spec.name, forwards, own)
-        if clash and spec.power != "stopped":
-            return Wait(
-                name=spec.name,
-                because=clash,
-                reason="PortTaken",
-                fields=("ports",),
-                source=wanted.source,
-            )
-        if begun is not None:
-            generation, uid, run_as = begun.generation, begun.uid, begun.run_as
-            spec = at_its_size(spec, begun)
-        else:
-            known = self._observed.names.get(spec.name)
-            highest = max((one.instance.generation for one in own), default=0)
-            generation = max(known.generation if known else 0, highest) + 1
-            uid = instance_uid(self._policy.state_id, "vm", spec.name, generation)
-            run_as = self._leases.run_as()
-        return Birth(
-            uid=uid,
-            generation=generation,
-            spec=spec,
-            source=wanted.source,
-            accelerator=self._policy.accelerator,
-            ssh_port=port,
-            run_as=run_as,
-            forwards=forwards,
+            fetch=self._fetches.missing(spec.image),
         )
 
 

@@ -11,9 +11,11 @@ kernel's default ephemeral range (32768 to 60999), from which any outgoing conne
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`run_as`: uids for QEMU processes, None where the agent is not root and each runs as the agent's user."""
+    """`run_as`: uids for QEMU processes, None where the agent is not root and each runs as the agent's user. `memory`:
+    bytes that one guest may have at most, None where nobody said."""
 
     state_id: str
     accelerator: str
     ssh_ports: range = SSH_PORTS
     run_as: range | None = None
+    memory: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from agent.steps import (
+    ACTING,
     Adopt,
     Clear,
     Crash,
@@ -49,7 +50,7 @@ def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:
             if reason not in ("BackOff", "ImageUnavailable"):
                 return False
             wanted = desired.vms.get(step.name)
-            keys = [vm_key(step.name), step_key(step.name)]
+            keys = [vm_key(step.name), *(step_key(step.name, action) for action in ACTING)]
             keys += [image_key(wanted.spec.image)] if wanted else []
             tries = [observed.retries[key].failures for key in keys if key in observed.retries]
             # Without any, a name is held that waits for the image of its own, older spec.

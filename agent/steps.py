@@ -219,6 +219,8 @@ ORDER = (
     "keep",
 )
 """How a plan is shown: what loses most comes first."""
+ACTING = ORDER[: ORDER.index("hold")]
+"""The actions of steps that change something."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ class Transaction:
         self._retries = retries
         # What this transaction changes, None for what it removes.
         self.instances: dict[Uid, Instance | None] = {}
-        self.names: dict[Name, NameRecord | None] = {}
+        self.names: dict[Name, NameRecord] = {}
         self.retries: dict[str, Retry | None] = {}
         self.events: list[Event] = []
         self.appended = 0
@@ -231,11 +231,6 @@ class Transaction:
     def put_name(self, record: NameRecord) -> None:
         self._put("names", asdict(record))
         self.names[record.name] = record
-
-    def remove_name(self, name: Name) -> None:
-        """Forget a name and its leases."""
-        self._connection.execute("DELETE FROM names WHERE name = ?", [name])
-        self.names[name] = None
 
     def put_retry(self, retry: Retry) -> None:
         self._put("retries", asdict(retry))

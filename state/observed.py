@@ -117,7 +117,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class NameRecord:
-    """What is remembered of a name beyond its instances: the last generation that it had, and its leased SSH port."""
+    """What is remembered of a name beyond its instances: the last generation that it had, and its leased SSH port. A
+    name that was destroyed has no port any more."""
 
     name: Name
     generation: int = 0
@@ -127,8 +128,8 @@ class NameRecord:
 @dataclass(frozen=True, slots=True)
 class Retry:
     """What failed, how often in a row, and when it is tried again: `retry_at` is a CLOCK_BOOTTIME of the boot
-    `retry_boot`. `key` is `vm/NAME` for a machine that does not stay up, `step/NAME` for a step that failed (`what`
-    says which), `image/SOURCE …` for an image."""
+    `retry_boot`. `key` is `vm/NAME` for a machine that does not stay up, `step/NAME/ACTION` for a step that failed
+    (`what` says which), `image/SOURCE …` for an image."""
 
     key: str
     what: str = ""
@@ -143,9 +144,10 @@ def vm_key(name: Name) -> str:
     return f"vm/{name}"
 
 
-def step_key(name: Name) -> str:
-    """The key for a vm's step that failed."""
-    return f"step/{name}"
+def step_key(name: Name, action: str) -> str:
+    """The key for a vm's step that failed. Each action has its own: while a replacement cannot be made, what it is to
+    replace is still looked after."""
+    return f"step/{name}/{action}"
 
 
 def image_key(image: ImageSpec) -> str:

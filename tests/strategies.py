@@ -107,7 +107,7 @@ def worlds(draw: st.DrawFn) -> tuple[Desired, Observed]:
             vms.append(draw(specs(name)))
         elif standing == "held":
             problems.append(Problem(f"{name}.yaml", 1, 1, "broken", name, "vm"))
-        for key in (vm_key(name), step_key(name)):
+        for key in (vm_key(name), step_key(name, "replace"), step_key(name, "restart")):
             if draw(st.sampled_from([False, False, True])):
                 retries[key] = Retry(key, "", 2, draw(st.sampled_from([900.0, 1100.0])), BOOT, "no")
     unproven = draw(st.sampled_from([None, None, "the tree is gone"]))

@@ -60,6 +60,78 @@ async def test_a_replacement_is_prepared_before_the_old_machine_is_stopped(lab: 
         assert lab.uids()[Name("web")] != before.uid
 
 
+async def test_a_replacement_that_cannot_be_started_costs_nothing(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.uids()
+        lab.host.failures["spawn"] = [StartFailed("cannot set up guest memory")]
+        lab.edit(desired(vm("web", memory=1 << 42)))
+        await lab.until(lambda: lab.host.calls["spawn"] == 2, "it was tried")
+        await lab.until(lambda: _reason(lab, "web") == "BackOff", "the reason is told")
+        assert lab.uids() == before
+        old = lab.host.guests[before[vm().name]]
+        lab.host.kill(old.machine.uid)
+        await lab.until(lambda: old.boots == 2, "what serves meanwhile is kept alive")
+
+
+async def test_a_replacement_is_inert_and_without_ports_until_the_old_machine_is_gone(
+    lab: Lab,
+) -> None:
+    ports = (Forward(8080, 80),)
+    lab.host.delays["stop"] = 3600
+    async with lab.killed():
+        lab.edit(desired(vm("web", ports=ports)))
+        await lab.settled()
+        old = lab.instance().uid
+        lab.edit(desired(vm("web", ports=ports, memory=1 << 30)))
+        await lab.until(lambda: lab.host.calls["stop"] == 1, "the old one is being stopped")
+        [new] = lab.host.guests.keys() - {old}
+        assert lab.host.guests[old].state is RunState.RUNNING
+        assert lab.host.guests[new].state is RunState.INERT
+        assert lab.host.guests[new].forwards == ()
+    lab.host.delays.clear()
+    async with lab.running():
+        await lab.settled()
+        assert lab.uids() == {"web": new}
+        assert set(ports) < set(lab.host.guests[new].forwards)
+
+
+@pytest.mark.parametrize("operation", ["spawn", "stop", "discard", "set_forwards", "resume"])
+async def test_a_replacement_that_was_cut_off_anywhere_is_brought_to_its_end(
+    lab: Lab, operation: str
+) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        old, asked = lab.instance(), lab.host.calls[operation]
+    lab.host.delays[operation] = 3600
+    async with lab.killed():
+        lab.edit(desired(vm("web", memory=1 << 30)))
+        await lab.until(lambda: lab.host.calls[operation] > asked, "it is in the midst of it")
+    lab.host.delays.clear()
+    async with lab.running():
+        await lab.settled()
+        new = lab.instance()
+        assert (new.generation, new.ssh_port) == (2, old.ssh_port)
+        assert lab.uids() == {"web": new.uid}
+        assert lab.host.guests[new.uid].forwards == new.forwards == old.forwards
+        assert lab.host.guests[new.uid].boots == 1
+
+
+async def test_two_machines_can_exchange_their_ports(lab: Lab) -> None:
+    one, other = (Forward(8080, 80),), (Forward(8081, 80),)
+    async with lab.running():
+        lab.edit(desired(vm("web", ports=one), vm("db", ports=other)))
+        await lab.settled()
+        before = lab.uids()
+        lab.edit(desired(vm("web", ports=other), vm("db", ports=one)))
+        await lab.settled()
+        assert lab.uids() == before
+        assert set(other) < set(lab.host.guests[before[Name("web")]].forwards)
+        assert set(one) < set(lab.host.guests[before[Name("db")]].forwards)
+
+
 async def test_changed_labels_do_not_touch_the_process(lab: Lab) -> None:
     async with lab.running():
         lab.edit(desired(vm("web")))
@@ -90,7 +162,21 @@ async def test_deletion_destroys_and_forgets(lab: Lab) -> None:
         await lab.settled()
         assert set(lab.uids()) == {"db"}
         assert lab.ledger is not None
-        assert set(lab.ledger.names()) == {"db"}
+        leased = {name for name, record in lab.ledger.names().items() if record.ssh_port}
+        assert leased == {"db"}
+
+
+async def test_a_name_that_comes_back_is_not_taken_for_what_it_was(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web"), vm("db")))
+        await lab.settled()
+        before = lab.instance()
+        lab.edit(desired(vm("db")))
+        await lab.settled()
+        lab.edit(desired(vm("web"), vm("db")))
+        await lab.settled()
+        assert lab.instance().generation == before.generation + 1
+        assert lab.instance().uid != before.uid
 
 
 async def test_a_broken_document_holds_its_own_machine_and_no_other(lab: Lab) -> None:

@@ -16,7 +16,7 @@ from state.clock import Moment
 from state.desired import Desired
 from state.ids import Name, Uid
 from state.ledger import Ledger
-from state.observed import Instance
+from state.observed import Instance, RunState
 from tests.builders import STATE_ID, desired
 
 DEADLINE = 10.0
@@ -47,7 +47,7 @@ class Lab:
     async def running(self) -> AsyncIterator[Lab]:
         """An agent runs while the block does; it leaves at the end, finishing what it has begun."""
         agent = self._make()
-        task = asyncio.ensure_future(agent.run())
+        task = asyncio.create_task(agent.run())
         try:
             yield self
         finally:
@@ -58,12 +58,12 @@ class Lab:
     @asynccontextmanager
     async def killed(self) -> AsyncIterator[Lab]:
         """As `running`, but at the end the agent is cut off wherever it is."""
-        task = asyncio.ensure_future(self._make().run())
+        task = asyncio.create_task(self._make().run())
         try:
             yield self
         finally:
             task.cancel()
-            await asyncio.wait([task])
+            await asyncio.wait((task,))
             self._close()
 
     def _make(self) -> Agent:
@@ -101,10 +101,11 @@ class Lab:
         return max(own, key=lambda one: one.generation)
 
     def uids(self) -> dict[Name, Uid]:
-        """The running machines, by name; asserts that no name runs twice (promise I1)."""
+        """The running machines, by name; asserts that no name runs twice (promise I1). One that is inert does not run:
+        it may wait for its predecessor to go."""
         found: dict[Name, Uid] = {}
         for uid, guest in self.host.guests.items():
-            if guest.process is not None:
+            if guest.process is not None and guest.state is not RunState.INERT:
                 assert guest.machine.name not in found, f"{guest.machine.name} runs twice"
                 found[guest.machine.name] = uid
         return found

@@ -68,7 +68,7 @@ def test_a_failure_ends_the_step_and_says_when_the_same_may_be_tried_again(ledge
         trying = intent(ledger)
         trying.write()
         trying.failed(StartFailed("starting it: no memory", hint="give it less"))
-        retry = ledger.retry(step_key(WEB))
+        retry = ledger.retry(step_key(WEB, STEP.action))
         assert (retry.failures, retry.what) == (expected, target(STEP))
         assert retry.error == "starting it: no memory (give it less)"
     assert ledger.reader.steps(open_only=True) == []

@@ -318,6 +318,15 @@ def test_changed_ports_are_the_whole_new_set_with_the_ssh_port() -> None:
     assert step.forwards == (Forward(22000, 22), Forward(8080, 80))
 
 
+def test_one_that_was_begun_without_its_forwards_is_given_them_before_it_runs() -> None:
+    begun = running(phase=Phase.STARTING, forwards=(), ssh_port=22000)
+    step = ask(alive(begun, RunState.INERT))
+    assert isinstance(step, Update)
+    assert step.forwards == (Forward(22000, 22),)
+    bound = replace(begun, forwards=step.forwards)
+    assert isinstance(ask(alive(bound, RunState.INERT)), Power)
+
+
 def test_a_port_that_is_taken_is_waited_for_and_its_owner_named() -> None:
     spec = vm(ports=(Forward(8080, 80),))
     said = "port 8080 of 0.0.0.0 is taken by nginx (pid 77)"

@@ -20,11 +20,12 @@ def leases(
     *specs: VmSpec,
     names: Iterable[NameRecord] = (),
     instances: Iterable[Instance] = (),
+    seen: Iterable[Seen] = (),
     listeners: Iterable[Listener] = (),
     run_as: range | None = None,
 ) -> Leases:
     observed = Observed(
-        instances=tuple(Seen(one, Verdict.ALIVE) for one in instances),
+        instances=(*(Seen(one, Verdict.ALIVE) for one in instances), *seen),
         names={record.name: record for record in names},
         listeners=tuple(listeners),
     )
@@ -66,6 +67,23 @@ def test_a_port_leased_in_this_pass_is_anothers_conflict() -> None:
     given.ssh_port(DB)
     assert given.conflict(WEB, [Forward(22000, 80)], []) == "port 22000 is leased to db for SSH"
     assert given.conflict(DB, [Forward(22000, 22)], []) is None
+
+
+def test_a_fixed_port_of_a_machine_is_leased_to_it_also_while_it_is_down() -> None:
+    """Sabotage: ask the listeners alone. A start would then take the port of one that is only stopped."""
+    db = running(vm("db", ports=(Forward(8080, 80),)), forwards=(Forward(8080, 80),))
+    for verdict in (Verdict.ALIVE, Verdict.GONE):
+        given = leases(seen=[Seen(db, verdict)])
+        said = "port 8080 of 127.0.0.1 is leased to db"
+        assert given.conflict(WEB, [Forward(8080, 80)], []) == said
+        assert given.conflict(DB, [Forward(8080, 80)], []) is None
+        assert given.conflict(WEB, [Forward(8080, 80, "127.0.0.2")], []) is None
+
+
+def test_one_that_is_down_does_not_keep_a_port_that_its_document_gave_up() -> None:
+    db = running(vm("db", ports=(Forward(8080, 80),)), forwards=(Forward(8080, 80),))
+    given = leases(vm("db"), seen=[Seen(db, Verdict.GONE)])
+    assert given.conflict(WEB, [Forward(8080, 80)], []) is None
 
 
 def test_uids_of_the_host_are_given_once_and_never_anothers() -> None:

@@ -113,7 +113,7 @@ def test_a_removal_that_is_taken_back_leaves_everything(ledger: Ledger) -> None:
 
     def say(change: Transaction) -> None:
         change.remove_instance(instance().uid)
-        change.remove_name(WEB)
+        change.put_name(NameRecord(WEB, 1))
         change.remove_retry("vm/web")
         change.remove_finding("vm/web")
         raise ZeroDivisionError
@@ -133,12 +133,12 @@ def test_what_is_removed_is_gone_in_memory_and_on_disk(ledger: Ledger) -> None:
         change.put_finding("vm/web", Finding("kept", "Ready", "it answers"))
     with ledger.transaction() as change:
         change.remove_instance(instance().uid)
-        change.remove_name(WEB)
+        change.put_name(NameRecord(WEB, 1))
         change.remove_retry("vm/web")
         change.remove_finding("vm/web")
         change.remove_retry("never/there")
     assert ledger.instances() == ledger.reader.instances() == []
-    assert ledger.names() == ledger.reader.names() == {}
+    assert ledger.names() == ledger.reader.names() == {WEB: NameRecord(WEB, 1)}
     assert ledger.retries() == ledger.reader.retries() == {}
     assert ledger.reader.findings() == {}
     assert ledger.instance(instance().uid) is None

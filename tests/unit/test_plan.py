@@ -213,7 +213,9 @@ def test_a_name_with_a_step_under_way_is_left_to_it() -> None:
 
 def test_what_failed_is_tried_again_only_when_its_time_has_come() -> None:
     first = only(decide(desired(vm())))
-    retry = failed(Retry(step_key(WEB)), "the disk is full", moment(999.9), target(first))
+    retry = failed(
+        Retry(step_key(WEB, first.action)), "the disk is full", moment(999.9), target(first)
+    )
     step = only(decide(desired(vm()), retries=[retry]))
     assert isinstance(step, Wait)
     assert (step.reason, step.because) == ("BackOff", "the disk is full; tried once so far")
@@ -224,8 +226,36 @@ def test_what_failed_is_tried_again_only_when_its_time_has_come() -> None:
 
 def test_a_changed_document_does_not_wait_for_what_failed_before() -> None:
     first = only(decide(desired(vm())))
-    retry = failed(Retry(step_key(WEB)), "the disk is full", moment(999.9), target(first))
+    retry = failed(
+        Retry(step_key(WEB, first.action)), "the disk is full", moment(999.9), target(first)
+    )
     assert isinstance(only(decide(desired(vm(memory=1 << 30)), retries=[retry])), Create)
+
+
+def test_while_a_replacement_waits_for_its_next_try_the_old_machine_is_looked_after() -> None:
+    wish = desired(vm(memory=1 << 30))
+    first = only(decide(wish, alive(running())))
+    retry = failed(Retry(step_key(WEB, first.action)), "no memory", moment(999.9), target(first))
+    waits = only(decide(wish, alive(running()), retries=[retry]))
+    assert isinstance(waits, Wait)
+    assert waits.reason == "BackOff"
+    foreign = replace(alive(running()), attached=False)
+    assert isinstance(only(decide(wish, foreign, retries=[retry])), Adopt)
+    step = only(decide(wish, gone(running()), retries=[retry]))
+    assert isinstance(step, Restart)
+    assert step.spec == vm()
+
+
+def test_a_guest_that_the_host_cannot_hold_is_refused_and_the_old_machine_kept() -> None:
+    policy = replace(POLICY, memory=2 << 30)
+    wish = desired(vm(memory=4 << 30))
+    for seen in ((), (alive(running()),)):
+        observed = Observed(instances=seen, images=HERE)
+        step = only(plan(wish, observed, policy, NOW))
+        assert isinstance(step, Wait)
+        assert step.reason == "NotEnoughMemory"
+        assert step.because == "memory 4GiB is more than this host has (2GiB)"
+    assert isinstance(only(decide(wish)), Create)
 
 
 # Held
@@ -299,6 +329,16 @@ def test_what_no_document_names_is_destroyed_with_the_longest_time_to_end() -> N
     assert isinstance(step, Destroy)
     assert step.uids == (one.uid, two.uid)
     assert (step.grace, step.because) == (60.0, "no document names it any more")
+
+
+def test_a_name_that_was_destroyed_is_only_a_memory() -> None:
+    assert decide(desired(), names={WEB: NameRecord(WEB, 3)}).steps == ()
+
+
+def test_a_protected_machine_that_no_document_names_is_kept_alive() -> None:
+    protected = running(vm(protect=True))
+    assert isinstance(only(decide(desired(), alive(protected))), Hold)
+    assert isinstance(only(decide(desired(), gone(protected))), Restart)
 
 
 def test_a_name_without_an_instance_is_forgotten() -> None:

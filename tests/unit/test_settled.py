@@ -61,7 +61,7 @@ def test_an_image_that_is_to_be_fetched_is_waited_for() -> None:
     assert settled(desired(vm()), Observed(), Plan((keep("Ready"),), (IMAGE,))) is None
 
 
-@pytest.mark.parametrize("key", [vm_key(WEB), step_key(WEB), image_key(IMAGE)])
+@pytest.mark.parametrize("key", [vm_key(WEB), step_key(WEB, "create"), image_key(IMAGE)])
 @pytest.mark.parametrize("reason", ["BackOff", "ImageUnavailable"])
 def test_what_is_tried_again_has_failed_after_three_times(key: str, reason: str) -> None:
     assert judged(wait(reason), retries=[Retry(key, failures=2)]) is None
