@@ -73,6 +73,10 @@ class MemoryHypervisor:
         machines = [guest.machine for guest in self._host.guests.values()]
         return [Kept(one.uid, one.name, one.generation, one.record) for one in machines]
 
+    def process_of(self, uid: Uid) -> Process | None:
+        guest = self._host.guests.get(uid)
+        return guest.process if guest is not None else None
+
     def alive(self, uid: Uid, process: Process) -> bool:
         guest = self._host.guests.get(uid)
         return guest is not None and guest.process == process
@@ -82,6 +86,12 @@ class MemoryHypervisor:
         size = max(machine.base.virtual_size, machine.disk or 0)
         guest = self._host.guests.setdefault(machine.uid, Guest(machine, size))
         guest.machine = machine
+
+    async def describe(self, uid: Uid, record: str) -> None:
+        await self._host.act("describe")
+        guest = self._host.guests.get(uid)
+        if guest is not None:
+            guest.machine = replace(guest.machine, record=record)
 
     async def spawn(self, machine: Machine) -> Process:
         guest = self._host.guests.get(machine.uid)

@@ -38,7 +38,7 @@ class Guest:
 @dataclass
 class MemoryWorld:
     """One host. `delays` (seconds) and `failures` (errors, each raised once) are looked up by the name of an
-    operation: `prepare`, `spawn`, `resume`, `pause`, `stop`, `discard`, `set_forwards`, `grow`, `fetch`.
+    operation: `prepare`, `describe`, `spawn`, `resume`, `pause`, `stop`, `discard`, `set_forwards`, `grow`, `fetch`.
 
     `boot_delay`: seconds from a guest's start until it answers over SSH.
     """
