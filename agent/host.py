@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from state.observed import Listener
@@ -15,6 +16,11 @@ from state.observed import Listener
 # are mapped, the second also inside a container that maps 65536 of them.
 _RUN_AS = (range(1_900_000_000, 1_900_100_000), range(60_578, 61_184))
 _TCP_LISTEN = "0A"
+# What a container sees of its own limit, in the second and the first version of control groups.
+_MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 class LinuxHost:
@@ -39,6 +45,17 @@ class LinuxHost:
             Listener(address, port, *owners.get((address, port), (None, "another program")))
             for address, port in sorted(found)
         ]
+
+
+def memory(limits: Sequence[Path] = _MEMORY_LIMITS) -> int:
+    """Bytes of memory that this host has, or the container that we are in, where that has less."""
+    import psutil
+
+    found = [int(psutil.virtual_memory().total)]
+    for limit in limits:
+        with suppress(OSError, ValueError):  # no such file, or `max`
+            found.append(int(limit.read_text()))
+    return min(found)
 
 
 def run_as_range() -> range | None:

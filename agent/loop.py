@@ -74,12 +74,13 @@ class Agent:
         self._on_pass = on_pass
         self.wake = Wake()
         self._doing = Doing()
+        self._fetches: set[asyncio.Task[None]] = set()
         self._recorder = Recorder(world.ledger)
         self._passes = 0
         self._stopping = False
 
     def stop(self) -> None:
-        """Leave at the next turn; steps under way are finished first."""
+        """Leave at the next turn; steps under way are finished first, fetches are given up."""
         self._stopping = True
         self.wake.notify("stop")
 
@@ -101,9 +102,12 @@ class Agent:
                             break
                         timeout = self._interval
                         if (done := await self._guarded_turn(reasons)) is not None:
+                            self._fetch_for(done, executor, beside)
                             self._act(done, executor, steps)
                             readiness.follow(done.observed, beside)
                             timeout = self._until(done)
+                    for fetch in self._fetches:
+                        fetch.cancel()
                 readiness.follow(Observed(), beside)
                 for helper in helpers:
                     helper.cancel()
@@ -132,13 +136,18 @@ class Agent:
         self._on_pass(done)
         return done
 
+    def _fetch_for(self, done: Pass, executor: Executor, group: asyncio.TaskGroup) -> None:
+        """Begin to fetch what the pass asks for, unless the agent is about to leave."""
+        for image in () if self._stopping else done.plan.fetches:
+            self._doing.images[image] = "asked for"
+            task = group.create_task(self._fetch(executor, image, done.id))
+            self._fetches.add(task)
+            task.add_done_callback(self._fetches.discard)
+
     def _act(self, done: Pass, executor: Executor, group: asyncio.TaskGroup) -> None:
         """Begin every step that nothing stands before, unless the agent is about to leave."""
         if self._stopping:
             return
-        for image in done.plan.fetches:
-            self._doing.images[image] = "asked for"
-            group.create_task(self._fetch(executor, image, done.id))
         for step in done.plan.acting:
             if getattr(step, "fetch", None) is None:
                 self._doing.names[step.name] = f"{step.action}: {step.because}"

@@ -259,8 +259,11 @@ class _Pass:
         """Clear away a replacement that never ran, where what it was to replace is again what is wanted."""
         for at in reversed(range(len(seen) - 1)):
             newer = seen[at + 1 :]
-            unstarted = all(one.instance.started_at is None for one in newer)
-            if unstarted and not self._forced(seen[at].instance, wanted.spec)[1]:
+            inert = all(
+                one.instance.started_at is None and one.verdict is not Verdict.UNKNOWN
+                for one in newer
+            )
+            if inert and not self._forced(seen[at].instance, wanted.spec)[1]:
                 return Clear(
                     name=wanted.spec.name,
                     because=f"generation {seen[at].instance.generation} is what is wanted again",

@@ -15,6 +15,7 @@ from state.ledger import Ledger
 from state.lifecycle import Cause, Phase
 from state.observed import Instance, NameRecord
 from state.records import instance_of
+from state.spec.resolved import VmSpec
 
 
 async def recover(ledger: Ledger, hypervisor: Hypervisor, clock: Clock) -> None:
@@ -49,6 +50,16 @@ async def recover(ledger: Ledger, hypervisor: Hypervisor, clock: Clock) -> None:
 
 
 def _take_in(ledger: Ledger, instance: Instance, said: str, wall: float) -> None:
+    for other in ledger.instances():
+        if (other.name, other.generation) == (instance.name, instance.generation):
+            # One uid belongs to one generation, so that one of the two files was not written by us.
+            said = (
+                f"{instance.uid} says that it is generation {instance.generation}, which is {other.uid}; "
+                f"it is left alone (end it, and remove instances/{instance.uid})"
+            )
+            with ledger.transaction() as change:
+                change.event(_event(instance.uid, instance.name, "RecoverFailed", said, wall))
+            return
     known = ledger.name(instance.name)
     others = {one.ssh_port for one in ledger.names().values() if one.name != instance.name}
     record = NameRecord(
@@ -86,7 +97,8 @@ def _from_record(uid: Uid, record: str | None) -> Instance | None:
     """The instance as its own file tells it; taken as one that has run, for its disk may hold what a guest wrote."""
     try:
         instance = instance_of(json.loads(record or "null"))
-    except (ValueError, KeyError, TypeError):
+        VmSpec.from_canonical(instance.spec)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     if instance.uid != uid:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from agent.config import Settings
 from agent.errors import StateUnusable
-from agent.host import LinuxHost, run_as_range
+from agent.host import LinuxHost, memory, run_as_range
 from agent.hypervisor.api import Backend
 from agent.loop import Source
 from agent.paths import StatePaths
@@ -73,5 +73,8 @@ def clock_of(backend: Backend) -> Callable[[], Moment]:
 
 def policy_of(settings: Settings, state_id: str, accelerator: str) -> Policy:
     """What the operator and the host allow."""
-    run_as = None if settings.hypervisor == "memory" else run_as_range()
-    return Policy(state_id=state_id, accelerator=accelerator, run_as=run_as)
+    if settings.hypervisor == "memory":
+        return Policy(state_id=state_id, accelerator=accelerator)
+    return Policy(
+        state_id=state_id, accelerator=accelerator, run_as=run_as_range(), memory=memory()
+    )

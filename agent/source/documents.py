@@ -72,7 +72,10 @@ class File:
 
 
 def read_documents(file: File, data: bytes, beside: Beside) -> tuple[Reading, ...]:
-    """The documents of a file in their order. A file that is no YAML is one document that may own any name."""
+    """The documents of a file in their order. A file that is no YAML is one document that may own any name, and so is
+    an empty one: a crash or a full disk leaves it so, and nobody who wants a machine gone empties its file."""
+    if not data.strip():
+        return (unreadable(file, _EMPTY, 1, 1),)
     try:
         found = parse(data)
     except Unreadable as error:
@@ -81,6 +84,9 @@ def read_documents(file: File, data: bytes, beside: Beside) -> tuple[Reading, ..
     return tuple(
         _read(file, text, document, beside) for document in found if document.value is not None
     )
+
+
+_EMPTY = "the file is empty (write a document into it, or remove it)"
 
 
 def unreadable(file: File, message: str, line: int = 0, column: int = 0) -> Reading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -394,6 +395,19 @@ async def test_an_image_whose_content_changed_replaces_its_machines(lab: Lab) ->
         lab.host.contents[image.source] = Digest("sha256:" + "2" * 64)
         await lab.settled()
         assert lab.instance().uid != before.uid
+
+
+async def test_an_agent_that_is_told_to_stop_does_not_wait_for_a_fetch(lab: Lab) -> None:
+    """Sabotage: fetch among the steps. A download then keeps the agent from leaving for as long as it takes."""
+    lab.host.delays["fetch"] = 3600
+    async with asyncio.timeout(10):
+        async with lab.running():
+            lab.edit(desired(vm("web")))
+            await lab.until(lambda: lab.host.calls["fetch"] == 1, "the image is on its way")
+    lab.host.delays.clear()
+    async with lab.running():
+        await lab.settled()
+        assert set(lab.uids()) == {"web"}
 
 
 async def test_a_second_pass_over_an_unchanged_world_writes_nothing(lab: Lab) -> None:

@@ -47,24 +47,27 @@ class Lab:
     async def running(self) -> AsyncIterator[Lab]:
         """An agent runs while the block does; it leaves at the end, finishing what it has begun."""
         agent = self._make()
-        task = asyncio.create_task(agent.run())
-        try:
-            yield self
-        finally:
-            agent.stop()
-            await task
-            self._close()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(agent.run())
+            try:
+                yield self
+            finally:
+                agent.stop()
+                await asyncio.wait((task,))
+                self._close()
 
     @asynccontextmanager
     async def killed(self) -> AsyncIterator[Lab]:
         """As `running`, but at the end the agent is cut off wherever it is."""
-        task = asyncio.create_task(self._make().run())
-        try:
-            yield self
-        finally:
-            task.cancel()
-            await asyncio.wait((task,))
-            self._close()
+        agent = self._make()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(agent.run())
+            try:
+                yield self
+            finally:
+                task.cancel()
+                await asyncio.wait((task,))
+                self._close()
 
     def _make(self) -> Agent:
         self.ledger = Ledger(self.database)

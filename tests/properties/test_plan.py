@@ -187,7 +187,7 @@ def test_only_what_never_ran_is_cleared_away(world: World) -> None:
 
 
 def unborn(seen: Seen) -> bool:
-    return seen.verdict is Verdict.GONE and seen.instance.started_at is None
+    return seen.verdict is not Verdict.UNKNOWN and seen.instance.started_at is None
 
 
 def forced(seen: Seen, spec: VmSpec, observed: Observed) -> bool:

@@ -124,9 +124,7 @@ def test_a_tree_that_is_a_file_proves_no_absence(tmp_path: Path) -> None:
     assert desired.source.error == "the directory cannot be read: Not a directory"
 
 
-@pytest.mark.parametrize(
-    "files", [{}, {"README": "x"}, {"empty.yaml": ""}, {"c.yaml": "# nothing\n---\n"}]
-)
+@pytest.mark.parametrize("files", [{}, {"README": "x"}, {"c.yaml": "# nothing\n---\n"}])
 def test_an_emptied_tree_proves_no_absence(tmp_path: Path, files: dict[str, str]) -> None:
     desired = load(write(tmp_path, files))
     assert desired.vms == {}

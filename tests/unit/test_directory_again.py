@@ -167,8 +167,6 @@ def vanish(root: Path, how: str) -> None:
     match how:
         case "removed":
             (root / "web.yaml").unlink()
-        case "emptied":
-            write(root, {"web.yaml": ""})
         case "renamed away":
             (root / "web.yaml").rename(root / "web.yaml~")
         case "commented out":
@@ -177,7 +175,7 @@ def vanish(root: Path, how: str) -> None:
             write(root, {"web.yaml": vm("web", "hosts: [there]")})
 
 
-VANISHED = ["removed", "emptied", "renamed away", "commented out", "for another host"]
+VANISHED = ["removed", "renamed away", "commented out", "for another host"]
 
 
 @pytest.mark.parametrize("how", VANISHED)
@@ -200,6 +198,27 @@ def test_a_name_that_vanished_is_held_until_it_stayed_away(tmp_path: Path, how: 
     gone = source.load(NOW + 5 + BELIEVED_AFTER)
     assert (gone.problems, gone.look_again) == ((), None)
     assert WEB not in gone.vms
+
+
+@pytest.mark.parametrize("nothing", ["", "\n", " \n\n"])
+def test_a_file_that_was_emptied_deletes_nothing_however_long_it_stays_so(
+    tmp_path: Path, nothing: str
+) -> None:
+    """A full disk and a crash leave it so; and the next agent knows no more than that it is empty."""
+    root = tree(tmp_path, {"web.yaml": vm("web"), "db.yaml": vm("db")})
+    source = source_of(root)
+    source.load(NOW)
+    write(root, {"web.yaml": nothing})
+    for found in (source.load(NOW + 5), source.load(NOW + 500), source_of(root).load(NOW + 500)):
+        assert list(found.vms) == ["db"]
+        [problem] = found.problems
+        assert str(problem) == (
+            "web.yaml:1:1: the file is empty (write a document into it, or remove it)"
+        )
+        assert found.unproven is not None
+    (root / "web.yaml").unlink()
+    assert source.load(NOW + 1000).problems[0].name == "web"
+    assert source.load(NOW + 1000 + BELIEVED_AFTER).unproven is None
 
 
 @pytest.mark.parametrize("how", VANISHED)

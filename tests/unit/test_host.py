@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent import host as host_module
-from agent.host import LinuxHost, run_as_range
+from agent.host import LinuxHost, memory, run_as_range
 from state.observed import Listener
 
 Listen = Callable[[str], int]
@@ -120,6 +120,18 @@ def test_its_clock_counts_from_boot_and_its_boot_has_a_name() -> None:
     assert before <= time.clock_gettime(time.CLOCK_BOOTTIME) <= host.boottime()
     uptime = float(Path("/proc/uptime").read_text().split()[0])
     assert abs(uptime - host.boottime()) < 5
+
+
+def test_memory_is_the_least_of_what_the_host_has_and_what_the_container_may_use(
+    tmp_path: Path,
+) -> None:
+    """Sabotage: take the host's. A guest larger than its container is then begun and killed."""
+    total = int(Path("/proc/meminfo").read_text().split()[1]) << 10
+    none, limit = tmp_path / "none", tmp_path / "memory.max"
+    assert memory([none]) == total
+    for told, least in (("max\n", total), (f"{64 << 20}\n", 64 << 20), (f"{1 << 62}\n", total)):
+        limit.write_text(told)
+        assert memory([none, limit]) == least
 
 
 # Uids that a process may be given

@@ -16,7 +16,7 @@ from agent.hypervisor.memory import MemoryHost
 from agent.recover import recover
 from state.clock import Moment
 from state.history import StepRecord
-from state.ids import Name, Process
+from state.ids import Name, Process, Uid
 from state.ledger import Ledger
 from state.lifecycle import Cause, Phase
 from state.observed import Instance, NameRecord
@@ -80,6 +80,31 @@ async def test_where_everything_is_recorded_nothing_is_written(
     before = ledger._connection.total_changes
     assert await recovered(ledger, host) == []
     assert ledger._connection.total_changes == before
+
+
+async def test_a_generation_that_another_instance_has_is_left_alone_and_told(
+    ledger: Ledger, host: MemoryHost
+) -> None:
+    """Sabotage: write its row all the same. Two rows of one generation then keep every agent from starting."""
+    recorded(ledger, running(process=process(1)))
+    stranger = replace(running(), uid=Uid("00000000-0000-4000-8000-000000000000"))
+    alive = await there(host, stranger)
+
+    def clock() -> Moment:
+        return Moment(5.0, 5.0, host.boot_id)
+
+    await recover(ledger, host.backend().hypervisor, clock)
+    assert {one.reason for one in ledger.reader.events()} == {"RecoverFailed"}
+    assert host.running() == {stranger.uid: alive}
+    assert [one.uid for one in ledger.instances()] == [running().uid]
+
+
+async def test_what_a_file_says_without_a_sound_spec_is_told_of_nobody(
+    ledger: Ledger, host: MemoryHost
+) -> None:
+    for spec in ("", "null", "[]", "{}", '{"name": 3}'):
+        await there(host, replace(running(), spec=spec), alive=False)
+        assert await recovered(ledger, host) == []
 
 
 async def test_steps_of_an_agent_that_died_are_interrupted(
