@@ -30,6 +30,8 @@ V = TypeVar("V")
 EVENTS_KEPT = 10_000
 STEPS_KEPT = 5_000
 _PRUNE_EVERY = 500
+BUSY = 30.0
+"""Seconds that a write waits while another program, such as a person's `sqlite3`, holds the database."""
 
 
 class LedgerNewer(LedgerUnreadable):
@@ -65,7 +67,7 @@ class Ledger:
         self._on_event = on_event
         self._appended = 0
         self._file = _private(path)
-        self._connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+        self._connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY)
         try:
             # FULL: a commit that returned survives a power cut. It costs 0.3 ms.
             for pragma in (
@@ -186,9 +188,18 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+_OF_THE_DISK = frozenset({
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
+    # After all of the busy timeout: another program holds the database, and this one is not to blame.
+    sqlite3.SQLITE_BUSY,
+})  # fmt: skip
+
+
 def _of_the_disk(error: BaseException) -> bool:
-    """Whether SQLite says that the disk is full or fails, or that its content is damaged; its other errors are bugs."""
-    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+    """Whether SQLite says that the file cannot be written just now or is damaged; its other errors are bugs."""
+    # What stands above the low byte says where it happened (https://sqlite.org/rescode.html).
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK
 
 
 class Transaction:
