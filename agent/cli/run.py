@@ -6,12 +6,13 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.options import option, source_options, state_option
+from agent.cli.options import option, said_settings, source_options, state_option
 from agent.config import Settings
 from agent.errors import StateUnusable
 from agent.paths import StatePaths
@@ -48,7 +49,7 @@ def run(state: StatePaths, once: bool, interval: float, **options: Any) -> int:
     from agent.cli.compose import open_ledger
     from agent.statedir import StateDirectory
 
-    settings = Settings.from_options(options)
+    settings = said_settings(options)
     settings.desired_directory()
     log.configure()
     held = StateDirectory(state.root)
@@ -74,7 +75,9 @@ def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval:
 
     async def main() -> None:
         backend = open_backend(held.paths, settings, held.state_id)
-        accelerator = await choose_accelerator(ledger, settings)
+        accelerator = await _unless_told(choose_accelerator(ledger, settings))
+        if accelerator is None:
+            return
         policy = policy_of(settings, held.state_id, accelerator)
         world = World(open_source(settings), ledger, backend, clock_of(backend))
 
@@ -85,9 +88,7 @@ def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval:
                 agent.stop()
 
         agent = Agent(world, policy, interval=interval, on_pass=look)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, agent.stop)
+        _when_told(agent.stop)
         await agent.run(watching=_watch(agent, settings))
 
     try:
@@ -101,6 +102,26 @@ def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval:
             hint="VMs run on; see to the disk of the state directory and start the agent again",
         ) from several
     return 0 if not once or well == [True] else 1
+
+
+async def _unless_told(doing: Coroutine[Any, Any, str]) -> str | None:
+    """What it returns; None where the agent was told to leave, after it was broken off and has cleaned up."""
+    task = asyncio.ensure_future(doing)
+    told = asyncio.Event()
+
+    def leave() -> None:
+        told.set()
+        task.cancel()
+
+    _when_told(leave)
+    await asyncio.wait((task,))
+    return None if told.is_set() else task.result()
+
+
+def _when_told(leave: Callable[[], None]) -> None:
+    """What the signals do that ask an agent to leave."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, leave)
 
 
 def _first(group: BaseException) -> BaseException:

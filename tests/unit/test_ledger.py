@@ -310,7 +310,7 @@ def test_what_sqlite_does_not_understand_is_a_bug_and_no_fault_of_the_disk(ledge
     """Sabotage: take every OperationalError for the disk's. The agent then leaves with the wrong advice."""
     taken_back(
         ledger,
-        lambda change: change._insert("none", {"key": 1}),
+        lambda change: change._put("none", {"a": 1, "b": 2}),
         sqlite3.OperationalError,
         "no such",
     )
