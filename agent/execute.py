@@ -11,7 +11,7 @@ from agent import backoff
 from agent.errors import HoldfastError, StartFailed
 from agent.hypervisor.api import Backend
 from agent.intent import Clock, Intent, event
-from agent.leases import forwards_of
+from agent.leases import excluded, forwards_of
 from agent.machines import Machines
 from agent.observe import Doing
 from agent.steps import (
@@ -29,11 +29,12 @@ from agent.steps import (
     Update,
     Wait,
 )
+from state.ids import Uid
 from state.ledger import Ledger
 from state.lifecycle import Phase
 from state.observed import Instance, image_key, vm_key
 from state.records import LedgerUnreadable
-from state.spec.resolved import ImageSpec, VmSpec
+from state.spec.resolved import Forward, ImageSpec, VmSpec
 
 
 class Executor:
@@ -123,14 +124,16 @@ class Executor:
         await self._start(await self._machines.spawned(instance, spec), spec, intent, "Created")
 
     async def _replace(self, step: Replace, intent: Intent) -> None:
-        """The new instance takes over only once QEMU has shown that it can run it: its process waits, inert and without
-        the forwards that the old one still has, until that is gone."""
+        """The new instance takes over only once QEMU has shown that it can run it: its process waits, inert and with
+        those forwards alone that the old one has not got, until that is gone."""
         spec = step.birth.spec
         instance = self._machines.born(step.birth, intent)
         # It may have run already, before its predecessor was seen to be still there.
         starts = instance.started_at is None and spec.power != "stopped"
         if starts:
-            instance = await self._machines.spawned(instance, spec)
+            held = [one for uid in step.old for one in self._forwards_of(uid)]
+            free = tuple(one for one in step.birth.forwards if not excluded(one, held))
+            instance = await self._machines.spawned(replace(instance, forwards=free), spec)
         else:
             await self._machines.prepared(instance, spec)
         for uid in step.old:
@@ -142,6 +145,10 @@ class Executor:
                 return
         instance = await self._machines.bind(instance, step.birth.forwards)
         await self._start(instance, spec, intent, "Replaced")
+
+    def _forwards_of(self, uid: Uid) -> tuple[Forward, ...]:
+        instance = self._ledger.instance(uid)
+        return () if instance is None else instance.forwards
 
     async def _start(self, instance: Instance, spec: VmSpec, intent: Intent, word: str) -> None:
         """From an inert process to a running guest."""

@@ -20,6 +20,11 @@ def overlaps(one: str, other: str) -> bool:
     return one == other or ANYWHERE in (one, other)
 
 
+def excluded(forward: Forward, by: Iterable[Forward]) -> bool:
+    """Whether one of the others keeps `forward` from being bound."""
+    return any(one.host == forward.host and overlaps(one.address, forward.address) for one in by)
+
+
 def forwards_of(spec: VmSpec, ssh_port: int | None) -> tuple[Forward, ...]:
     """Every forward of an instance: the SSH port's first."""
     ssh = () if ssh_port is None else (Forward(ssh_port, SSH_GUEST_PORT),)

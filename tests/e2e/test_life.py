@@ -299,3 +299,33 @@ def test_the_serial_console_can_be_read_and_typed_into(tiny: Site) -> None:
         tiny.until(lambda: b"holdfast-guest: ready" in tiny.call("logs", "web").stdout, "logged")
         told = tiny.call("console", "web", stdin=b"echo $((6*7))-from-the-console\n")
         assert b"42-from-the-console" in told.stdout
+
+
+def test_a_replacement_that_qemu_refuses_costs_neither_the_machine_nor_its_disk(tiny: Site) -> None:
+    """Sabotage: end the old machine before the new one has shown that it can run."""
+    tiny.vm("web")
+    with tiny.agent():
+        before = tiny.ready("web")
+        tiny.ssh("web", "echo kept > /persist/mark && sync")
+        elsewhere = "ports: [{host: 8080, guest: 80, address: 192.0.2.1}]"
+        tiny.vm("web", memory="160MiB", more=elsewhere)
+        told = tiny.until(
+            lambda: (item := tiny.item("web"))["reason"] == "BackOff" and item, "it was tried"
+        )
+        assert "192.0.2.1" in told["message"]
+        assert (told["pid"], told["phase"], told["ready"]) == (before["pid"], "running", True)
+        assert tiny.processes() == {before["pid"]: before["uid"]}
+        assert tiny.ssh("web", "cat /persist/mark") == "kept\n"
+        tiny.kill(before["pid"])
+        again = tiny.ready("web", restarts=1)
+        assert (again["uid"], again["generation"]) == (before["uid"], 1)
+        assert tiny.ssh("web", "cat /persist/mark") == "kept\n"
+        tiny.vm("web", memory="1024GiB")
+        told = tiny.until(
+            lambda: (item := tiny.item("web"))["reason"] == "NotEnoughMemory" and item, "refused"
+        )
+        assert "more than this host has" in told["message"]
+        assert tiny.item("web")["pid"] == again["pid"]
+        tiny.vm("web")
+        tiny.until(lambda: tiny.item("web")["reason"] == "Ready", "as it was")
+        assert (tiny.item("web")["pid"], len(tiny.instances())) == (again["pid"], 1)

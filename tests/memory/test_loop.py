@@ -76,26 +76,26 @@ async def test_a_replacement_that_cannot_be_started_costs_nothing(lab: Lab) -> N
         await lab.until(lambda: old.boots == 2, "what serves meanwhile is kept alive")
 
 
-async def test_a_replacement_is_inert_and_without_ports_until_the_old_machine_is_gone(
+async def test_a_replacement_is_inert_and_has_only_new_ports_until_the_old_machine_is_gone(
     lab: Lab,
 ) -> None:
-    ports = (Forward(8080, 80),)
+    ports, more = (Forward(8080, 80),), (Forward(8080, 80, "0.0.0.0"), Forward(8081, 81))
     lab.host.delays["stop"] = 3600
     async with lab.killed():
         lab.edit(desired(vm("web", ports=ports)))
         await lab.settled()
         old = lab.instance().uid
-        lab.edit(desired(vm("web", ports=ports, memory=1 << 30)))
+        lab.edit(desired(vm("web", ports=more, memory=1 << 30)))
         await lab.until(lambda: lab.host.calls["stop"] == 1, "the old one is being stopped")
         [new] = lab.host.guests.keys() - {old}
         assert lab.host.guests[old].state is RunState.RUNNING
         assert lab.host.guests[new].state is RunState.INERT
-        assert lab.host.guests[new].forwards == ()
+        assert lab.host.guests[new].forwards == (Forward(8081, 81),)
     lab.host.delays.clear()
     async with lab.running():
         await lab.settled()
         assert lab.uids() == {"web": new}
-        assert set(ports) < set(lab.host.guests[new].forwards)
+        assert set(more) < set(lab.host.guests[new].forwards)
 
 
 @pytest.mark.parametrize("operation", ["spawn", "stop", "discard", "set_forwards", "resume"])

@@ -53,8 +53,11 @@ def confinement(machine: Machine) -> confine.Confinement:
 
 def port_hint(words: str) -> str:
     """What to do when QEMU says that it could not listen on a port."""
-    found = re.search(r"host forwarding rule 'tcp:[\d.]+:(\d+)-", words)
-    return f"something else listens on port {found.group(1)} by now" if found else ""
+    found = re.search(r"host forwarding rule 'tcp:([\d.]+):(\d+)-", words)
+    if not found:
+        return ""
+    address, port = found.groups()
+    return f"something else listens on port {port} by now, or {address} is no address of this host"
 
 
 def told(error: Exception) -> str:
