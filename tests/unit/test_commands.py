@@ -152,6 +152,20 @@ def test_a_character_that_an_old_terminal_lacks_is_escaped(holdfast: Call, tree:
     assert "\\u0142" in told.stdout
 
 
+# Machines in memory
+
+
+@pytest.mark.usefixtures("settled")
+def test_machines_in_memory_are_said_to_be_gone_with_their_agent(holdfast: Call) -> None:
+    assert "its VMs existed in its memory and ended with it" in holdfast("status").stdout
+    told = holdfast("ssh web")
+    assert (told.returncode, told.stderr) == (
+        1,
+        "holdfast: web exists in the memory of its agent alone: there is no guest to go into"
+        " (run the agent without `--hypervisor memory`)\n",
+    )
+
+
 # Exit statuses
 
 

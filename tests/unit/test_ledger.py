@@ -16,6 +16,7 @@ from textwrap import dedent
 
 import pytest
 
+from state import database
 from state import ledger as ledger_module
 from state.history import Event, Finding, StepRecord
 from state.ids import Name
@@ -295,7 +296,7 @@ def test_a_database_that_became_read_only_says_so_and_is_got_over(ledger: Ledger
 def test_a_database_that_another_program_does_not_let_go_of_is_no_bug(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "BUSY", 0.01)
+    monkeypatch.setattr(database, "BUSY", 0.01)
     with closing(Ledger(path)) as ledger, closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         said = "database is locked"

@@ -95,20 +95,22 @@ class Handle:
         except ProcessLookupError:
             return None
         handle = cls(process, descriptor)
-        if identify(process.pid, process.boot_id) != process or handle.over():
-            handle.close()
-            return None
-        return handle
+        same = False
+        try:
+            same = identify(process.pid, process.boot_id) == process and not handle.over()
+        finally:
+            if not same:
+                handle.close()
+        return handle if same else None
 
     @classmethod
     def hold_child(cls, pid: int) -> Handle:
         """Our own child that nobody reaped yet, ended or not."""
-        boot = boot_id()
-        descriptor = os.pidfd_open(pid)
-        process = identify(pid, boot)
+        process = identify(pid, boot_id())
         if process is None:
             raise ChildProcessError(f"{pid} is no child of ours")
-        return cls(process, descriptor)
+        # Nobody else's by now: it keeps its pid until it is reaped, and only `reap` does that.
+        return cls(process, os.pidfd_open(pid))
 
     def over(self) -> bool:
         """Whether every thread of it has ended, reaped or not; after `close`, whether it had by then."""
