@@ -89,20 +89,11 @@ def _run() -> int:
         click.echo(f"holdfast: {error}", err=True)
         return _status(error)
     except output.OutputLost as lost:
-        output.give_up()
-        if lost.unread:
-            return output.EXIT_PIPE
-        click.echo(f"holdfast: {lost}", err=True)
-        return 1
+        return _unwritten(lost)
     except Exception as bug:
         if debug:
             raise
-        click.echo(
-            f"holdfast: a bug of holdfast: {type(bug).__name__}: {bug}"
-            " (run it again with `holdfast --debug` and report what it prints)",
-            err=True,
-        )
-        return EXIT_BUG
+        return _unexpected(bug)
     return status if isinstance(status, int) else 0
 
 
@@ -110,3 +101,26 @@ def _status(error: HoldfastError) -> int:
     if isinstance(error, BadUsage):
         return EXIT_USAGE
     return EXIT_IN_USE if isinstance(error, StateInUse) else 1
+
+
+def _unwritten(lost: output.OutputLost) -> int:
+    output.give_up()
+    if lost.unread:
+        return output.EXIT_PIPE
+    click.echo(f"holdfast: {lost}", err=True)
+    return 1
+
+
+def _unexpected(error: Exception) -> int:
+    from agent.cli.reading import of_the_ledger
+
+    if (trouble := of_the_ledger(error)) is not None:
+        advice = "see to the disk of the state directory, and try again"
+        click.echo(f"holdfast: {trouble} ({advice})", err=True)
+        return 1
+    click.echo(
+        f"holdfast: a bug of holdfast: {type(error).__name__}: {error}"
+        " (run it again with `holdfast --debug` and report what it prints)",
+        err=True,
+    )
+    return EXIT_BUG

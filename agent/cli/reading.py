@@ -24,6 +24,13 @@ def open_reader(paths: StatePaths) -> Reader:
         ) from error
 
 
+def of_the_ledger(error: BaseException) -> LedgerUnreadable | None:
+    """The trouble with the ledger that `error` is or holds, if there is one."""
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(of_the_ledger, error.exceptions)), None)
+    return error if isinstance(error, LedgerUnreadable) else None
+
+
 def in_memory(reader: Reader) -> bool:
     """Whether the machines of this state exist in the memory of its agent alone."""
     return bool(json.loads(reader.meta(SETTINGS_KEY) or "{}").get("hypervisor") == "memory")

@@ -152,6 +152,22 @@ def test_a_character_that_an_old_terminal_lacks_is_escaped(holdfast: Call, tree:
     assert "\\u0142" in told.stdout
 
 
+# A damaged ledger
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("words", ["status", "explain web", "events", "plan", "run --desired tree"])
+def test_a_damaged_ledger_is_no_bug(holdfast: Call, tmp_path: Path, words: str) -> None:
+    with (tmp_path / "state" / "state.db").open("r+b") as file:
+        pages = file.seek(0, 2)
+        file.seek(4096)
+        file.write(b"\xff" * (pages - 4096))
+    told = holdfast(words)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "the state database" in told.stderr
+    assert "bug" not in told.stderr
+
+
 # Machines in memory
 
 
