@@ -170,9 +170,7 @@ class Machines:
         recorded = instance.process
         if recorded is not None and self._hypervisor.alive(instance.uid, recorded):
             return recorded
-        return next(
-            (found.process for found in self._hypervisor.scan() if found.uid == instance.uid), None
-        )
+        return self._hypervisor.process_of(instance.uid)
 
     async def supervised(self, instance: Instance) -> Process | None:
         """The instance's live process, adopted first where that has not been done."""

@@ -74,6 +74,9 @@ def _moved(done: Pass) -> list[Instance]:
 def _worth_telling(new: Finding, old: Finding | None) -> bool:
     if new.scope in _QUIET or new.reason in _EXPECTED:
         return False
+    if new.scope == "holding" and new.reason == "InvalidDocument":
+        # Each problem of its document is a finding of its own, and told as such.
+        return False
     return old is None or (old.reason, old.message) != (new.reason, new.message)
 
 

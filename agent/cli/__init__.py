@@ -12,7 +12,8 @@ import sys
 
 import click
 
-from agent.errors import HoldfastError, StateInUse
+from agent.cli import output
+from agent.errors import BadUsage, HoldfastError, StateInUse
 
 EXIT_USAGE = 64
 """EX_USAGE of sysexits.h."""
@@ -64,6 +65,7 @@ def holdfast(debug: bool) -> None:
 
 def main() -> None:
     """Run the program and leave with its status."""
+    output.install()
     sys.exit(_run())
 
 
@@ -71,6 +73,7 @@ def _run() -> int:
     debug = "--debug" in sys.argv[1:2] or bool(os.environ.get("HOLDFAST_DEBUG"))
     try:
         status = holdfast.main(prog_name="holdfast", standalone_mode=False)
+        sys.stdout.flush()
     except click.UsageError as error:
         error.show()
         return EXIT_USAGE
@@ -84,17 +87,40 @@ def _run() -> int:
         if debug:
             raise
         click.echo(f"holdfast: {error}", err=True)
-        return EXIT_IN_USE if isinstance(error, StateInUse) else 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return _status(error)
+    except output.OutputLost as lost:
+        return _unwritten(lost)
     except Exception as bug:
         if debug:
             raise
-        click.echo(
-            f"holdfast: a bug of holdfast: {type(bug).__name__}: {bug}"
-            " (run it again with `holdfast --debug` and report what it prints)",
-            err=True,
-        )
-        return EXIT_BUG
+        return _unexpected(bug)
     return status if isinstance(status, int) else 0
+
+
+def _status(error: HoldfastError) -> int:
+    if isinstance(error, BadUsage):
+        return EXIT_USAGE
+    return EXIT_IN_USE if isinstance(error, StateInUse) else 1
+
+
+def _unwritten(lost: output.OutputLost) -> int:
+    output.give_up()
+    if lost.unread:
+        return output.EXIT_PIPE
+    click.echo(f"holdfast: {lost}", err=True)
+    return 1
+
+
+def _unexpected(error: Exception) -> int:
+    from agent.cli.reading import of_the_ledger
+
+    if (trouble := of_the_ledger(error)) is not None:
+        advice = "see to the disk of the state directory, and try again"
+        click.echo(f"holdfast: {trouble} ({advice})", err=True)
+        return 1
+    click.echo(
+        f"holdfast: a bug of holdfast: {type(error).__name__}: {error}"
+        " (run it again with `holdfast --debug` and report what it prints)",
+        err=True,
+    )
+    return EXIT_BUG

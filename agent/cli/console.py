@@ -6,12 +6,14 @@ import os
 import select
 import socket
 import sys
+from contextlib import suppress
 
 import click
 
 from agent.cli import terminal
 from agent.cli.guests import running_instance
 from agent.cli.options import state_option
+from agent.cli.output import write_all
 from agent.errors import BadInput
 from agent.paths import StatePaths
 
@@ -38,7 +40,8 @@ def console(state: StatePaths, name: str) -> None:
     with line:
         if terminal.at_terminal():
             click.echo(f"console of {name}; Ctrl-] leaves", err=True)
-        with terminal.raw():
+        # It may end at any moment, and its console with it.
+        with terminal.raw(), suppress(ConnectionError):
             _join(line)
 
 
@@ -53,7 +56,7 @@ def _join(line: socket.socket) -> None:
             piece = line.recv(_CHUNK)
             if not piece:
                 return
-            terminal.write_all(screen, piece)
+            write_all(screen, piece)
         if keyboard in ready:
             typed = os.read(keyboard, _CHUNK)
             before, left, _ = typed.partition(_LEAVE)

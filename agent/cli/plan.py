@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.options import output_option, source_options, state_option
+from agent.cli.options import output_option, said_settings, source_options, state_option
 from agent.cli.reading import open_reader
 from agent.config import Settings
 from agent.paths import StatePaths
@@ -30,15 +30,15 @@ EXIT_CHANGES = 2
 @output_option
 @state_option
 def plan(state: StatePaths, output: str, **options: Any) -> int:
-    """What `run` would do, and why. Exit status: 0 nothing, 2 changes, 1 error.
+    """What `run` would do, and why. Exit status: 0 nothing, 2 changes, 1 error, also in a document.
 
     Without options for the source, those of the agent that last ran on the state directory are taken."""
-    decided, desired = decide(state, Settings.from_options(options))
+    decided, desired = decide(state, said_settings(options))
     if output == "json":
         click.echo(json.dumps(as_json(decided, desired), indent=1))
     else:
         _print(decided, desired)
-    if desired.source.error is not None:
+    if desired.source.error is not None or desired.problems:
         return 1
     return EXIT_CHANGES if any(step.action != "adopt" for step in decided.acting) else 0
 

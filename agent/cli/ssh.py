@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -16,6 +16,7 @@ import click
 from agent.cli import terminal
 from agent.cli.guests import running_instance
 from agent.cli.options import state_option
+from agent.cli.output import OutputLost, write_all
 from agent.errors import BadInput, NotReady
 from agent.paths import StatePaths
 
@@ -88,7 +89,7 @@ def _join(channel: Channel) -> int:
     errors = threading.Thread(target=_drain_errors, args=(channel,))
     errors.start()
     while piece := channel.recv(_CHUNK):
-        terminal.write_all(sys.stdout.fileno(), piece)
+        write_all(sys.stdout.fileno(), piece)
     errors.join()
     status = channel.recv_exit_status()
     return _NO_STATUS if status < 0 else status
@@ -96,7 +97,9 @@ def _join(channel: Channel) -> int:
 
 def _drain_errors(channel: Channel) -> None:
     while piece := channel.recv_stderr(_CHUNK):
-        terminal.write_all(sys.stderr.fileno(), piece)
+        # Taken from the guest also where nobody takes it from us, or the command would wait for that.
+        with suppress(OutputLost):
+            write_all(sys.stderr.fileno(), piece)
 
 
 def _send(channel: Channel) -> None:

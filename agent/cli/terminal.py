@@ -37,10 +37,3 @@ def size() -> tuple[int, int]:
     except OSError:
         return 80, 24
     return found.columns, found.lines
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of it, however little the other side takes at a time."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -67,7 +67,7 @@ class Machine:
 @dataclass(frozen=True, slots=True)
 class Found:
     """A live process on this host that carries this state directory's mark. `name` and `generation` come from the
-    instance's own file, None where that file is missing or does not match; `record` is what it was spawned with."""
+    instance's own file, None where that file is missing or does not match; so does `record`."""
 
     uid: Uid
     process: Process
@@ -79,7 +79,7 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A machine whose files are whole on this host, live or not, as its own file tells it. What `record` means is for
-    its writer to know; `machine.record` is what it was last prepared or spawned with."""
+    its writer to know; it is what the machine was last prepared with or described by."""
 
     uid: Uid
     name: Name
@@ -112,12 +112,19 @@ class Hypervisor(Protocol):
     def kept(self) -> Sequence[Kept]:
         """Every machine of this state directory that has its files, so that a lost ledger loses no stopped machine."""
 
+    def process_of(self, uid: Uid) -> Process | None:
+        """The live process of the machine, supervised or not. Where there is none, that costs next to nothing."""
+
     def alive(self, uid: Uid, process: Process) -> bool:
         """Whether exactly this process still runs. A zombie, a recycled pid and another boot's pid do not."""
 
     async def prepare(self, machine: Machine) -> None:
         """Make the machine's directory, disk and seed, complete or not at all. What is already whole is kept: a disk
         that a guest has written to is never made anew."""
+
+    async def describe(self, uid: Uid, record: str) -> None:
+        """Make `record` the one that the machine's own file holds, live or not; the rest of that file stays. Nothing
+        happens where the machine has none. Raises RetryLater."""
 
     async def spawn(self, machine: Machine) -> Process:
         """Start the prepared machine, inert, and supervise it. Raises StartFailed with the hypervisor's own words.
