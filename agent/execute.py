@@ -5,6 +5,7 @@ Every step can be cut off at any line and begun again by the next agent, since e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from agent import backoff
@@ -152,11 +153,13 @@ class Executor:
         instance = self._ledger.instance(uid)
         return () if instance is None else instance.forwards
 
-    async def _start(self, instance: Instance, spec: VmSpec, intent: Intent, word: str) -> None:
+    async def _start(
+        self, instance: Instance, spec: VmSpec, intent: Intent, word: str, why: str = ""
+    ) -> None:
         """From an inert process to a running guest."""
         started = await self._machines.let_go(instance, spec)
         pid = instance.process.pid if instance.process else 0
-        said = f"generation {instance.generation} runs as pid {pid}"
+        said = f"{why}generation {instance.generation} runs as pid {pid}"
         with intent.done(word, said) as change:
             change.put_instance(started)
             if word != "Restarted":
@@ -205,7 +208,7 @@ class Executor:
             restarts=instance.restarts + 1,
         )
         spawned = await self._machines.spawned(instance, step.spec)
-        await self._start(spawned, step.spec, intent, "Restarted")
+        await self._start(spawned, step.spec, intent, "Restarted", f"{step.because}; ")
 
     async def _adopt(self, step: Adopt, intent: Intent) -> None:
         instance = self._machines.known(step.uid, step.name)
@@ -223,12 +226,15 @@ class Executor:
             await self._hypervisor.set_forwards(step.uid, instance.forwards, step.forwards)
         if step.grow is not None:
             await self._hypervisor.grow(step.uid, step.grow)
-        with intent.done("Updated", step.because) as change:
-            # Read again: that the guest answers may have been recorded meanwhile.
-            updated = _now_wanted(self._machines.known(step.uid, step.name), step)
-            if step.forwards is not None:
-                updated = replace(updated, forwards=step.forwards)
-            change.put_instance(updated)
+
+        def updated(now: Instance) -> Instance:
+            return (
+                _now_wanted(now, step)
+                if step.forwards is None
+                else replace(_now_wanted(now, step), forwards=step.forwards)
+            )
+
+        await self._changed(step, intent, "Updated", updated)
 
     async def _power(self, step: Power, intent: Intent) -> None:
         instance = _now_wanted(self._machines.known(step.uid, step.name), step)
@@ -241,21 +247,35 @@ class Executor:
                 await self._hypervisor.pause(step.uid)
             case _:
                 await self._machines.end(instance, step.grace)
-        with intent.done(step.to.capitalize(), step.because) as change:
-            # Read anew: meanwhile its guest may have answered.
-            now = _now_wanted(self._machines.known(step.uid, step.name), step)
-            started = now.started_at or self._clock().wall
-            after = replace(now, phase=Phase.RUNNING, started_at=started)
-            if step.to == "stopped":
-                after = replace(
-                    now,
-                    phase=Phase.STOPPED,
-                    cause=step.cause,
-                    detail=step.because,
-                    process=None,
-                    ready_at=None,
-                )
-            change.put_instance(after)
+
+        def powered(now: Instance) -> Instance:
+            now = _now_wanted(now, step)
+            if step.to != "stopped":
+                started = now.started_at or self._clock().wall
+                return replace(now, phase=Phase.RUNNING, started_at=started)
+            return replace(
+                now,
+                phase=Phase.STOPPED,
+                cause=step.cause,
+                detail=step.because,
+                process=None,
+                ready_at=None,
+            )
+
+        await self._changed(step, intent, step.to.capitalize(), powered)
+
+    async def _changed(
+        self,
+        step: Update | Power,
+        intent: Intent,
+        word: str,
+        change_of: Callable[[Instance], Instance],
+    ) -> None:
+        """Record a change, in the instance's own file too. Its row is read anew each time: meanwhile its guest may have
+        answered."""
+        await self._machines.describe(change_of(self._machines.known(step.uid, step.name)))
+        with intent.done(word, step.because) as change:
+            change.put_instance(change_of(self._machines.known(step.uid, step.name)))
 
 
 def _now_wanted(instance: Instance, step: Update | Power) -> Instance:

@@ -142,6 +142,10 @@ class Machines:
             timer.cancel()
             give_back()
 
+    async def describe(self, instance: Instance) -> None:
+        """Let the instance's own file tell what its row tells, for an agent that has lost the ledger."""
+        await self._hypervisor.describe(instance.uid, _record(instance))
+
     # Going down
 
     async def take_away(self, uid: Uid, grace: float, intent: Intent) -> None:
@@ -199,5 +203,9 @@ def _machine(instance: Instance, spec: VmSpec) -> Machine:
         forwards=instance.forwards,
         egress=spec.egress,
         run_as=instance.run_as,
-        record=json.dumps(instance_row(instance, qmp=""), sort_keys=True),
+        record=_record(instance),
     )
+
+
+def _record(instance: Instance) -> str:
+    return json.dumps(instance_row(instance, qmp=""), sort_keys=True)

@@ -15,7 +15,7 @@ from state.records import SOURCE_KEY
 
 _QUIET = frozenset({"acting", "advice"})
 _EXPECTED = frozenset(
-    {"Ready", "Running", "Booting", "Connecting", "Stopped", "Paused", "InProgress"}
+    {"Ready", "Running", "Booting", "Connecting", "Stopped", "Paused", "InProgress", "BackOff"}
 )
 """Reasons that steps tell of by events of their own."""
 

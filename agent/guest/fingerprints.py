@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from functools import partial
 
 from agent.guest.local import Fingerprint, fingerprint
-from agent.guest.worker import Worker
+from agent.worker import Worker
 
 PATIENCE = 1.0
 """Seconds from the asking on for which the answer of a file system is waited for."""

@@ -20,7 +20,7 @@ from agent.guest.local import local_path
 from agent.guest.qcow2 import NotUsable
 from agent.guest.shelf import Seen, Shelf
 from agent.guest.unpack import Broken
-from agent.guest.worker import Worker
+from agent.worker import Worker
 from state.ids import Digest
 from state.observed import BaseImage, image_key
 from state.spec.resolved import ImageSpec

@@ -15,7 +15,7 @@ from typing import TypeVar
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from agent.errors import ImageUnavailable
-from agent.guest.worker import Worker
+from agent.worker import Worker
 
 CHUNK = 1 << 20
 SILENCE_TIMEOUT = 60.0

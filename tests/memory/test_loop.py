@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -421,6 +422,20 @@ async def test_an_agent_that_is_told_to_stop_does_not_wait_for_a_fetch(lab: Lab)
         assert set(lab.uids()) == {"web"}
 
 
+async def test_a_source_that_does_not_answer_keeps_no_agent_from_leaving(lab: Lab) -> None:
+    """Sabotage: wait for the source's answer before looking at the wish to leave."""
+    answers = threading.Event()
+    async with asyncio.timeout(10):
+        async with lab.running():
+            lab.edit(desired(vm("web")))
+            await lab.settled()
+            lab.source.answers = answers.wait
+            lab.look()
+            await lab.until(lambda: lab.source.asked, "it was asked")
+            lab.host.kill(lab.instance().uid)
+    answers.set()
+
+
 async def test_a_second_pass_over_an_unchanged_world_writes_nothing(lab: Lab) -> None:
     async with lab.running():
         lab.edit(desired(*(vm(f"vm-{n}") for n in range(20))))
@@ -487,13 +502,16 @@ async def test_a_lost_ledger_is_rebuilt_from_the_machines_and_no_machine_is_touc
     async with lab.killed():
         lab.edit(desired(vm("web"), vm("db")))
         await lab.settled()
+        lab.edit(desired(vm("web", protect=True), vm("db")))
+        await lab.settled()
         stopped = lab.instance("db").uid
     lab.host.kill(stopped)
     lab.database.unlink()
     before = lab.host.running()
+    lab.edit(desired(vm("db")))
     async with lab.running():
         await lab.settled()
-        assert lab.host.running().items() >= before.items()
+        assert lab.host.running().items() >= before.items(), "also what was protected while it ran"
         assert lab.uids()[Name("db")] == stopped
         assert lab.host.guests[stopped].boots == 2
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from agent.guest.worker import Worker
+from agent.worker import Worker
 from tests.waiting import eventually
 
 

@@ -1,9 +1,9 @@
 """A thread that does one thing after the other for the event loop, and that nothing waits for when it is stuck.
 
-A file system that does not answer stops whatever asks it, for as long as it likes. So the image store asks from threads
-of its own: they take no place in asyncio's pool, where the rest of the agent would queue behind them, and as daemons
-they do not hold up a process that leaves. (A thread that waits for a dead NFS or FUSE server can be killed with its
-process, since Linux 2.6.25.)
+A file system that does not answer stops whatever asks it, for as long as it likes. So sources and images are looked at
+from threads of their own: these take no place in asyncio's pool, where the rest of the agent would queue behind them,
+and as daemons they do not hold up a process that leaves. (A thread that waits for a dead NFS or FUSE server can be
+killed with its process, since Linux 2.6.25.)
 """
 
 from __future__ import annotations
