@@ -75,12 +75,14 @@ class Executor:
             self._doing.images[image] = how_far
 
         key = image_key(image)
+        # Several labels of one image fail together, which is one failure.
+        before = self._ledger.retry(key)
         try:
             base = await self._backend.images.fetch(image, progress)
         except Exception as error:  # noqa: BLE001 - whatever a source makes a library raise
             now = self._clock()
             with self._ledger.transaction() as change:
-                change.put_retry(backoff.failed(self._ledger.retry(key), str(error), now))
+                change.put_retry(backoff.failed(before, str(error), now))
                 change.event(event(now, pass_id, "ImageUnavailable", str(error)))
             return
         now = self._clock()
@@ -119,7 +121,7 @@ class Executor:
 
     async def _create(self, step: Create, intent: Intent) -> None:
         spec = step.birth.spec
-        instance = self._machines.born(step.birth, intent)
+        instance = await self._machines.born(step.birth, intent)
         instance = replace(instance, forwards=step.birth.forwards)
         await self._start(await self._machines.spawned(instance, spec), spec, intent, "Created")
 
@@ -127,7 +129,7 @@ class Executor:
         """The new instance takes over only once QEMU has shown that it can run it: its process waits, inert and with
         those forwards alone that the old one has not got, until that is gone."""
         spec = step.birth.spec
-        instance = self._machines.born(step.birth, intent)
+        instance = await self._machines.born(step.birth, intent)
         # It may have run already, before its predecessor was seen to be still there.
         starts = instance.started_at is None and spec.power != "stopped"
         if starts:

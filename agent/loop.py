@@ -129,7 +129,7 @@ class Agent:
         self._passes += 1
         now = self._clock()
         desired = await asyncio.to_thread(self._source.load, now.wall)
-        observed = observe(self._ledger, self._backend, desired, self._doing)
+        observed = await observe(self._ledger, self._backend, desired, self._doing)
         decided = plan(desired, observed, self._policy, now)
         done = Pass(f"{int(now.wall):x}-{self._passes}", reasons, desired, observed, decided)
         self._recorder.record(done, now.wall)

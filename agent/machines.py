@@ -49,12 +49,12 @@ class Machines:
 
     # Coming up
 
-    def born(self, birth: Birth, intent: Intent) -> Instance:
+    async def born(self, birth: Birth, intent: Intent) -> Instance:
         """The row of an instance that is to be, with its leases, written before anything of it exists. It has no
         forwards before `bind` or a start gives it some."""
         spec = birth.spec
-        base = self._images.find(spec.image)
-        if base is None:
+        stored = await self._images.look([spec.image])
+        if (base := stored.get(spec.image)) is None:
             raise ImageUnavailable(
                 f"creating {spec.name}: image {spec.image.label} has left the store"
             )

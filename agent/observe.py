@@ -42,24 +42,31 @@ class NoRecords:
         return {}
 
 
-def observe(records: Records, backend: Backend, desired: Desired, doing: Doing) -> Observed:
-    """The world at this moment."""
-    seen = tuple(_look(instance, backend) for instance in records.instances())
+async def observe(records: Records, backend: Backend, desired: Desired, doing: Doing) -> Observed:
+    """The world at this moment: images are looked for first, and the rest is of one moment after that."""
     wanted = {vm.spec.image for vm in desired.vms.values()}
-    # A name that is held goes on by what it was last given, also when it never came to run.
-    wanted |= {
-        VmSpec.from_canonical(one.instance.spec).image
-        for one in seen
-        if one.instance.started_at is None
-    }
-    images = {image: base for image in wanted if (base := backend.images.find(image)) is not None}
+    # Of before the look: what arrives during it is seen by the next pass, and not asked for again by this one.
+    fetching = dict(doing.images)
+    images = dict(await backend.images.look(wanted))
+    while True:
+        seen = tuple(_look(instance, backend) for instance in records.instances())
+        # A name that is held goes on by what it was last given, also when it never came to run.
+        more = {
+            VmSpec.from_canonical(one.instance.spec).image
+            for one in seen
+            if one.instance.started_at is None
+        } - wanted
+        if not more:
+            break
+        images |= await backend.images.look(more)
+        wanted = wanted | more
     return Observed(
         instances=seen,
         names=records.names(),
         images=images,
         listeners=_listeners(desired, seen, backend),
         busy=dict(doing.names),
-        fetching=dict(doing.images),
+        fetching=fetching,
         retries=records.retries(),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from dataclasses import replace
@@ -74,13 +75,13 @@ def _observe(reader: Reader | None, backend: Any, desired: Desired, agent_lives:
     from state.observed import RunState, Seen, Verdict, View
 
     if reader is None:
-        return observe(NoRecords(), backend, desired, Doing())
+        return asyncio.run(observe(NoRecords(), backend, desired, Doing()))
     with reader.snapshot():
         doing = Doing()
         if agent_lives:
             for step in reader.steps(open_only=True, last=10_000):
                 doing.names[Name(step.name)] = f"{step.action}: {step.because}"
-        observed = observe(reader, backend, desired, doing)
+        observed = asyncio.run(observe(reader, backend, desired, doing))
     if not agent_lives:
         return observed
 

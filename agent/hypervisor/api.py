@@ -13,7 +13,7 @@ A machine's life, as the process sees it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -176,12 +176,15 @@ class Doorway(Protocol):
 class Images(Protocol):
     """The store of base images: content-addressed, read-only."""
 
-    def find(self, image: ImageSpec) -> BaseImage | None:
-        """The image, if it is in the store, whole and verified, and still what its source holds as far as that can be
-        seen without fetching."""
+    async def look(self, images: Collection[ImageSpec]) -> Mapping[ImageSpec, BaseImage]:
+        """Those that are in the store, whole and verified, and still what their source holds as far as that can be seen
+        without fetching. A source that says nothing within about a second is taken to be as it was."""
 
     async def fetch(self, image: ImageSpec, progress: Callable[[str], None]) -> BaseImage:
-        """Bring the image into the store; `progress` is told a sentence part now and then. Raises ImageUnavailable."""
+        """Bring the image into the store; `progress` is told a sentence part now and then. Raises ImageUnavailable.
+
+        One that is on its way already is waited for, not doubled: it ends early only when all who wait for it leave.
+        """
 
 
 class Host(Protocol):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import StartFailed
+from agent.errors import ImageUnavailable, StartFailed
 from state.ids import Digest, Name
 from state.lifecycle import Phase
-from state.observed import Listener, RunState
+from state.observed import Listener, RunState, image_key
 from state.spec.resolved import Forward
 from tests.builders import IMAGE, broken, desired, vm
 from tests.memory.world import Lab
@@ -395,6 +395,17 @@ async def test_an_image_whose_content_changed_replaces_its_machines(lab: Lab) ->
         lab.host.contents[image.source] = Digest("sha256:" + "2" * 64)
         await lab.settled()
         assert lab.instance().uid != before.uid
+
+
+async def test_an_image_of_several_labels_that_fails_has_failed_once(lab: Lab) -> None:
+    """Sabotage: count what each label is told. Ten labels then wait for ten minutes after one failure."""
+    labels = [replace(IMAGE, label=f"label-{n}") for n in range(10)]
+    lab.host.failures["fetch"] = [ImageUnavailable("fetching it: the server says 404")]
+    async with lab.running():
+        lab.edit(desired(*(vm(f"vm-{image.label}", image=image) for image in labels)))
+        await lab.until(lambda: _reason(lab, "vm-label-9") == "ImageUnavailable", "it failed")
+        retries = [done.observed.retries.get(image_key(IMAGE)) for done in lab.passes]
+        assert next(retry.failures for retry in retries if retry is not None) == 1
 
 
 async def test_an_agent_that_is_told_to_stop_does_not_wait_for_a_fetch(lab: Lab) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from agent.errors import ImageUnavailable, MonitorError, NotReady, StartFailed
+from agent.guest.flights import Flights, Progress
 from agent.hypervisor.api import (
     Backend,
     BaseImage,
@@ -22,7 +24,7 @@ from agent.hypervisor.api import (
 )
 from agent.hypervisor.memory.world import Guest, MemoryWorld
 from state.ids import Digest, Name, Process, Uid
-from state.observed import Listener
+from state.observed import Listener, image_key
 from state.spec.resolved import Forward, ImageSpec
 
 _DEFAULT_VIRTUAL_SIZE = 2 << 30
@@ -179,12 +181,20 @@ class MemoryImages:
 
     def __init__(self, host: MemoryWorld) -> None:
         self._host = host
+        self._flights = Flights()
 
-    def find(self, image: ImageSpec) -> BaseImage | None:
-        found = self._host.images.get(image)
-        return found if found is not None and found.digest == self._digest(image) else None
+    async def look(self, images: Collection[ImageSpec]) -> Mapping[ImageSpec, BaseImage]:
+        stored = self._host.images
+        return {
+            image: found
+            for image in images
+            if (found := stored.get(image_key(image))) and found.digest == self._digest(image)
+        }
 
-    async def fetch(self, image: ImageSpec, progress: Callable[[str], None]) -> BaseImage:
+    async def fetch(self, image: ImageSpec, progress: Progress) -> BaseImage:
+        return await self._flights.join(image_key(image), partial(self._bring, image), progress)
+
+    async def _bring(self, image: ImageSpec, progress: Progress) -> BaseImage:
         progress("0%")
         await self._host.act("fetch")
         if image.digest is not None and self._digest(image) != image.digest:
@@ -195,7 +205,7 @@ class MemoryImages:
         base = BaseImage(
             Path("/memory") / digest.replace(":", "-"), image.format, _DEFAULT_VIRTUAL_SIZE, digest
         )
-        self._host.images[image] = base
+        self._host.images[image_key(image)] = base
         return base
 
     def _digest(self, image: ImageSpec) -> Digest:

@@ -17,7 +17,7 @@ from agent.errors import HoldfastError
 from agent.hypervisor.api import BaseImage, Machine, OnChange, RunState
 from state.ids import TICKS_PER_SECOND, Digest, Process, Uid
 from state.observed import Listener
-from state.spec.resolved import Forward, ImageSpec
+from state.spec.resolved import Forward
 
 
 @dataclass
@@ -50,7 +50,7 @@ class MemoryWorld:
     failures: dict[str, list[HoldfastError]] = field(default_factory=dict)
     listening: list[Listener] = field(default_factory=list)
     guests: dict[Uid, Guest] = field(default_factory=dict)
-    images: dict[ImageSpec, BaseImage] = field(default_factory=dict)
+    images: dict[str, BaseImage] = field(default_factory=dict)
     contents: dict[str, Digest] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     _watchers: list[OnChange] = field(default_factory=list)
