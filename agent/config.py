@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from agent.errors import BadInput
+from agent.errors import BadUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Settings:
         return self.host or socket.gethostname()
 
     def desired_directory(self) -> Path:
-        """The tree of documents. Raises BadInput where none was said."""
+        """The tree of documents. Raises BadUsage where none was said."""
         if self.desired is None:
-            raise BadInput(
+            raise BadUsage(
                 "no source of documents was given",
                 hint="say --desired DIR, or set HOLDFAST_DESIRED",
             )

@@ -9,6 +9,7 @@
     |   `-- ImageUnavailable an image could not be fetched or read
     |-- Blocked              stays so until a person acts
     |   |-- BadInput         a document, an option, a file: what is wrong and where
+    |   |   `-- BadUsage     what the command was told cannot be: said otherwise, it may work
     |   |-- StateInUse       another agent holds the state directory
     |   `-- StateUnusable    the state directory or its database cannot be used
     `-- (anything else is a bug and is reported as one)
@@ -62,6 +63,10 @@ class Blocked(HoldfastError):
 
 class BadInput(Blocked):
     """A document, an option or a file cannot be used."""
+
+
+class BadUsage(BadInput):
+    """An option, the configuration, or what one of them names cannot be used."""
 
 
 class StateInUse(Blocked):

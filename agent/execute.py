@@ -5,6 +5,7 @@ Every step can be cut off at any line and begun again by the next agent, since e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from agent import backoff
@@ -75,12 +76,14 @@ class Executor:
             self._doing.images[image] = how_far
 
         key = image_key(image)
+        # Several labels of one image fail together, which is one failure.
+        before = self._ledger.retry(key)
         try:
             base = await self._backend.images.fetch(image, progress)
         except Exception as error:  # noqa: BLE001 - whatever a source makes a library raise
             now = self._clock()
             with self._ledger.transaction() as change:
-                change.put_retry(backoff.failed(self._ledger.retry(key), str(error), now))
+                change.put_retry(backoff.failed(before, str(error), now))
                 change.event(event(now, pass_id, "ImageUnavailable", str(error)))
             return
         now = self._clock()
@@ -119,7 +122,7 @@ class Executor:
 
     async def _create(self, step: Create, intent: Intent) -> None:
         spec = step.birth.spec
-        instance = self._machines.born(step.birth, intent)
+        instance = await self._machines.born(step.birth, intent)
         instance = replace(instance, forwards=step.birth.forwards)
         await self._start(await self._machines.spawned(instance, spec), spec, intent, "Created")
 
@@ -127,7 +130,7 @@ class Executor:
         """The new instance takes over only once QEMU has shown that it can run it: its process waits, inert and with
         those forwards alone that the old one has not got, until that is gone."""
         spec = step.birth.spec
-        instance = self._machines.born(step.birth, intent)
+        instance = await self._machines.born(step.birth, intent)
         # It may have run already, before its predecessor was seen to be still there.
         starts = instance.started_at is None and spec.power != "stopped"
         if starts:
@@ -150,11 +153,13 @@ class Executor:
         instance = self._ledger.instance(uid)
         return () if instance is None else instance.forwards
 
-    async def _start(self, instance: Instance, spec: VmSpec, intent: Intent, word: str) -> None:
+    async def _start(
+        self, instance: Instance, spec: VmSpec, intent: Intent, word: str, why: str = ""
+    ) -> None:
         """From an inert process to a running guest."""
         started = await self._machines.let_go(instance, spec)
         pid = instance.process.pid if instance.process else 0
-        said = f"generation {instance.generation} runs as pid {pid}"
+        said = f"{why}generation {instance.generation} runs as pid {pid}"
         with intent.done(word, said) as change:
             change.put_instance(started)
             if word != "Restarted":
@@ -203,7 +208,7 @@ class Executor:
             restarts=instance.restarts + 1,
         )
         spawned = await self._machines.spawned(instance, step.spec)
-        await self._start(spawned, step.spec, intent, "Restarted")
+        await self._start(spawned, step.spec, intent, "Restarted", f"{step.because}; ")
 
     async def _adopt(self, step: Adopt, intent: Intent) -> None:
         instance = self._machines.known(step.uid, step.name)
@@ -221,12 +226,15 @@ class Executor:
             await self._hypervisor.set_forwards(step.uid, instance.forwards, step.forwards)
         if step.grow is not None:
             await self._hypervisor.grow(step.uid, step.grow)
-        with intent.done("Updated", step.because) as change:
-            # Read again: that the guest answers may have been recorded meanwhile.
-            updated = _now_wanted(self._machines.known(step.uid, step.name), step)
-            if step.forwards is not None:
-                updated = replace(updated, forwards=step.forwards)
-            change.put_instance(updated)
+
+        def updated(now: Instance) -> Instance:
+            return (
+                _now_wanted(now, step)
+                if step.forwards is None
+                else replace(_now_wanted(now, step), forwards=step.forwards)
+            )
+
+        await self._changed(step, intent, "Updated", updated)
 
     async def _power(self, step: Power, intent: Intent) -> None:
         instance = _now_wanted(self._machines.known(step.uid, step.name), step)
@@ -239,21 +247,35 @@ class Executor:
                 await self._hypervisor.pause(step.uid)
             case _:
                 await self._machines.end(instance, step.grace)
-        with intent.done(step.to.capitalize(), step.because) as change:
-            # Read anew: meanwhile its guest may have answered.
-            now = _now_wanted(self._machines.known(step.uid, step.name), step)
-            started = now.started_at or self._clock().wall
-            after = replace(now, phase=Phase.RUNNING, started_at=started)
-            if step.to == "stopped":
-                after = replace(
-                    now,
-                    phase=Phase.STOPPED,
-                    cause=step.cause,
-                    detail=step.because,
-                    process=None,
-                    ready_at=None,
-                )
-            change.put_instance(after)
+
+        def powered(now: Instance) -> Instance:
+            now = _now_wanted(now, step)
+            if step.to != "stopped":
+                started = now.started_at or self._clock().wall
+                return replace(now, phase=Phase.RUNNING, started_at=started)
+            return replace(
+                now,
+                phase=Phase.STOPPED,
+                cause=step.cause,
+                detail=step.because,
+                process=None,
+                ready_at=None,
+            )
+
+        await self._changed(step, intent, step.to.capitalize(), powered)
+
+    async def _changed(
+        self,
+        step: Update | Power,
+        intent: Intent,
+        word: str,
+        change_of: Callable[[Instance], Instance],
+    ) -> None:
+        """Record a change, in the instance's own file too. Its row is read anew each time: meanwhile its guest may have
+        answered."""
+        await self._machines.describe(change_of(self._machines.known(step.uid, step.name)))
+        with intent.done(word, step.because) as change:
+            change.put_instance(change_of(self._machines.known(step.uid, step.name)))
 
 
 def _now_wanted(instance: Instance, step: Update | Power) -> Instance:

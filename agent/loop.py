@@ -10,6 +10,7 @@ import asyncio
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from agent.execute import Executor
@@ -23,6 +24,7 @@ from agent.record import Pass, Recorder
 from agent.recover import recover
 from agent.steps import Step, Wait
 from agent.wake import Wake
+from agent.worker import Worker
 from state.desired import Desired
 from state.history import Event
 from state.ids import Name, Uid
@@ -38,7 +40,8 @@ class Source(Protocol):
     """Where documents come from."""
 
     def load(self, now: float) -> Desired:
-        """Read everything; `now` is Unix time. Never raises for what is in the documents. Called in a thread."""
+        """Read everything; `now` is Unix time. Never raises for what is in the documents. Called in a thread of its
+        own, one call at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Agent:
         self.wake = Wake()
         self._doing = Doing()
         self._fetches: set[asyncio.Task[None]] = set()
+        self._reader: Worker | None = None
+        self._loading: asyncio.Future[Desired] | None = None
         self._recorder = Recorder(world.ledger)
         self._passes = 0
         self._stopping = False
@@ -83,6 +88,8 @@ class Agent:
         """Leave at the next turn; steps under way are finished first, fetches are given up."""
         self._stopping = True
         self.wake.notify("stop")
+        if self._loading is not None:
+            self._loading.cancel()
 
     async def run(self, *, watching: Coroutine[Any, Any, None] | None = None) -> None:
         """Converge, and go on converging. `watching` runs beside the loop and ends with it."""
@@ -112,6 +119,8 @@ class Agent:
                 for helper in helpers:
                     helper.cancel()
         finally:
+            if self._reader is not None:
+                self._reader.leave()
             await self._backend.hypervisor.close()
 
     async def _guarded_turn(self, reasons: tuple[str, ...]) -> Pass | None:
@@ -124,17 +133,31 @@ class Agent:
             self._bug("a pass", None, bug)
             return None
 
-    async def _turn(self, reasons: tuple[str, ...]) -> Pass:
-        """Look, decide, and record why."""
+    async def _turn(self, reasons: tuple[str, ...]) -> Pass | None:
+        """Look, decide, and record why; None when told to stop before the source has answered."""
         self._passes += 1
         now = self._clock()
-        desired = await asyncio.to_thread(self._source.load, now.wall)
-        observed = observe(self._ledger, self._backend, desired, self._doing)
+        desired = await self._load(now.wall)
+        if desired is None:
+            return None
+        observed = await observe(self._ledger, self._backend, desired, self._doing)
         decided = plan(desired, observed, self._policy, now)
         done = Pass(f"{int(now.wall):x}-{self._passes}", reasons, desired, observed, decided)
         self._recorder.record(done, now.wall)
         self._on_pass(done)
         return done
+
+    async def _load(self, wall: float) -> Desired | None:
+        """What is wanted. A source that does not answer holds up the passes, and nothing else."""
+        self._reader = self._reader or Worker("reader of the source")
+        self._loading = self._reader.submit(partial(self._source.load, wall))
+        try:
+            return await self._loading
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return None
 
     def _fetch_for(self, done: Pass, executor: Executor, group: asyncio.TaskGroup) -> None:
         """Begin to fetch what the pass asks for, unless the agent is about to leave."""

@@ -49,12 +49,12 @@ class Machines:
 
     # Coming up
 
-    def born(self, birth: Birth, intent: Intent) -> Instance:
+    async def born(self, birth: Birth, intent: Intent) -> Instance:
         """The row of an instance that is to be, with its leases, written before anything of it exists. It has no
         forwards before `bind` or a start gives it some."""
         spec = birth.spec
-        base = self._images.find(spec.image)
-        if base is None:
+        stored = await self._images.look([spec.image])
+        if (base := stored.get(spec.image)) is None:
             raise ImageUnavailable(
                 f"creating {spec.name}: image {spec.image.label} has left the store"
             )
@@ -142,6 +142,10 @@ class Machines:
             timer.cancel()
             give_back()
 
+    async def describe(self, instance: Instance) -> None:
+        """Let the instance's own file tell what its row tells, for an agent that has lost the ledger."""
+        await self._hypervisor.describe(instance.uid, _record(instance))
+
     # Going down
 
     async def take_away(self, uid: Uid, grace: float, intent: Intent) -> None:
@@ -170,9 +174,7 @@ class Machines:
         recorded = instance.process
         if recorded is not None and self._hypervisor.alive(instance.uid, recorded):
             return recorded
-        return next(
-            (found.process for found in self._hypervisor.scan() if found.uid == instance.uid), None
-        )
+        return self._hypervisor.process_of(instance.uid)
 
     async def supervised(self, instance: Instance) -> Process | None:
         """The instance's live process, adopted first where that has not been done."""
@@ -201,5 +203,9 @@ def _machine(instance: Instance, spec: VmSpec) -> Machine:
         forwards=instance.forwards,
         egress=spec.egress,
         run_as=instance.run_as,
-        record=json.dumps(instance_row(instance, qmp=""), sort_keys=True),
+        record=_record(instance),
     )
+
+
+def _record(instance: Instance) -> str:
+    return json.dumps(instance_row(instance, qmp=""), sort_keys=True)

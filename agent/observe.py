@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from agent.hypervisor.api import Backend
+from agent.leases import forwards_of
 from state.desired import Desired
 from state.ids import Name
+from state.lifecycle import Cause, Phase
 from state.observed import Instance, Listener, NameRecord, Observed, Retry, Seen, Verdict
 from state.spec.resolved import ImageSpec, VmSpec
 
@@ -42,24 +43,31 @@ class NoRecords:
         return {}
 
 
-def observe(records: Records, backend: Backend, desired: Desired, doing: Doing) -> Observed:
-    """The world at this moment."""
-    seen = tuple(_look(instance, backend) for instance in records.instances())
+async def observe(records: Records, backend: Backend, desired: Desired, doing: Doing) -> Observed:
+    """The world at this moment: images are looked for first, and the rest is of one moment after that."""
     wanted = {vm.spec.image for vm in desired.vms.values()}
-    # A name that is held goes on by what it was last given, also when it never came to run.
-    wanted |= {
-        VmSpec.from_canonical(one.instance.spec).image
-        for one in seen
-        if one.instance.started_at is None
-    }
-    images = {image: base for image in wanted if (base := backend.images.find(image)) is not None}
+    # Of before the look: what arrives during it is seen by the next pass, and not asked for again by this one.
+    fetching = dict(doing.images)
+    images = dict(await backend.images.look(wanted))
+    while True:
+        seen = tuple(_look(instance, backend) for instance in records.instances())
+        # A name that is held goes on by what it was last given, also when it never came to run.
+        more = {
+            VmSpec.from_canonical(one.instance.spec).image
+            for one in seen
+            if one.instance.started_at is None
+        } - wanted
+        if not more:
+            break
+        images |= await backend.images.look(more)
+        wanted = wanted | more
     return Observed(
         instances=seen,
         names=records.names(),
         images=images,
         listeners=_listeners(desired, seen, backend),
         busy=dict(doing.names),
-        fetching=dict(doing.images),
+        fetching=fetching,
         retries=records.retries(),
     )
 
@@ -89,18 +97,48 @@ def _verdict(instance: Instance, backend: Backend) -> Verdict:
 
 def _listeners(desired: Desired, seen: tuple[Seen, ...], backend: Backend) -> tuple[Listener, ...]:
     """Who listens on this host: asked only when something may be started or a forward moved, for it costs a little."""
-    settled: Mapping[Name, Seen] = {
-        one.instance.name: one for one in seen if one.verdict is Verdict.ALIVE
-    }
-    open_ports: set[int] = set()
-    unsettled = False
-    for name, vm in desired.vms.items():
-        one = settled.get(name)
-        if one is None or one.instance.spec_digest != vm.spec.digest:
-            unsettled = True
-            open_ports.update(port.host for port in vm.spec.ports)
+    of_name: dict[Name, list[Seen]] = {name: [] for name in desired.vms}
     for one in seen:
-        if one.verdict is not Verdict.ALIVE:
-            unsettled = True
-            open_ports.update(forward.host for forward in one.instance.forwards)
-    return tuple(backend.host.listeners(open_ports)) if unsettled else ()
+        of_name.setdefault(one.instance.name, []).append(one)
+    may_bind: set[int] = set()
+    asked = False
+    for name, own in of_name.items():
+        wanted = desired.vms.get(name)
+        if _may_bind(wanted.spec if wanted else None, own):
+            asked = True
+            may_bind.update(port.host for port in (wanted.spec.ports if wanted else ()))
+            may_bind.update(forward.host for one in own for forward in one.instance.forwards)
+    return tuple(backend.host.listeners(may_bind)) if asked else ()
+
+
+def _may_bind(wanted: VmSpec | None, own: list[Seen]) -> bool:
+    """Whether a name's next step may need ports of the host that it does not listen on already. `wanted` None: what
+    there is goes on by its own spec."""
+    if wanted is None:
+        down = [one.instance for one in own if one.verdict is Verdict.GONE]
+        return not all(_stays_down(one, VmSpec.from_canonical(one.spec)) for one in down)
+    if wanted.suspend:
+        return False
+    if not own:
+        return wanted.power != "stopped"
+    return any(
+        one.instance.spec_digest != wanted.digest
+        or one.instance.forwards != forwards_of(wanted, one.instance.ssh_port)
+        or (one.verdict is Verdict.GONE and not _stays_down(one.instance, wanted))
+        for one in own
+    )
+
+
+def _stays_down(instance: Instance, spec: VmSpec) -> bool:
+    """Whether an instance without a process is as its spec wants it: `agent.keepalive` starts none of these."""
+    if spec.power == "stopped" or spec.suspend:
+        return True
+    match instance.phase, instance.cause:
+        case Phase.STOPPED, Cause.GUEST_OFF:
+            return spec.restart != "always"
+        case Phase.STOPPED, Cause.PANIC:
+            return spec.restart == "never"
+        case Phase.CRASHED, cause:
+            return spec.restart == "never" and cause is not Cause.REBOOT
+        case _:
+            return False

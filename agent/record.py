@@ -15,7 +15,7 @@ from state.records import SOURCE_KEY
 
 _QUIET = frozenset({"acting", "advice"})
 _EXPECTED = frozenset(
-    {"Ready", "Running", "Booting", "Connecting", "Stopped", "Paused", "InProgress"}
+    {"Ready", "Running", "Booting", "Connecting", "Stopped", "Paused", "InProgress", "BackOff"}
 )
 """Reasons that steps tell of by events of their own."""
 
@@ -73,6 +73,9 @@ def _moved(done: Pass) -> list[Instance]:
 
 def _worth_telling(new: Finding, old: Finding | None) -> bool:
     if new.scope in _QUIET or new.reason in _EXPECTED:
+        return False
+    if new.scope == "holding" and new.reason == "InvalidDocument":
+        # Each problem of its document is a finding of its own, and told as such.
         return False
     return old is None or (old.reason, old.message) != (new.reason, new.message)
 

@@ -60,8 +60,12 @@ class StateDirectory:
         os.close(self._lock)
 
 
+UNSEEN = 0
+"""Stands for the pid of an agent that cannot be seen from here: it runs in another container, or on another host."""
+
+
 def holder(paths: StatePaths) -> int | None:
-    """The pid of the agent that holds the state directory now; None when nobody does. Asking takes no lock.
+    """The pid of the agent that holds the state directory now, or UNSEEN; None when nobody does. Asking takes no lock.
 
     Not for the process that holds it: whichever descriptor of a file a process closes, its own locks on that file end
     (fcntl(2)).
@@ -75,7 +79,7 @@ def holder(paths: StatePaths) -> int | None:
         told = struct.unpack(_FLOCK, fcntl.fcntl(lock, fcntl.F_GETLK, asked))
     finally:
         os.close(lock)
-    return None if told[0] == fcntl.F_UNLCK else int(told[4])
+    return None if told[0] == fcntl.F_UNLCK else max(UNSEEN, int(told[4]))
 
 
 def _make(directory: Path) -> None:

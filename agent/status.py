@@ -21,7 +21,7 @@ from state.records import SOURCE_KEY, Reader
 def status(
     reader: Reader, *, agent_pid: int | None, alive: Callable[[Instance], bool]
 ) -> dict[str, Any]:
-    """The whole shape. `agent_pid` is the running agent's, None where there is none."""
+    """The whole shape. `agent_pid` is the running agent's as `statedir.holder` tells it, None where there is none."""
     with reader.snapshot():
         findings = reader.findings()
         instances: dict[Name, Instance] = {}
@@ -32,7 +32,11 @@ def status(
     of_name = {one.name: one for key, one in findings.items() if key.startswith("vm/") and one.name}
     names = sorted({*instances, *(name for name, one in of_name.items() if one.scope != "holding")})
     return {
-        "agent": {"running": agent_pid is not None, "pid": agent_pid, "source": _source(source)},
+        "agent": {
+            "running": agent_pid is not None,
+            "pid": agent_pid or None,
+            "source": _source(source),
+        },
         "items": [
             _item(name, instances.get(name), of_name.get(name), sockets, alive) for name in names
         ],

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
+
+from agent.worker import Worker
 
 QUIET = 0.01
 """Seconds without a further wake after which a burst is over: an editor's write, fsync and rename lie closer."""
@@ -55,14 +59,32 @@ async def watch(path: Path, wake: Wake, *, recursive: bool = True) -> None:
     """Notify `wake` of every change below `path`, for ever. A path that is not there, or that another directory has
     taken, is watched again as soon as it is seen; until then the timer of the loop has to do. For one that the kernel
     does not let us watch, it is notified every two seconds."""
+    looker = Worker("watch")
+
+    async def identified() -> tuple[int, int] | None:
+        return await looker.submit(partial(_identity, path))
+
+    try:
+        await _watch(path, wake, identified, recursive=recursive)
+    finally:
+        looker.leave()
+
+
+async def _watch(
+    path: Path,
+    wake: Wake,
+    identified: Callable[[], Awaitable[tuple[int, int] | None]],
+    *,
+    recursive: bool,
+) -> None:
     from watchfiles import awatch
 
     in_part = False
     while True:
-        identity = _identity(path)
+        identity = await identified()
         if identity is None:
             await asyncio.sleep(_LOOK_AGAIN / 1000)
-            if _identity(path) is not None:
+            if await identified() is not None:
                 wake.notify(f"{path} appeared")
             continue
         try:
@@ -79,7 +101,7 @@ async def watch(path: Path, wake: Wake, *, recursive: bool = True) -> None:
                 )
             ) as looks:
                 async for changes in looks:
-                    if _identity(path) != identity:
+                    if await identified() != identity:
                         wake.notify(f"{path} is another directory")
                         break
                     if changes:

@@ -7,7 +7,6 @@ state directory's lock opens a Ledger.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
-from state import lifecycle
+from state import database, lifecycle
 from state.history import Event, Finding, StepRecord
 from state.ids import Name, Uid
 from state.observed import Instance, NameRecord, Retry
@@ -64,8 +63,8 @@ class Ledger:
         self._sockets = sockets
         self._on_event = on_event
         self._appended = 0
-        self._file = _private(path)
-        self._connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+        self._file = database.private(path)
+        self._connection = sqlite3.connect(path, isolation_level=None, timeout=database.BUSY)
         try:
             # FULL: a commit that returned survives a power cut. It costs 0.3 ms.
             for pragma in (
@@ -131,7 +130,7 @@ class Ledger:
         """All that is said inside becomes durable when the block ends well, and nothing of it otherwise. Raises
         LedgerUnwritable."""
         change = Transaction(self._connection, self._sockets, self._instances, self._retries)
-        if _identity(self._path) != self._file:
+        if database.identity(self._path) != self._file:
             raise LedgerUnwritable("the state database was taken away or replaced")
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -142,7 +141,7 @@ class Ledger:
             # SQLite has rolled back by itself where the disk is full or fails.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            if _of_the_disk(error):
+            if database.of_the_disk(error):
                 raise LedgerUnwritable(f"the state database cannot be written: {error}") from error
             raise
         _apply(change.instances, self._instances)
@@ -162,33 +161,6 @@ class Ledger:
                 f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?",  # noqa: S608
                 [kept],
             )
-
-
-def _private(path: Path) -> tuple[int, int] | None:
-    """Make the file if it is not there, and see to it that nobody else can read it; its identity. Raises
-    LedgerUnreadable."""
-    try:
-        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            os.fchmod(made, 0o600)
-        finally:
-            os.close(made)
-    except OSError as error:
-        raise LedgerUnreadable(f"the state database cannot be opened: {error.strerror}") from error
-    return _identity(path)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path, follow_symlinks=False)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _of_the_disk(error: BaseException) -> bool:
-    """Whether SQLite says that the disk is full or fails, or that its content is damaged; its other errors are bugs."""
-    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 
 class Transaction:

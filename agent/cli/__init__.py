@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
 
 import click
 
-from agent.errors import HoldfastError, StateInUse
+from agent.cli import output
+from agent.errors import BadUsage, HoldfastError, StateInUse
 
 EXIT_USAGE = 64
 """EX_USAGE of sysexits.h."""
@@ -21,8 +21,6 @@ EXIT_BUG = 70
 """EX_SOFTWARE."""
 EXIT_IN_USE = 75
 """EX_TEMPFAIL."""
-EXIT_UNREAD = 141
-"""Of a program that SIGPIPE ended, as a shell tells it."""
 
 _COMMANDS = {
     "run": ("agent.cli.run", "The agent: keep the VMs as the documents say."),
@@ -39,10 +37,6 @@ _COMMANDS = {
 }
 
 
-class _Unread(Exception):
-    """Whoever read what is printed has left: not an OSError, of which click would make the exit status 1."""
-
-
 class _Lazy(click.Group):
     """A group that imports a command's module when the command is named; the list of commands needs none."""
 
@@ -56,12 +50,6 @@ class _Lazy(click.Group):
         command = getattr(importlib.import_module(module), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - a bug of this table
         return command
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError as error:
-            raise _Unread from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -77,6 +65,7 @@ def holdfast(debug: bool) -> None:
 
 def main() -> None:
     """Run the program and leave with its status."""
+    output.install()
     sys.exit(_run())
 
 
@@ -84,6 +73,7 @@ def _run() -> int:
     debug = "--debug" in sys.argv[1:2] or bool(os.environ.get("HOLDFAST_DEBUG"))
     try:
         status = holdfast.main(prog_name="holdfast", standalone_mode=False)
+        sys.stdout.flush()
     except click.UsageError as error:
         error.show()
         return EXIT_USAGE
@@ -97,17 +87,40 @@ def _run() -> int:
         if debug:
             raise
         click.echo(f"holdfast: {error}", err=True)
-        return EXIT_IN_USE if isinstance(error, StateInUse) else 1
-    except _Unread:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_UNREAD
+        return _status(error)
+    except output.OutputLost as lost:
+        return _unwritten(lost)
     except Exception as bug:
         if debug:
             raise
-        click.echo(
-            f"holdfast: a bug of holdfast: {type(bug).__name__}: {bug}"
-            " (run it again with `holdfast --debug` and report what it prints)",
-            err=True,
-        )
-        return EXIT_BUG
+        return _unexpected(bug)
     return status if isinstance(status, int) else 0
+
+
+def _status(error: HoldfastError) -> int:
+    if isinstance(error, BadUsage):
+        return EXIT_USAGE
+    return EXIT_IN_USE if isinstance(error, StateInUse) else 1
+
+
+def _unwritten(lost: output.OutputLost) -> int:
+    output.give_up()
+    if lost.unread:
+        return output.EXIT_PIPE
+    click.echo(f"holdfast: {lost}", err=True)
+    return 1
+
+
+def _unexpected(error: Exception) -> int:
+    from agent.cli.reading import of_the_ledger
+
+    if (trouble := of_the_ledger(error)) is not None:
+        advice = "see to the disk of the state directory, and try again"
+        click.echo(f"holdfast: {trouble} ({advice})", err=True)
+        return 1
+    click.echo(
+        f"holdfast: a bug of holdfast: {type(error).__name__}: {error}"
+        " (run it again with `holdfast --debug` and report what it prints)",
+        err=True,
+    )
+    return EXIT_BUG

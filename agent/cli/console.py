@@ -7,13 +7,14 @@ import os
 import select
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import click
 
 from agent.cli import terminal
 from agent.cli.guests import running_instance
 from agent.cli.options import state_option
+from agent.cli.output import write_all
 from agent.errors import BadInput
 from agent.paths import InstancePaths, StatePaths
 
@@ -33,7 +34,8 @@ def console(state: StatePaths, name: str) -> None:
         line = _opened(state.instance(instance.uid), f"opening the console of {name}", stack)
         if terminal.at_terminal():
             click.echo(f"console of {name}; Ctrl-] leaves", err=True)
-        with terminal.raw():
+        # It may end at any moment, and its console with it.
+        with terminal.raw(), suppress(ConnectionError):
             _join(line)
 
 
@@ -60,37 +62,22 @@ def _opened(files: InstancePaths, tried: str, stack: ExitStack) -> socket.socket
 
 
 def _join(line: socket.socket) -> None:
-    keyboard, screen = terminal.stdin(), sys.stdout.fileno()
-    sources = [line.fileno(), *([] if keyboard is None else [keyboard])]
+    keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
+    sources: list[int] = [line.fileno(), keyboard]
     while True:
         ready = select.select(sources, [], [], None if keyboard in sources else _LAST_WORDS)[0]
         if not ready:
             return
         if line.fileno() in ready:
-            if not (piece := _heard(line)):
+            piece = line.recv(_CHUNK)
+            if not piece:
                 return
-            terminal.write_all(screen, piece)
+            write_all(screen, piece)
         if keyboard in ready:
             typed = os.read(keyboard, _CHUNK)
             before, left, _ = typed.partition(_LEAVE)
-            if not _said(line, before) or left:
+            line.sendall(before)
+            if left:
                 return
             if not typed:
                 sources.remove(keyboard)
-
-
-def _heard(line: socket.socket) -> bytes:
-    """Nothing once the machine has ended."""
-    try:
-        return line.recv(_CHUNK)
-    except ConnectionError:
-        return b""
-
-
-def _said(line: socket.socket, words: bytes) -> bool:
-    """Whether the machine was there to hear it."""
-    try:
-        line.sendall(words)
-    except ConnectionError:
-        return False
-    return True

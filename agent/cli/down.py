@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import Any
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,13 @@ from agent.cli.options import option, state_option
 from agent.errors import StateInUse, StateUnusable
 from agent.paths import StatePaths
 from state.records import SETTINGS_KEY
+
+if TYPE_CHECKING:
+    from agent.hypervisor.api import Hypervisor
+    from agent.steps import Destroy
+    from state.ids import Name
+    from state.ledger import Ledger
+    from state.observed import Instance
 
 _AGENT_LEAVES = 30.0
 """Seconds that a running agent gets to finish its steps and leave, beside those that its slowest guest gets."""
@@ -26,7 +34,7 @@ def down(state: StatePaths, yes: bool, volumes: bool) -> int:
     """Destroy every VM of a state directory with its disk, after a yes. A running agent is stopped first.
 
     Images and keys are kept for the next time, unless --volumes is said."""
-    if not state.database.exists():
+    if not (state.database.exists() or state.instances.exists()):
         click.echo(f"nothing to destroy: there is no state in {state.root}")
         return 0
     if not yes:
@@ -50,11 +58,16 @@ def _told(state: StatePaths) -> str:
 
 def _stop_agent(state: StatePaths) -> None:
     """Ask the agent that holds the state directory to leave, and wait until it has."""
-    from agent.statedir import holder
+    from agent.statedir import UNSEEN, holder
 
     pid = holder(state)
     if pid is None:
         return
+    if pid == UNSEEN:
+        raise StateInUse(
+            f"the agent of {state.root} cannot be stopped from here: its process cannot be seen",
+            hint="stop it where it runs, perhaps in another container, and try again",
+        )
     try:
         agent = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -63,7 +76,8 @@ def _stop_agent(state: StatePaths) -> None:
         # The pid may be another's by now; only if it still holds the lock is it the one that was meant.
         if holder(state) != pid:
             return
-        signal.pidfd_send_signal(agent, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(agent, signal.SIGTERM)
         import select
 
         seconds = patience(state)
@@ -99,45 +113,70 @@ async def _destroy(state: StatePaths, *, volumes: bool) -> int:
     from agent.observe import Doing
     from agent.recover import recover
     from agent.statedir import StateDirectory
-    from agent.steps import Destroy
-    from state.ids import Name, Uid
-    from state.spec.resolved import VmSpec
 
-    held = StateDirectory(state.root)
-    ledger = open_ledger(held.paths)
-    settings = Settings.from_json(ledger.reader.meta(SETTINGS_KEY))
-    backend = open_backend(held.paths, settings, held.state_id)
-    clock = clock_of(backend)
-    await backend.hypervisor.open(lambda _uid, _word: None)
-    try:
-        await recover(ledger, backend.hypervisor, clock)
-        executor = Executor(ledger, backend, clock, Doing())
-        uids: dict[Name, list[Uid]] = {name: [] for name in ledger.names()}
-        grace = 0.0
-        for instance in sorted(ledger.instances(), key=lambda one: one.generation):
-            uids.setdefault(instance.name, []).append(instance.uid)
-            grace = max(grace, VmSpec.from_canonical(instance.spec).stop_timeout)
-        async with asyncio.TaskGroup() as group:
-            for name, own in uids.items():
-                step = Destroy(name=name, because="holdfast down", uids=tuple(own), grace=grace)
-                group.create_task(executor.perform(step, "down"))
-        left = sorted({instance.name for instance in ledger.instances()})
-    finally:
-        await backend.hypervisor.close()
-        if not volumes:
-            _forget_findings(ledger)
-        ledger.close()
-        if volumes and not ledger.instances():
+    with closing(StateDirectory(state.root)) as held:
+        with closing(open_ledger(held.paths)) as ledger:
+            settings = Settings.from_json(ledger.reader.meta(SETTINGS_KEY))
+            backend = open_backend(held.paths, settings, held.state_id)
+            clock = clock_of(backend)
+            await backend.hypervisor.open(lambda _uid, _word: None)
+            try:
+                await recover(ledger, backend.hypervisor, clock)
+                executor = Executor(ledger, backend, clock, Doing())
+                steps = _steps(ledger)
+                async with asyncio.TaskGroup() as group:
+                    for step in steps:
+                        group.create_task(executor.perform(step, "down"))
+                left = _left(ledger, backend.hypervisor)
+            finally:
+                await backend.hypervisor.close()
+            if not volumes:
+                _forget_findings(ledger)
+        if volumes and not left:
             _remove_everything(held.paths)
-        held.close()
-    for name in left:
-        click.echo(f"holdfast: {name} could not be destroyed; see `holdfast events`", err=True)
+    for one in left:
+        click.echo(f"holdfast: {one} could not be destroyed; see `holdfast events`", err=True)
     if not left:
-        click.echo(f"destroyed: {', '.join(sorted(uids)) or 'there was no VM'}")
+        names = ", ".join(step.name for step in steps)
+        click.echo(f"destroyed: {names or 'there was no VM'}")
     return 1 if left else 0
 
 
-def _forget_findings(ledger: Any) -> None:
+def _steps(ledger: Ledger) -> list[Destroy]:
+    """One for each name that has an instance or a port; what else is remembered of a name is nothing to destroy."""
+    from agent.steps import Destroy
+    from state.spec.resolved import VmSpec
+
+    own: dict[Name, list[Instance]] = {
+        name: [] for name, record in ledger.names().items() if record.ssh_port is not None
+    }
+    for instance in sorted(ledger.instances(), key=lambda one: one.generation):
+        own.setdefault(instance.name, []).append(instance)
+    return [
+        Destroy(
+            name=name,
+            because="holdfast down",
+            uids=tuple(one.uid for one in instances),
+            grace=max(
+                (VmSpec.from_canonical(one.spec).stop_timeout for one in instances), default=0.0
+            ),
+        )
+        for name, instances in sorted(own.items())
+    ]
+
+
+def _left(ledger: Ledger, hypervisor: Hypervisor) -> list[str]:
+    """What is still there, by name; a process of which nothing is recorded, by its pid."""
+    names = {instance.name for instance in ledger.instances()}
+    strangers = {
+        f"the QEMU with pid {found.process.pid}"
+        for found in hypervisor.scan()
+        if ledger.instance(found.uid) is None
+    }
+    return [*sorted(names), *sorted(strangers)]
+
+
+def _forget_findings(ledger: Ledger) -> None:
     with ledger.transaction() as change:
         for key in ledger.reader.findings():
             change.remove_finding(key)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.options import output_option, state_option
-from agent.cli.reading import open_reader
-from agent.cli.status import alive_of
+from agent.cli.reading import alive_of, open_reader
 from agent.cli.text import harmless
 from agent.errors import BadInput
 from agent.paths import StatePaths

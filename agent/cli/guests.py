@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from agent.cli.reading import open_reader, still_runs
+from agent.cli.reading import in_memory, open_reader, still_runs
 from agent.errors import BadInput
 from agent.paths import StatePaths
+from state.lifecycle import Phase
 from state.observed import Instance
 
 
@@ -14,12 +15,20 @@ def running_instance(state: StatePaths, name: str) -> Instance:
     try:
         own = [one for one in reader.instances() if one.name == name]
         finding = reader.findings().get(f"vm/{name}")
+        unreal = in_memory(reader)
     finally:
         reader.close()
+    if own and unreal:
+        raise BadInput(
+            f"{name} exists in the memory of its agent alone: there is no guest to go into",
+            hint="run the agent without `--hypervisor memory`",
+        )
     for instance in reversed(own):
         if still_runs(instance):
             return instance
     if finding is None and not own:
         raise BadInput(f"there is no VM `{name}` here", hint="`holdfast status` lists every name")
     why = f"{finding.reason}: {finding.message}" if finding else own[-1].phase.value
+    if finding is not None and finding.scope == "kept" and own and own[-1].phase is Phase.RUNNING:
+        why = "its process is gone, and no agent has seen to it yet"
     raise BadInput(f"{name} does not run just now: {why}", hint=f"see `holdfast explain {name}`")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from agent.errors import BadInput
+from agent.config import Settings
+from agent.errors import BadInput, BadUsage
 from agent.paths import StatePaths, default_state
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,25 +42,43 @@ def _configured(context: click.Context, _: click.Parameter, path: Path | None) -
     if path is None:
         return
     known = {
-        parameter.name
+        parameter.name: parameter
         for parameter in context.command.params
         if isinstance(parameter, click.Option) and parameter.name
     }
-    context.default_map = {key: value for key, value in read_config(path).items() if key in known}
+    context.default_map = {
+        key: _value(known[key], value, f"the configuration {path}: `{key}`")
+        for key, value in read_config(path).items()
+        if key in known
+    }
+
+
+def _value(parameter: click.Option, value: object, where: str) -> object:
+    """As if it had been said on the command line, so that it is checked as that is."""
+    if parameter.is_flag:
+        if not isinstance(value, bool):
+            raise BadUsage(f"{where} must be true or false")
+        return value
+    values = value if isinstance(value, list) and parameter.multiple else [value]
+    for one in values:
+        if isinstance(one, bool) or not isinstance(one, str | int | float):
+            raise BadUsage(f"{where} must be a text or a number")
+    return [str(one) for one in values] if parameter.multiple else str(value)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The keys of a configuration file: options' names in snake_case. Raises BadInput for a file that is none."""
+    """The keys of a configuration file: options' names in snake_case. Raises BadUsage for a file that is none."""
     from agent.source.yaml import load_mapping
 
     try:
-        text = path.read_bytes()
+        values = load_mapping(path.read_bytes(), str(path))
     except OSError as error:
-        raise BadInput(f"reading the configuration {path}: {error.strerror}") from error
-    values = load_mapping(text, str(path))
+        raise BadUsage(f"reading the configuration {path}: {error.strerror}") from error
+    except BadInput as error:
+        raise BadUsage(error.message, hint=error.hint) from error
     unknown = sorted(values.keys() - _every_option())
     if unknown:
-        raise BadInput(
+        raise BadUsage(
             f"the configuration {path} has the unknown key `{unknown[0]}`",
             hint="keys are the long options of the commands, with _ for -",
         )
@@ -111,6 +131,21 @@ def output_option(function: F) -> F:
         default="text",
         help="What to print.",
     )(function)
+
+
+def said_settings(options: dict[str, Any]) -> Settings:
+    """The settings among a command's options. Raises BadUsage where they name a tree of documents that cannot be read:
+    only one that was there may vanish, and then holds what is."""
+    said = Settings.from_options(options)
+    if said.desired is not None:
+        try:
+            os.listdir(said.desired)
+        except OSError as error:
+            raise BadUsage(
+                f"reading the documents of {said.desired}: {error.strerror}",
+                hint="--desired takes the directory that they lie in",
+            ) from error
+    return said
 
 
 def source_options(function: F) -> F:

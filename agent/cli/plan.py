@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.options import output_option, source_options, state_option
+from agent.cli.options import output_option, said_settings, source_options, state_option
 from agent.cli.reading import open_reader
 from agent.config import Settings
 from agent.paths import StatePaths
@@ -29,15 +30,15 @@ EXIT_CHANGES = 2
 @output_option
 @state_option
 def plan(state: StatePaths, output: str, **options: Any) -> int:
-    """What `run` would do, and why. Exit status: 0 nothing, 2 changes, 1 error.
+    """What `run` would do, and why. Exit status: 0 nothing, 2 changes, 1 error, also in a document.
 
     Without options for the source, those of the agent that last ran on the state directory are taken."""
-    decided, desired = decide(state, Settings.from_options(options))
+    decided, desired = decide(state, said_settings(options))
     if output == "json":
         click.echo(json.dumps(as_json(decided, desired), indent=1))
     else:
         _print(decided, desired)
-    if desired.source.error is not None:
+    if desired.source.error is not None or desired.problems:
         return 1
     return EXIT_CHANGES if any(step.action != "adopt" for step in decided.acting) else 0
 
@@ -74,13 +75,13 @@ def _observe(reader: Reader | None, backend: Any, desired: Desired, agent_lives:
     from state.observed import RunState, Seen, Verdict, View
 
     if reader is None:
-        return observe(NoRecords(), backend, desired, Doing())
+        return asyncio.run(observe(NoRecords(), backend, desired, Doing()))
     with reader.snapshot():
         doing = Doing()
         if agent_lives:
             for step in reader.steps(open_only=True, last=10_000):
                 doing.names[Name(step.name)] = f"{step.action}: {step.because}"
-        observed = observe(reader, backend, desired, doing)
+        observed = asyncio.run(observe(reader, backend, desired, doing))
     if not agent_lives:
         return observed
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.errors import StateUnusable
 from agent.paths import StatePaths
 from state.ids import Process
 from state.observed import Instance
-from state.records import LedgerUnreadable, Reader
+from state.records import SETTINGS_KEY, LedgerUnreadable, Reader
 
 
 def open_reader(paths: StatePaths) -> Reader:
@@ -20,6 +22,25 @@ def open_reader(paths: StatePaths) -> Reader:
             f"reading the state directory {paths.root}: {error}",
             hint="say --state DIR, or start an agent with `holdfast run`",
         ) from error
+
+
+def of_the_ledger(error: BaseException) -> LedgerUnreadable | None:
+    """The trouble with the ledger that `error` is or holds, if there is one."""
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(of_the_ledger, error.exceptions)), None)
+    return error if isinstance(error, LedgerUnreadable) else None
+
+
+def in_memory(reader: Reader) -> bool:
+    """Whether the machines of this state exist in the memory of its agent alone."""
+    return bool(json.loads(reader.meta(SETTINGS_KEY) or "{}").get("hypervisor") == "memory")
+
+
+def alive_of(reader: Reader, agent_pid: int | None) -> Callable[[Instance], bool]:
+    """How to tell what still runs: machines in memory live as long as their agent."""
+    if in_memory(reader):
+        return lambda _: agent_pid is not None
+    return still_runs
 
 
 def still_runs(instance: Instance) -> bool:

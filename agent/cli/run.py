@@ -6,12 +6,15 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.options import option, source_options, state_option
+from agent.cli.options import option, said_settings, source_options, state_option
+from agent.cli.reading import of_the_ledger
 from agent.config import Settings
 from agent.errors import StateUnusable
 from agent.paths import StatePaths
@@ -48,20 +51,17 @@ def run(state: StatePaths, once: bool, interval: float, **options: Any) -> int:
     from agent.cli.compose import open_ledger
     from agent.statedir import StateDirectory
 
-    settings = Settings.from_options(options)
+    settings = said_settings(options)
     settings.desired_directory()
     log.configure()
-    held = StateDirectory(state.root)
-    try:
-        ledger = open_ledger(held.paths, log.event_logger())
-        try:
-            with ledger.transaction() as change:
-                change.put_meta(SETTINGS_KEY, settings.to_json())
-            return _run(ledger, held, settings, once=once, interval=interval)
-        finally:
-            ledger.close()
-    finally:
-        held.close()
+    with (
+        closing(StateDirectory(state.root)) as held,
+        closing(open_ledger(held.paths, log.event_logger())) as ledger,
+        _recording(),
+    ):
+        with ledger.transaction() as change:
+            change.put_meta(SETTINGS_KEY, settings.to_json())
+        return _run(ledger, held, settings, once=once, interval=interval)
 
 
 def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval: float) -> int:
@@ -74,7 +74,9 @@ def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval:
 
     async def main() -> None:
         backend = open_backend(held.paths, settings, held.state_id)
-        accelerator = await choose_accelerator(ledger, settings)
+        accelerator = await _unless_told(choose_accelerator(ledger, settings))
+        if accelerator is None:
+            return
         policy = policy_of(settings, held.state_id, accelerator)
         world = World(open_source(settings), ledger, backend, clock_of(backend))
 
@@ -85,28 +87,45 @@ def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval:
                 agent.stop()
 
         agent = Agent(world, policy, interval=interval, on_pass=look)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, agent.stop)
+        _when_told(agent.stop)
         await agent.run(watching=_watch(agent, settings))
 
-    try:
-        asyncio.run(main())
-    except BaseExceptionGroup as several:
-        # What cannot be recorded must not be done: VMs run on, and the next agent goes on from what is recorded.
-        if (lost := several.subgroup(LedgerUnreadable)) is None:
-            raise
-        raise StateUnusable(
-            f"the agent left, for {_first(lost)}",
-            hint="VMs run on; see to the disk of the state directory and start the agent again",
-        ) from several
+    asyncio.run(main())
     return 0 if not once or well == [True] else 1
 
 
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
+async def _unless_told(doing: Coroutine[Any, Any, str]) -> str | None:
+    """What it returns; None where the agent was told to leave, after it was broken off and has cleaned up."""
+    task = asyncio.ensure_future(doing)
+    told = asyncio.Event()
+
+    def leave() -> None:
+        told.set()
+        task.cancel()
+
+    _when_told(leave)
+    await asyncio.wait((task,))
+    return None if told.is_set() else task.result()
+
+
+def _when_told(leave: Callable[[], None]) -> None:
+    """What the signals do that ask an agent to leave."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, leave)
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """What cannot be recorded must not be done: VMs run on, and the next agent goes on from what is recorded."""
+    try:
+        yield
+    except (LedgerUnreadable, BaseExceptionGroup) as error:
+        if (lost := of_the_ledger(error)) is None:
+            raise
+        raise StateUnusable(
+            f"the agent left, for {lost}",
+            hint="VMs run on; see to the disk of the state directory and start the agent again",
+        ) from error
 
 
 async def _watch(agent: Agent, settings: Settings) -> None:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -16,6 +16,7 @@ import click
 from agent.cli import terminal
 from agent.cli.guests import running_instance
 from agent.cli.options import state_option
+from agent.cli.output import OutputLost, write_all
 from agent.errors import BadInput, NotReady
 from agent.paths import StatePaths
 
@@ -85,34 +86,27 @@ def _patiently(enter: Callable[[], T]) -> T:
 def _join(channel: Channel) -> int:
     """Both outputs drained beside each other, or a full one would hold up the other; then the exit status."""
     threading.Thread(target=_send, args=(channel,), daemon=True).start()
-    unread: list[OSError] = []
-    errors = threading.Thread(target=_drain_errors, args=(channel, unread))
+    errors = threading.Thread(target=_drain_errors, args=(channel,))
     errors.start()
     while piece := channel.recv(_CHUNK):
-        terminal.write_all(sys.stdout.fileno(), piece)
+        write_all(sys.stdout.fileno(), piece)
     errors.join()
-    if unread:
-        raise unread[0]
     status = channel.recv_exit_status()
     return _NO_STATUS if status < 0 else status
 
 
-def _drain_errors(channel: Channel, unread: list[OSError]) -> None:
-    try:
-        while piece := channel.recv_stderr(_CHUNK):
-            terminal.write_all(sys.stderr.fileno(), piece)
-    except OSError as error:
-        # Nobody reads it any more. To go on without draining it would hold up the command for ever.
-        unread.append(error)
-        channel.close()
+def _drain_errors(channel: Channel) -> None:
+    while piece := channel.recv_stderr(_CHUNK):
+        # Taken from the guest also where nobody takes it from us, or the command would wait for that.
+        with suppress(OutputLost):
+            write_all(sys.stderr.fileno(), piece)
 
 
 def _send(channel: Channel) -> None:
-    descriptor = terminal.stdin()
     try:
-        while descriptor is not None and (piece := os.read(descriptor, _CHUNK)):
+        while piece := os.read(sys.stdin.fileno(), _CHUNK):
             channel.sendall(piece)
         channel.shutdown_write()
-    except OSError:
-        # The command ended first.
+    except (OSError, ValueError):
+        # The command ended first, or there is no standard input.
         return

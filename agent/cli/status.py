@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.options import option, output_option, state_option
-from agent.cli.reading import open_reader, still_runs
+from agent.cli.reading import alive_of, in_memory, open_reader
 from agent.errors import BadInput
 from agent.paths import StatePaths, default_state
 from agent.status import status as status_of
-from state.records import SETTINGS_KEY
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,29 +40,39 @@ _NO_TERMINAL = 240
 def status(state: StatePaths, output: str, watch: bool, name: str | None) -> None:
     """Every name, or one: phase, ready, reason, SSH, age, restarts."""
 
-    def look() -> dict[str, Any]:
+    def look() -> Looked:
         return _look(state, name)
 
     if watch and output == "text" and sys.stdout.isatty():
-        _watch(look, state)
+        _watch(look)
         return
-    found = look()
+    looked = look()
     if output == "json":
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(looked.found, indent=1))
         return
     from rich.console import Console
 
     console = Console() if sys.stdout.isatty() else Console(width=_NO_TERMINAL)
-    console.print(table(found, state))
+    console.print(table(looked))
 
 
-def _look(state: StatePaths, name: str | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Looked:
+    """One look: `found` is the `status -o json` shape."""
+
+    found: dict[str, Any]
+    state: StatePaths
+    in_memory: bool
+
+
+def _look(state: StatePaths, name: str | None) -> Looked:
     from agent.statedir import holder
 
     reader = open_reader(state)
     try:
         agent_pid = holder(state)
         found = status_of(reader, agent_pid=agent_pid, alive=alive_of(reader, agent_pid))
+        looked = Looked(found, state, in_memory(reader))
     finally:
         reader.close()
     if name is not None:
@@ -70,32 +80,24 @@ def _look(state: StatePaths, name: str | None) -> dict[str, Any]:
             found[part] = [one for one in found[part] if one["name"] == name]
         if not (found["items"] or found["held"] or found["waiting"]):
             raise BadInput(f"there is no `{name}` here", hint="`holdfast status` lists every name")
-    return found
+    return looked
 
 
-def alive_of(reader: Any, agent_pid: int | None) -> Callable[[Any], bool]:
-    """How to tell what still runs: machines in memory live as long as their agent."""
-    settings = json.loads(reader.meta(SETTINGS_KEY) or "{}")
-    if settings.get("hypervisor") == "memory":
-        return lambda _: agent_pid is not None
-    return still_runs
-
-
-def _watch(look: Callable[[], dict[str, Any]], state: StatePaths) -> None:
+def _watch(look: Callable[[], Looked]) -> None:
     from rich.live import Live
 
     waiting = threading.Event()
-    shown: dict[str, Any] | None = None
+    shown: Looked | None = None
     with Live(auto_refresh=False) as live:
         while True:
-            found = look()
-            if found != shown:
-                live.update(table(found, state), refresh=True)
-                shown = found
+            looked = look()
+            if looked != shown:
+                live.update(table(looked), refresh=True)
+                shown = looked
             waiting.wait(_LOOK_AGAIN)
 
 
-def table(found: dict[str, Any], state: StatePaths) -> RenderableType:
+def table(looked: Looked) -> RenderableType:
     """The table, and under it what is held, waiting or wrong."""
     from rich.console import Group
     from rich.table import Table
@@ -115,7 +117,7 @@ def table(found: dict[str, Any], state: StatePaths) -> RenderableType:
         "REASON",
     ):
         shown.add_column(column, no_wrap=column not in ("SSH", "REASON"), overflow="fold")
-    for item in found["items"]:
+    for item in looked.found["items"]:
         reason = item["reason"]
         if reason not in ("Ready", "Running", ""):
             reason = f"{reason}: {item['message']}"
@@ -128,10 +130,10 @@ def table(found: dict[str, Any], state: StatePaths) -> RenderableType:
             str(item["pid"] or "-"),
             item["image"] or "-",
             item["accel"] or "-",
-            _ssh(item, state),
+            _ssh(item, looked),
             Text(reason),
         )
-    under = [Text(line) for line in _lines(found)]
+    under = [Text(line) for line in _lines(looked)]
     return Group(shown, *under)
 
 
@@ -141,11 +143,17 @@ _COLOURS = {
 }  # fmt: skip
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
+def _lines(looked: Looked) -> list[str]:
+    found = looked.found
     agent, lines = found["agent"], []
     if agent["running"]:
         source = agent["source"] or {}
-        lines.append(f"agent: pid {agent['pid']}, {source.get('location', 'starting')}")
+        who = (
+            f"pid {agent['pid']}" if agent["pid"] else "out of sight, perhaps in another container"
+        )
+        lines.append(f"agent: {who}, {source.get('location', 'starting')}")
+    elif looked.in_memory:
+        lines.append("agent: none is running; its VMs existed in its memory and ended with it")
     else:
         lines.append("agent: none is running; VMs run on, and `holdfast run` adopts them")
     names = {item["name"] for item in found["items"]}
@@ -166,9 +174,10 @@ def _place(one: dict[str, Any]) -> str:
     return f"{place}: "
 
 
-def _ssh(item: dict[str, Any], state: StatePaths) -> str:
-    if item["ssh"] is None or item["phase"] != "running":
+def _ssh(item: dict[str, Any], looked: Looked) -> str:
+    if item["ssh"] is None or item["phase"] != "running" or looked.in_memory:
         return "-"
+    state = looked.state
     where = "" if state.root == default_state() else f" --state {_short(state)}"
     return f"{_program()} ssh{where} {item['name']}"
 

@@ -10,24 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def stdin() -> int | None:
-    """The descriptor of standard input; None for a program that was started without one."""
-    return None if sys.stdin is None else sys.stdin.fileno()
-
-
 def at_terminal() -> bool:
     """Whether a person sits at both ends."""
-    descriptor = stdin()
-    return descriptor is not None and os.isatty(descriptor) and sys.stdout.isatty()
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 @contextmanager
 def raw() -> Iterator[None]:
     """Every key goes through as it is typed; restored however the block ends."""
-    descriptor = stdin()
-    if descriptor is None or not os.isatty(descriptor):
+    if not sys.stdin.isatty():
         yield
         return
+    descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     try:
         tty.setraw(descriptor)
@@ -43,10 +37,3 @@ def size() -> tuple[int, int]:
     except OSError:
         return 80, 24
     return found.columns, found.lines
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of it, however little the other side takes at a time."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -1,7 +1,8 @@
 """Decompression as a stream, into a sparse file: a piece goes in, its plain bytes go to disk, and the end is proven.
 
-The only doorway to zstandard. Compressed data that ends early, or goes on after its end with something else, is an
-error here, since most stream interfaces pass over both in silence.
+Memory holds one piece of plain bytes at a time, however much a few packed bytes stand for,
+and the window that the data asks for. Compressed data that ends early, or goes on after its end with something else,
+is an error here, since most stream interfaces pass over both in silence.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import lzma
 import os
 import zlib
-from typing import Protocol, assert_never
+from collections.abc import Callable, Iterator
+from typing import Literal, Protocol, assert_never
 
+from agent.guest.zstd import MAX_WINDOW, ZstdFrame
 from state.spec.resolved import Decompress
 
-MAX_WINDOW = 1 << 27
-"""Bytes of memory that a zstd frame may ask for: what the `zstd` program allows by itself."""
+PIECE = 1 << 20
+"""Plain bytes that are unpacked at once, at most."""
 _HOLE = 1 << 16
 _ZEROS = bytes(_HOLE)
-_FEED = 1 << 13
-"""Compressed bytes that are given to a decoder at once: few, since each may stand for 40,000 plain ones."""
 
 
 class Broken(ValueError):
@@ -26,30 +27,33 @@ class Broken(ValueError):
 
 
 class _Decoder(Protocol):
-    """The interface that zlib, lzma and zstandard share."""
+    """The interface that lzma and zstd share. Data is given only where `needs_input` says so."""
 
     @property
     def eof(self) -> bool: ...
     @property
+    def needs_input(self) -> bool: ...
+    @property
     def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
 class SparseFile:
-    """Writes to a file descriptor, leaving holes for zeros."""
+    """Writes to a file descriptor, leaving holes for zeros. `spend` is told before each piece how many of its bytes go
+    to disk, and may raise."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, spend: Callable[[int], None]) -> None:
         self._descriptor = descriptor
+        self._spend = spend
         self.size = 0
 
     def write(self, data: bytes) -> None:
         """Append. Blocks of zeros become holes."""
-        for at in range(0, len(data), _HOLE):
-            piece = data[at : at + _HOLE]
-            # Comparing bytes is one memcmp; comparing memoryviews is several times slower.
-            if piece != _ZEROS[: len(piece)]:
-                _write_at(self._descriptor, piece, self.size)
-            self.size += len(piece)
+        runs = list(_runs(data))
+        self._spend(sum(end - start for start, end in runs))
+        for start, end in runs:
+            _write_at(self._descriptor, memoryview(data)[start:end], self.size + start)
+        self.size += len(data)
 
     def finish(self) -> None:
         """Set the length, and make it durable."""
@@ -64,16 +68,30 @@ class Unpacker:
         self._kind = kind
         self._out = out
         self._max_size = max_size
-        self._decoder = _decoder(kind)
+        self._decoder = None if kind == "none" else _decoder(kind)
         self._fresh = True
 
     def feed(self, data: bytes) -> None:
         """Take the next piece. Raises Broken."""
-        if self._decoder is None:
+        decoder = self._decoder
+        if decoder is None or self._kind == "none":
             self._emit(data)
             return
-        for at in range(0, len(data), _FEED):
-            self._decode(data[at : at + _FEED])
+        while data or not decoder.needs_input:
+            try:
+                plain = decoder.decompress(data, PIECE)
+            except Exception as error:
+                # Each library has its own class for damage.
+                raise Broken(f"the {self._kind} data is damaged: {error}") from error
+            if plain:
+                self._emit(plain)
+            data = b""
+            self._fresh = decoder.eof
+            if decoder.eof:
+                # Several frames or members after each other are one stream, as the command line tools have it.
+                data = decoder.unused_data
+                decoder = _decoder(self._kind)
+        self._decoder = decoder
 
     def finish(self) -> None:
         """Say that all has been fed. Raises Broken when the data was cut short."""
@@ -81,47 +99,61 @@ class Unpacker:
             raise Broken(f"the {self._kind} data ends before its end")
         self._out.finish()
 
-    def _decode(self, data: bytes) -> None:
-        while data:
-            decoder = self._decoder
-            if decoder is None:
-                return
-            try:
-                plain = decoder.decompress(data)
-            except Exception as error:
-                # Each library has its own class for damage.
-                raise Broken(f"the {self._kind} data is damaged: {error}") from error
-            self._emit(plain)
-            self._fresh = decoder.eof
-            data = b""
-            if decoder.eof:
-                # Several frames or members after each other are one stream, as the command line tools have it.
-                data = decoder.unused_data
-                self._decoder = _decoder(self._kind)
-
     def _emit(self, plain: bytes) -> None:
         if self._out.size + len(plain) > self._max_size:
             raise Broken(f"it unpacks to more than {self._max_size} bytes")
         self._out.write(plain)
 
 
-def _decoder(kind: Decompress) -> _Decoder | None:
+class _Gzip:
+    """zlib behind the interface of the others."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        plain = self._inner.decompress(data or self._inner.unconsumed_tail, max_length)
+        self.needs_input = len(plain) < max_length and not self._inner.unconsumed_tail
+        return plain
+
+
+def _decoder(kind: Literal["zstd", "gzip", "xz"]) -> _Decoder:
     match kind:
-        case "none":
-            return None
         case "gzip":
-            return zlib.decompressobj(wbits=31)
+            return _Gzip()
         case "xz":
             return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=MAX_WINDOW)
         case "zstd":
-            import zstandard
-
-            return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
+            return ZstdFrame()
     assert_never(kind)
 
 
-def _write_at(descriptor: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
+def _runs(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where the bytes between holes begin and end."""
+    start = None
+    for at in range(0, len(data), _HOLE):
+        # Comparing bytes is one memcmp; comparing memoryviews is several times slower.
+        piece = data[at : at + _HOLE]
+        hole = piece == (_ZEROS if len(piece) == _HOLE else bytes(len(piece)))
+        if hole and start is not None:
+            yield start, at
+            start = None
+        elif not hole and start is None:
+            start = at
+    if start is not None:
+        yield start, len(data)
+
+
+def _write_at(descriptor: int, view: memoryview, at: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, at)
         view, at = view[written:], at + written

@@ -13,7 +13,7 @@ A machine's life, as the process sees it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -67,7 +67,7 @@ class Machine:
 @dataclass(frozen=True, slots=True)
 class Found:
     """A live process on this host that carries this state directory's mark. `name` and `generation` come from the
-    instance's own file, None where that file is missing or does not match; `record` is what it was spawned with."""
+    instance's own file, None where that file is missing or does not match; so does `record`."""
 
     uid: Uid
     process: Process
@@ -79,7 +79,7 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A machine whose files are whole on this host, live or not, as its own file tells it. What `record` means is for
-    its writer to know; `machine.record` is what it was last prepared or spawned with."""
+    its writer to know; it is what the machine was last prepared with or described by."""
 
     uid: Uid
     name: Name
@@ -112,12 +112,19 @@ class Hypervisor(Protocol):
     def kept(self) -> Sequence[Kept]:
         """Every machine of this state directory that has its files, so that a lost ledger loses no stopped machine."""
 
+    def process_of(self, uid: Uid) -> Process | None:
+        """The live process of the machine, supervised or not. Where there is none, that costs next to nothing."""
+
     def alive(self, uid: Uid, process: Process) -> bool:
         """Whether exactly this process still runs. A zombie, a recycled pid and another boot's pid do not."""
 
     async def prepare(self, machine: Machine) -> None:
         """Make the machine's directory, disk and seed, complete or not at all. What is already whole is kept: a disk
         that a guest has written to is never made anew."""
+
+    async def describe(self, uid: Uid, record: str) -> None:
+        """Make `record` the one that the machine's own file holds, live or not; the rest of that file stays. Nothing
+        happens where the machine has none. Raises RetryLater."""
 
     async def spawn(self, machine: Machine) -> Process:
         """Start the prepared machine, inert, and supervise it. Raises StartFailed with the hypervisor's own words.
@@ -169,12 +176,15 @@ class Doorway(Protocol):
 class Images(Protocol):
     """The store of base images: content-addressed, read-only."""
 
-    def find(self, image: ImageSpec) -> BaseImage | None:
-        """The image, if it is in the store, whole and verified, and still what its source holds as far as that can be
-        seen without fetching."""
+    async def look(self, images: Collection[ImageSpec]) -> Mapping[ImageSpec, BaseImage]:
+        """Those that are in the store, whole and verified, and still what their source holds as far as that can be seen
+        without fetching. A source that says nothing within about a second is taken to be as it was."""
 
     async def fetch(self, image: ImageSpec, progress: Callable[[str], None]) -> BaseImage:
-        """Bring the image into the store; `progress` is told a sentence part now and then. Raises ImageUnavailable."""
+        """Bring the image into the store; `progress` is told a sentence part now and then. Raises ImageUnavailable.
+
+        One that is on its way already is waited for, not doubled: it ends early only when all who wait for it leave.
+        """
 
 
 class Host(Protocol):

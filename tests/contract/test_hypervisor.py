@@ -147,6 +147,46 @@ async def test_only_the_very_same_process_is_alive(house: House, hypervisor: Hyp
     assert hypervisor.alive(machine.uid, process)
 
 
+async def test_the_live_process_of_a_machine_is_told_whoever_started_it(
+    house: House, hypervisor: Hypervisor
+) -> None:
+    machine, other = house.machine(), house.machine("other")
+    assert hypervisor.process_of(machine.uid) is None
+    await hypervisor.prepare(machine)
+    assert hypervisor.process_of(machine.uid) is None
+    process = await started(hypervisor, machine)
+    await started(hypervisor, other)
+    assert hypervisor.process_of(machine.uid) == process
+    await hypervisor.close()
+    async with another(house) as later:
+        assert later.process_of(machine.uid) == process
+        await later.stop(machine.uid, process, 0.0)
+        assert later.process_of(machine.uid) is None
+        assert later.process_of(other.uid) is not None
+        await later.discard(machine.uid)
+        assert later.process_of(machine.uid) is None
+
+
+async def test_a_machine_is_described_anew_and_otherwise_the_same(
+    house: House, hypervisor: Hypervisor
+) -> None:
+    machine, other = house.machine(), house.machine("other")
+    await hypervisor.describe(machine.uid, "{}")
+    assert hypervisor.kept() == []
+    await hypervisor.prepare(other)
+    process = await started(hypervisor, machine)
+    said = '{"later": "\u00fc\\n"}'
+    await hypervisor.describe(machine.uid, said)
+    async with another(house) as later:
+        kept = {one.uid: one for one in later.kept()}
+        assert kept[machine.uid] == Kept(machine.uid, machine.name, machine.generation, said)
+        assert kept[other.uid].record == other.record
+        assert [found.record for found in later.scan()] == [said]
+    await hypervisor.stop(machine.uid, process, 0.0)
+    await hypervisor.describe(machine.uid, "{}")
+    assert {one.uid: one.record for one in hypervisor.kept()}[machine.uid] == "{}"
+
+
 # The end of a machine
 
 

@@ -136,8 +136,11 @@ class Site:
     def plan(self) -> list[tuple[str, str]]:
         """What `holdfast plan` says would be done: (action, name) of each step that changes something."""
         told = self.call("plan", "-o", "json", *self._source()[:-2])
-        assert told.returncode in (0, 2), told.stderr.decode()
-        steps = json.loads(told.stdout)["steps"]
+        assert told.returncode in (0, 1, 2), told.stderr.decode()
+        plan = json.loads(told.stdout)
+        wrong = bool(plan["problems"] or plan["error"])
+        assert (told.returncode == 1) == wrong, (told.returncode, plan["problems"], plan["error"])
+        steps = plan["steps"]
         quiet = ("keep", "wait", "hold")
         return [(one["action"], one["name"]) for one in steps if one["action"] not in quiet]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -14,8 +16,10 @@ import pytest
 from agent.errors import Blocked, MonitorError, StartFailed
 from agent.hypervisor.api import RunState
 from agent.hypervisor.qemu import logs
+from agent.hypervisor.qemu.argv import mark
 from agent.hypervisor.qemu.driver import QemuHypervisor
 from agent.paths import older
+from state.ids import Uid
 from state.spec.resolved import Forward
 from tests.contract.houses import QemuHouse, Watched, qemu_house
 from tests.e2e.confinement import listening
@@ -204,3 +208,41 @@ async def test_no_descriptor_is_left_behind(house: QemuHouse, hypervisor: QemuHy
         await hypervisor.stop(machine.uid, process, 0.0)
         counts.append(len(os.listdir("/proc/self/fd")))
     assert counts[0] == counts[-1]
+
+
+async def test_files_that_cannot_be_looked_at_are_told_and_the_machine_is_kept(
+    house: QemuHouse, hypervisor: QemuHypervisor
+) -> None:
+    machine = house.machine()
+    process = await started(hypervisor, machine)
+    mine = house.paths.instance(machine.uid)
+    aside = mine.directory.with_name("aside")
+    mine.directory.rename(aside)
+    mine.directory.symlink_to("x" * 300)
+    await eventually(
+        lambda: "cannot be looked after" in hypervisor.view(machine.uid).detail, "it is said"
+    )
+    assert hypervisor.attached(machine.uid)
+    mine.directory.unlink()
+    aside.rename(mine.directory)
+    await eventually(lambda: hypervisor.view(machine.uid).detail == "", "all is well again")
+    assert hypervisor.process_of(machine.uid) == process
+
+
+def double_of(house: QemuHouse, uid: Uid) -> subprocess.Popen[bytes]:
+    """A process with the words by which the machine is found."""
+    words = ["-name", f"{mark(house.state_id)}web", "-uuid", uid]
+    return subprocess.Popen(["sh", "-c", "sleep 60; :", *words], start_new_session=True)
+
+
+async def test_who_only_bears_the_words_of_a_machine_is_not_its_process(
+    house: QemuHouse, hypervisor: QemuHypervisor
+) -> None:
+    """Sabotage: look for command lines though nobody holds the machine's lock. Each dead name then costs a walk."""
+    machine = house.machine()
+    process = await started(hypervisor, machine)
+    await hypervisor.stop(machine.uid, process, 0.0)
+    with double_of(house, machine.uid) as double:
+        await eventually(lambda: hypervisor.scan() != [], "it is there to be found")
+        assert hypervisor.process_of(machine.uid) is None
+        os.killpg(double.pid, signal.SIGKILL)

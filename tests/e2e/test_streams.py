@@ -72,20 +72,27 @@ def test_the_exit_status_is_the_commands(place: Site, command: str, status: int)
     assert (told.returncode, told.stdout, told.stderr) == (status, b"", b"")
 
 
-@pytest.mark.parametrize(("command", "read"), [("yes", "stdout"), ("yes >&2", "stderr")])
-def test_whoever_stops_reading_ends_it_here_and_in_the_guest(
-    place: Site, command: str, read: str
-) -> None:
-    with place.open("ssh", "web", "--", command) as process:
-        output: IO[bytes] = getattr(process, read)
-        assert output.readline() == b"y\n"
-        output.close()
+def test_whoever_stops_reading_ends_it_here_and_in_the_guest(place: Site) -> None:
+    with place.open("ssh", "web", "--", "yes") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"y\n"
+        process.stdout.close()
         assert process.wait(DEADLINE) == 141
-        if read == "stdout":
-            assert process.stderr is not None
-            assert process.stderr.read() == b""
+        assert process.stderr.read() == b""
     running = "pgrep -x yes || true"
     place.until(lambda: place.ssh("web", running) == "", "the guest's command has ended, too")
+
+
+def test_whoever_stops_reading_its_errors_holds_up_nothing(place: Site) -> None:
+    command = f"yes | head -c {MUCH} >&2; echo done"
+    with place.open("ssh", "web", "--", command) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"y\n"
+        process.stderr.close()
+        assert process.stdout.read() == b"done\n"
+        assert process.wait(DEADLINE) == 0
 
 
 def test_a_command_that_does_not_read_all_of_its_input_ends_without_it(place: Site) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent.errors import StartFailed
+from agent.errors import ImageUnavailable, StartFailed
 from state.ids import Digest, Name
 from state.lifecycle import Phase
-from state.observed import Listener, RunState
+from state.observed import Listener, RunState, image_key
 from state.spec.resolved import Forward
 from tests.builders import IMAGE, broken, desired, vm
 from tests.memory.world import Lab
@@ -397,6 +398,17 @@ async def test_an_image_whose_content_changed_replaces_its_machines(lab: Lab) ->
         assert lab.instance().uid != before.uid
 
 
+async def test_an_image_of_several_labels_that_fails_has_failed_once(lab: Lab) -> None:
+    """Sabotage: count what each label is told. Ten labels then wait for ten minutes after one failure."""
+    labels = [replace(IMAGE, label=f"label-{n}") for n in range(10)]
+    lab.host.failures["fetch"] = [ImageUnavailable("fetching it: the server says 404")]
+    async with lab.running():
+        lab.edit(desired(*(vm(f"vm-{image.label}", image=image) for image in labels)))
+        await lab.until(lambda: _reason(lab, "vm-label-9") == "ImageUnavailable", "it failed")
+        retries = [done.observed.retries.get(image_key(IMAGE)) for done in lab.passes]
+        assert next(retry.failures for retry in retries if retry is not None) == 1
+
+
 async def test_an_agent_that_is_told_to_stop_does_not_wait_for_a_fetch(lab: Lab) -> None:
     """Sabotage: fetch among the steps. A download then keeps the agent from leaving for as long as it takes."""
     lab.host.delays["fetch"] = 3600
@@ -408,6 +420,20 @@ async def test_an_agent_that_is_told_to_stop_does_not_wait_for_a_fetch(lab: Lab)
     async with lab.running():
         await lab.settled()
         assert set(lab.uids()) == {"web"}
+
+
+async def test_a_source_that_does_not_answer_keeps_no_agent_from_leaving(lab: Lab) -> None:
+    """Sabotage: wait for the source's answer before looking at the wish to leave."""
+    answers = threading.Event()
+    async with asyncio.timeout(10):
+        async with lab.running():
+            lab.edit(desired(vm("web")))
+            await lab.settled()
+            lab.source.answers = answers.wait
+            lab.look()
+            await lab.until(lambda: lab.source.asked, "it was asked")
+            lab.host.kill(lab.instance().uid)
+    answers.set()
 
 
 async def test_a_second_pass_over_an_unchanged_world_writes_nothing(lab: Lab) -> None:
@@ -476,13 +502,16 @@ async def test_a_lost_ledger_is_rebuilt_from_the_machines_and_no_machine_is_touc
     async with lab.killed():
         lab.edit(desired(vm("web"), vm("db")))
         await lab.settled()
+        lab.edit(desired(vm("web", protect=True), vm("db")))
+        await lab.settled()
         stopped = lab.instance("db").uid
     lab.host.kill(stopped)
     lab.database.unlink()
     before = lab.host.running()
+    lab.edit(desired(vm("db")))
     async with lab.running():
         await lab.settled()
-        assert lab.host.running().items() >= before.items()
+        assert lab.host.running().items() >= before.items(), "also what was protected while it ran"
         assert lab.uids()[Name("db")] == stopped
         assert lab.host.guests[stopped].boots == 2
 

@@ -23,12 +23,17 @@ DEADLINE = 10.0
 
 
 class EditedSource:
-    """A source whose content a test sets."""
+    """A source whose content a test sets, and which answers once `answers` returns."""
 
     def __init__(self, content: Desired) -> None:
         self.content = content
+        self.answers: Callable[[], object] | None = None
+        self.asked = False
 
     def load(self, now: float) -> Desired:
+        if self.answers is not None:
+            self.asked = True
+            self.answers()
         return self.content
 
 

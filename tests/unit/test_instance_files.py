@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -166,3 +167,52 @@ def test_forwards_are_read_from_what_qemu_lists() -> None:
   TCP[ESTABLISHED]   20       10.0.2.15 51000      192.0.2.1   443     0     0
 """
     assert parsed(listed) == {Forward(39435, 22), Forward(8080, 80, "0.0.0.0")}
+
+
+def test_only_the_record_of_a_description_is_written_anew(
+    paths: StatePaths, machine: Machine
+) -> None:
+    files.describe(paths, machine.uid, "{}")
+    assert not mine(paths, machine).directory.exists()
+    files.prepare(paths, machine)
+    files.describe(paths, machine.uid, '{"b": 2}')
+    described = mine(paths, machine).description
+    as_described = described.read_bytes()
+    files.prepare(paths, replace(machine, record='{"b": 2}'))
+    assert described.read_bytes() == as_described
+    before = described.stat().st_ino
+    files.describe(paths, machine.uid, '{"b": 2}')
+    assert described.stat().st_ino == before
+
+
+def test_who_asks_for_a_lock_neither_takes_it_nor_makes_it(
+    paths: StatePaths, machine: Machine
+) -> None:
+    files.prepare(paths, machine)
+    made = mine(paths, machine)
+    with pytest.raises(FileNotFoundError):
+        Lock.held(made)
+    assert not made.pid_file.exists()
+    lock = Lock.take(made)
+    assert lock is not None
+    assert Lock.held(made)
+    lock.release()
+    assert not Lock.held(made)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("lost", ["efivars.fd", "seed.iso", "disk.qcow2"])
+def test_a_start_that_lacks_a_file_leaves_nothing_open(
+    paths: StatePaths, machine: Machine, lost: str
+) -> None:
+    machine = replace(machine, firmware="uefi")
+    files.prepare(paths, machine)
+    made = mine(paths, machine)
+    (made.directory / lost).unlink()
+    lock = Lock.take(made)
+    assert lock is not None
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(FileNotFoundError, match=lost), files.opened(paths, machine, lock):
+        pass
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    lock.release()

@@ -16,6 +16,7 @@ from textwrap import dedent
 
 import pytest
 
+from state import database
 from state import ledger as ledger_module
 from state.history import Event, Finding, StepRecord
 from state.ids import Name
@@ -281,6 +282,39 @@ def test_a_database_that_is_taken_away_is_written_no_more(path: Path, by_another
             LedgerUnwritable,
             "taken away or replaced",
         )
+
+
+def test_a_database_that_became_read_only_says_so_and_is_got_over(ledger: Ledger) -> None:
+    ledger._connection.execute("PRAGMA query_only = ON")
+    said = "attempt to write a readonly database"
+    taken_back(ledger, lambda change: change.event(event("x")), LedgerUnwritable, said)
+    ledger._connection.execute("PRAGMA query_only = OFF")
+    with ledger.transaction() as change:
+        change.event(event("said"))
+
+
+def test_a_database_that_another_program_does_not_let_go_of_is_no_bug(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY", 0.01)
+    with closing(Ledger(path)) as ledger, closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        said = "database is locked"
+        taken_back(ledger, lambda change: change.event(event("x")), LedgerUnwritable, said)
+        other.rollback()
+        with ledger.transaction() as change:
+            change.event(event("said"))
+        assert messages(ledger.reader) == ["said"]
+
+
+def test_what_sqlite_does_not_understand_is_a_bug_and_no_fault_of_the_disk(ledger: Ledger) -> None:
+    """Sabotage: take every OperationalError for the disk's. The agent then leaves with the wrong advice."""
+    taken_back(
+        ledger,
+        lambda change: change._put("none", {"a": 1, "b": 2}),
+        sqlite3.OperationalError,
+        "no such",
+    )
 
 
 def test_a_rule_of_the_tables_that_is_broken_is_a_bug_and_no_fault_of_the_disk(

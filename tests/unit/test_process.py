@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import StartFailed
+from agent.errors import StartFailed, StopFailed
 from agent.hypervisor.qemu import process
 from agent.hypervisor.qemu.process import Handle
 from state.ids import Process
@@ -142,3 +142,48 @@ async def test_processes_are_found_by_their_words() -> None:
     assert process.command_line(child.pid) == []
     assert process.owner(child.pid) is None
     assert process.identify(child.pid, BOOT) is None
+
+
+async def test_what_was_let_go_of_alive_is_neither_signalled_nor_waited_for() -> None:
+    """Sabotage: take a closed handle for a process that has ended. A SIGKILL is then thought to have been sent."""
+    with sleeper() as child:
+        held = Handle.hold(identified(child.pid))
+        assert held is not None
+        held.close()
+        assert held.closed
+        await held.ended()
+        assert not await held.ended_within(60.0)
+        assert held.reap() is None
+        with pytest.raises(StopFailed, match=f"SIGTERM was not sent to process {child.pid}"):
+            held.signal(signal.SIGTERM)
+        assert child.poll() is None
+
+
+HIDDEN = """
+import os, sys
+from agent.hypervisor.qemu import process
+os.setgroups([])
+os.setresgid(60900, 60900, 60900)  # proc(5): group 0 is shown everything
+os.setresuid(60900, 60900, 60900)
+sleeper = int(sys.argv[1])
+assert os.getpid() in process.with_command_line(lambda words: True, b"")
+assert sleeper not in process.with_command_line(lambda words: True, b"")
+try:
+    process.identify(sleeper, process.boot_id())
+except PermissionError:
+    print("not told")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a /proc of its own")
+def test_processes_that_a_user_may_not_look_at_are_passed_over_and_not_taken_for_gone() -> None:
+    """proc(5): with `hidepid=1` the processes of others are there, and their files may not be read."""
+    with sleeper() as child:
+        mounted = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=1 proc /proc && exec "$@"',
+             "sh", sys.executable, "-c", HIDDEN, str(child.pid)],
+            capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+    if "mount" in mounted.stderr and mounted.returncode:
+        pytest.skip(mounted.stderr)
+    assert (mounted.stdout, mounted.returncode) == ("not told\n", 0), mounted.stderr

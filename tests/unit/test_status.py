@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent.statedir import UNSEEN
 from agent.status import stamp, status
 from state.desired import SourceInfo, SourceRef
 from state.history import Finding
@@ -47,6 +48,11 @@ def told(
             change.put_finding(f"vm/{finding.name}" if scoped else f"other/{number}", finding)
     found = status(ledger.reader, agent_pid=agent_pid, alive=alive)
     return dict(json.loads(json.dumps(found)))
+
+
+def test_an_agent_that_cannot_be_seen_runs_and_has_no_pid(ledger: Ledger) -> None:
+    agent = told(ledger, agent_pid=UNSEEN)["agent"]
+    assert (agent["running"], agent["pid"]) == (True, None)
 
 
 def item(*args: Any, **more: Any) -> dict[str, Any]:

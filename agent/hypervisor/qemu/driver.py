@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
-from agent.errors import MonitorError, StartFailed, StopFailed
+from agent.errors import MonitorError, RetryLater, StartFailed, StopFailed
 from agent.guest import overlay
 from agent.hypervisor.api import Exit, Found, Kept, Machine, OnChange, View
 from agent.hypervisor.qemu import argv, disk, files, forwards, process, start
@@ -73,10 +74,12 @@ class QemuHypervisor:
 
         found = []
         for pid in process.with_command_line(ours, hint):
-            who = process.identify(pid, self._boot_id)
-            uid = argv.marked_uid(process.command_line(pid), self._state_id)
-            if who is not None and uid is not None and process.owner(pid) in self._owners(uid):
-                found.append((uid, who))
+            # What became of it meanwhile may be somebody else's, and not be shown to us.
+            with suppress(PermissionError):
+                who = process.identify(pid, self._boot_id)
+                uid = argv.marked_uid(process.command_line(pid), self._state_id)
+                if who is not None and uid is not None and process.owner(pid) in self._owners(uid):
+                    found.append((uid, who))
         return found
 
     def _owners(self, uid: Uid) -> tuple[int | None, ...]:
@@ -93,6 +96,16 @@ class QemuHypervisor:
 
     def kept(self) -> Sequence[Kept]:
         return files.all_kept(self._paths)
+
+    def process_of(self, uid: Uid) -> Process | None:
+        running = self._running.get(uid)
+        if running is not None and not running.held.over():
+            return running.process
+        # Its QEMU has the lock from its first moment to its last. Without the file nothing can be told from it.
+        with suppress(FileNotFoundError):
+            if not files.Lock.held(self._paths.instance(files.checked(uid))):
+                return None
+        return next((who for one, who in self._processes(uid.encode()) if one == uid), None)
 
     def alive(self, uid: Uid, process: Process) -> bool:
         running = self._running.get(uid)
@@ -112,12 +125,20 @@ class QemuHypervisor:
                 f"the files of {machine.name} could not be made: {start.told(error)}"
             ) from error
 
+    async def describe(self, uid: Uid, record: str) -> None:
+        try:
+            await asyncio.to_thread(files.describe, self._paths, uid, record)
+        except OSError as error:
+            raise RetryLater(
+                f"what {uid} is could not be written beside its disk: {start.told(error)}"
+            ) from error
+
     async def spawn(self, machine: Machine) -> Process:
         mine = self._paths.instance(files.checked(machine.uid))
         deadline = asyncio.get_running_loop().time() + FIND
         try:
             while (lock := files.Lock.take(mine)) is None:
-                if (there := self._process_of(machine.uid)) is not None:
+                if (there := self.process_of(machine.uid)) is not None:
                     await self.attach(machine.uid, there)
                     return there
                 if asyncio.get_running_loop().time() > deadline:
@@ -138,10 +159,6 @@ class QemuHypervisor:
         running = self._supervise(machine.uid, held)
         await self._first_answer(machine, running)
         return running.process
-
-    def _process_of(self, uid: Uid) -> Process | None:
-        """The live process of the machine, supervised or not."""
-        return next((who for one, who in self._processes(uid.encode()) if one == uid), None)
 
     def _words(self, machine: Machine, fds: argv.Descriptors) -> list[str]:
         return argv.command(machine, fds, self._state_id, self._qemu)

@@ -81,12 +81,23 @@ def checked(uid: Uid) -> Uid:
 
 
 def _description(machine: Machine) -> str:
-    return (
-        json.dumps(
-            {"version": 1, "machine": asdict(machine)}, default=str, sort_keys=True, indent=1
-        )
-        + "\n"
-    )
+    return _text({"version": 1, "machine": asdict(machine)})
+
+
+def _text(description: dict[str, Any]) -> str:
+    return json.dumps(description, default=str, sort_keys=True, indent=1) + "\n"
+
+
+def describe(paths: StatePaths, uid: Uid, record: str) -> None:
+    """Put `record` into the machine's description, durably; the rest of it stays. Nothing happens where there is none
+    that this version understands. Raises OSError."""
+    mine = paths.instance(checked(uid))
+    told = described(mine)
+    if told is None or told.kept.record == record:
+        return
+    whole = json.loads(mine.description.read_bytes())
+    whole["machine"]["record"] = record
+    durable.write(mine.description, _text(whole).encode(), replace=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +150,28 @@ class Lock:
     @classmethod
     def take(cls, mine: InstancePaths) -> Lock | None:
         """The lock, or None while somebody holds it. Raises FileNotFoundError where the machine has no directory."""
+        return cls._taken(mine, os.O_CREAT)
+
+    @classmethod
+    def held(cls, mine: InstancePaths) -> bool:
+        """Whether somebody holds it. Raises FileNotFoundError where it was never taken, or was taken away."""
+        lock = cls._taken(mine, 0)
+        if lock is not None:
+            lock.release()
+        return lock is None
+
+    @classmethod
+    def _taken(cls, mine: InstancePaths, flags: int) -> Lock | None:
         # Read-only is enough for flock(2), and all that QEMU gets.
-        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         lock = cls(os.open(mine.pid_file, flags, 0o600))
         try:
             fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             lock.release()
-            return None
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
         return lock
 
     def release(self) -> None:
@@ -171,8 +196,9 @@ def opened(paths: StatePaths, machine: Machine, lock: Lock) -> Iterator[Opened]:
     mine = paths.instance(machine.uid)
     with ExitStack() as stack:
 
-        def file(path: Path, flags: int) -> int:
-            descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        def file(path: Path, flags: int, *, follow: bool = False) -> int:
+            links = 0 if follow else os.O_NOFOLLOW
+            descriptor = os.open(path, flags | links | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, descriptor)
             return descriptor
 
@@ -184,15 +210,14 @@ def opened(paths: StatePaths, machine: Machine, lock: Lock) -> Iterator[Opened]:
             disk=file(mine.disk, os.O_RDWR),
             base=file(machine.base.path, os.O_RDONLY),
             seed=file(mine.seed, os.O_RDONLY) if machine.seed is not None else None,
-            firmware=os.open(uefi.code, os.O_RDONLY | os.O_CLOEXEC) if uefi else None,
+            # The distribution's own file, which may well be a link.
+            firmware=file(uefi.code, os.O_RDONLY, follow=True) if uefi else None,
             variables=file(mine.firmware_variables, os.O_RDWR) if uefi else None,
             console_log=file(mine.console_log, append),
             control=stack.enter_context(_listening(mine.qmp_socket)).fileno(),
             metrics=stack.enter_context(_listening(mine.metrics_socket)).fileno(),
             console=stack.enter_context(_listening(mine.console_socket)).fileno(),
         )
-        if numbers.firmware is not None:
-            stack.callback(os.close, numbers.firmware)
         known = (number for number in asdict(numbers).values() if number is not None)
         yield Opened(numbers, (*known, lock.descriptor), file(mine.qemu_log, append))
 

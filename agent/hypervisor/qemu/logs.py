@@ -40,18 +40,19 @@ def bound(log: Path, limit: int) -> bool:
 
 
 def last_words(log: Path, limit: int = 300) -> str:
-    """What `log` says, for a sentence: its first and last `limit` bytes, in one line, control characters escaped."""
+    """What `log` says, for a sentence: its first and last `limit` bytes, in one line, control characters escaped;
+    nothing where it cannot be read."""
     try:
         descriptor = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            words = os.pread(descriptor, 2 * limit, 0)
+            if size > 2 * limit:
+                words = words[:limit] + b" [...] " + os.pread(descriptor, limit, size - limit)
+        finally:
+            os.close(descriptor)
     except OSError:
         return ""
-    try:
-        size = os.fstat(descriptor).st_size
-        words = os.pread(descriptor, 2 * limit, 0)
-        if size > 2 * limit:
-            words = words[:limit] + b" [...] " + os.pread(descriptor, limit, size - limit)
-    finally:
-        os.close(descriptor)
     return printable(" ".join(words.decode(errors="backslashreplace").split()))
 
 

@@ -85,6 +85,11 @@ class Monitor:
         self._last_reset = -ONE_RESET
         self._trouble = ""
 
+    def failed(self, error: Exception) -> None:
+        """Tell that listening broke off, for a reason that is none of QEMU's."""
+        detail = f"looking after it met a bug of holdfast: {error!r}"
+        self._publish(View(self.view.state, False, detail, self._resets), "supervision broke off")
+
     async def run(self) -> None:
         """Connect, listen, connect again, until cancelled."""
         pause = self._timing.first_pause

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from agent.errors import StartFailed
+from agent.errors import StartFailed, StopFailed
 from state.ids import Process
 
 START_TICKS = 19
@@ -45,7 +45,8 @@ def _words(line: bytes) -> list[str]:
 
 
 def _read(pid: int, name: str) -> bytes:
-    """A file of a process, empty where there is no such process (any more)."""
+    """A file of a process, empty where there is no such process (any more). Raises PermissionError for one that may not
+    be read, which tells nothing of whether it lives."""
     try:
         with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
             return file.read()
@@ -63,10 +64,13 @@ def owner(pid: int) -> int | None:
 
 def with_command_line(wanted: Callable[[list[str]], bool], hint: bytes) -> Iterator[int]:
     """The pids of all processes whose words are `wanted`; only those whose command line holds `hint` are asked about.
-    About 20 µs for each process of the host."""
+    About 20 µs for each process of the host. What this user may not read is not one of ours (proc(5), `hidepid`)."""
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            line = _read(int(entry), "cmdline")
+            try:
+                line = _read(int(entry), "cmdline")
+            except PermissionError:
+                continue
             if hint in line and wanted(_words(line)):
                 yield int(entry)
 
@@ -91,34 +95,43 @@ class Handle:
         except ProcessLookupError:
             return None
         handle = cls(process, descriptor)
-        if identify(process.pid, process.boot_id) != process or handle.over():
-            handle.close()
-            return None
-        return handle
+        same = False
+        try:
+            same = identify(process.pid, process.boot_id) == process and not handle.over()
+        finally:
+            if not same:
+                handle.close()
+        return handle if same else None
 
     @classmethod
     def hold_child(cls, pid: int) -> Handle:
         """Our own child that nobody reaped yet, ended or not."""
-        boot = boot_id()
-        descriptor = os.pidfd_open(pid)
-        process = identify(pid, boot)
+        process = identify(pid, boot_id())
         if process is None:
             raise ChildProcessError(f"{pid} is no child of ours")
-        return cls(process, descriptor)
+        # Nobody else's by now: it keeps its pid until it is reaped, and only `reap` does that.
+        return cls(process, os.pidfd_open(pid))
 
     def over(self) -> bool:
         """Whether every thread of it has ended, reaped or not; after `close`, whether it had by then."""
-        if not self._over and self._descriptor >= 0:
+        if not self._over and not self.closed:
             poll = select.poll()
             poll.register(self._descriptor, select.POLLIN)
             self._over = bool(poll.poll(0))
         return self._over
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was let go of."""
+        return self._descriptor < 0
+
     async def ended(self) -> None:
-        """Return once it has ended; any number may wait."""
+        """Return once it has ended, or was let go of; any number may wait."""
+        if self.closed:
+            return
         if self._ended is None:
-            self._ended = asyncio.Event()
             asyncio.get_running_loop().add_reader(self._descriptor, self._fired)
+            self._ended = asyncio.Event()
         await self._ended.wait()
 
     async def ended_within(self, seconds: float) -> bool:
@@ -134,8 +147,12 @@ class Handle:
         self._ended.set()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; nothing happens when it has ended."""
-        if self._descriptor < 0:
+        """Send a signal; nothing happens when it has ended. Raises StopFailed for one that was let go of alive."""
+        if self.closed:
+            if not self.over():
+                raise StopFailed(
+                    f"{number.name} was not sent to process {self.process.pid}: it was let go of"
+                )
             return
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, number)
@@ -145,7 +162,7 @@ class Handle:
 
         Also takes away the zombie, that of an orphan too where the agent is PID 1 of its container.
         """
-        if self._status is None:
+        if self._status is None and not self.closed:
             with suppress(ChildProcessError):
                 result = os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED | os.WNOHANG)
                 if result is not None:
@@ -158,7 +175,7 @@ class Handle:
         self.over()
         if self._ended is not None and not self._ended.is_set():
             self._fired()
-        if self._descriptor >= 0:
+        if not self.closed:
             os.close(self._descriptor)
             self._descriptor = -1
 

@@ -10,6 +10,8 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
+import structlog
+
 from agent.errors import MonitorError, StopFailed
 from agent.hypervisor.api import Exit, RunState, View
 from agent.hypervisor.qemu import logs, process
@@ -38,6 +40,8 @@ _PARTING = {
     "guest-panic": "ended by its guest's panic",
 }
 
+_log = structlog.get_logger()
+
 
 class Running:
     """A live process and what is heard of it."""
@@ -56,6 +60,7 @@ class Running:
         self.monitor = Monitor(mine.qmp_socket, uid, timing, changed)
         self._mine = mine
         self._timing = timing
+        self._told = ""
 
     async def answers_within(self, seconds: float) -> bool:
         """Whether QEMU said its state before `seconds` were over, and lives."""
@@ -71,7 +76,24 @@ class Running:
         return self.monitor.view
 
     async def supervise(self) -> Exit:
-        """Listen until the process ends, and tell how it did."""
+        """Listen until the process ends, and tell how it did. What goes wrong with that is told in the view, and it is
+        tried again."""
+        while True:
+            try:
+                return await self._supervise()
+            except Exception as bug:  # noqa: BLE001 - a machine is not let go of for what goes wrong here
+                self._broke_off(bug)
+            await asyncio.sleep(self._timing.heartbeat)
+
+    def _broke_off(self, bug: Exception) -> None:
+        while isinstance(bug, ExceptionGroup):
+            bug = bug.exceptions[0]
+        if repr(bug) != self._told:
+            self._told = repr(bug)
+            _log.error("supervision broke off", uid=self.uid, exc_info=bug)
+        self.monitor.failed(bug)
+
+    async def _supervise(self) -> Exit:
         async with asyncio.TaskGroup() as group:
             listening = group.create_task(self.monitor.run())
             tidying = group.create_task(self._look_after_files())
@@ -84,13 +106,19 @@ class Running:
 
     async def _look_after_files(self) -> None:
         while True:
-            logs.bound(self._mine.console_log, CONSOLE_LIMIT)
-            logs.bound(self._mine.qemu_log, QEMU_LOG_LIMIT)
-            # QEMU writes on into a file without a name, and everything is lost at its end.
-            self.monitor.remark = (
-                "" if self._mine.disk.exists() else f"its disk {self._mine.disk} was removed"
-            )
+            try:
+                self.monitor.remark = self._tidied()
+            except OSError as error:
+                self.monitor.remark = f"its files cannot be looked after: {error}"
             await asyncio.sleep(self._timing.heartbeat)
+
+    def _tidied(self) -> str:
+        """Cut the logs; what is wrong with the files, or nothing. Raises OSError."""
+        # QEMU writes on into a file without a name, and everything is lost at its end.
+        remark = "" if self._mine.disk.exists() else f"its disk {self._mine.disk} was removed"
+        logs.bound(self._mine.console_log, CONSOLE_LIMIT)
+        logs.bound(self._mine.qemu_log, QEMU_LOG_LIMIT)
+        return remark
 
     def _ending(self) -> Exit:
         status = self.held.reap()
@@ -121,7 +149,7 @@ class Running:
         not within `grace` seconds."""
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + grace, PRESS_AGAIN
-        while not self.held.over() and (left := deadline - loop.time()) > 0:
+        while not (self.held.over() or self.held.closed) and (left := deadline - loop.time()) > 0:
             if self.view.state not in _MAY_REACT:
                 break
             with suppress(

@@ -1,22 +1,16 @@
-"""A host with a hypervisor that exists in memory: it keeps every promise of the seam without starting a process.
-
-It ships so that a person can try documents without QEMU, and so that thousands of machines and crashes can be tried in
-seconds. `MemoryHost` is the world: it outlives an agent, and it can be told to be slow, to fail and to lose things.
-The other classes are one agent's way to it.
-"""
+"""An agent's way to a host in memory: every promise of the seam is kept without starting a process."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
-import uuid
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from agent.errors import HoldfastError, ImageUnavailable, MonitorError, NotReady, StartFailed
+from agent.errors import ImageUnavailable, MonitorError, NotReady, StartFailed
+from agent.guest.flights import Flights, Progress
 from agent.hypervisor.api import (
     Backend,
     BaseImage,
@@ -28,125 +22,18 @@ from agent.hypervisor.api import (
     RunState,
     View,
 )
-from state.ids import TICKS_PER_SECOND, Digest, Name, Process, Uid
-from state.observed import Listener
+from agent.hypervisor.memory.world import Guest, MemoryWorld
+from state.ids import Digest, Name, Process, Uid
+from state.observed import Listener, image_key
 from state.spec.resolved import Forward, ImageSpec
 
 _DEFAULT_VIRTUAL_SIZE = 2 << 30
 
 
-@dataclass
-class _Guest:
-    """One prepared machine of the host, with its process if it has one."""
-
-    machine: Machine
-    disk: int
-    boots: int = 0
-    process: Process | None = None
-    state: RunState = RunState.INERT
-    frozen: bool = False
-    ignores_acpi: bool = False
-    forwards: tuple[Forward, ...] = ()
-    answers_at: float = 0.0
-
-
-@dataclass
-class MemoryHost:
-    """The world. `delays` (seconds) and `failures` (errors, each raised once) are looked up by the name of an
-    operation: `prepare`, `spawn`, `resume`, `pause`, `stop`, `discard`, `set_forwards`, `grow`, `fetch`.
-
-    `boot_delay`: seconds from a guest's start until it answers over SSH.
-    """
-
-    boot_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    boot_delay: float = 0.0
-    clock: Callable[[], float] = time.monotonic
-    delays: dict[str, float] = field(default_factory=dict)
-    failures: dict[str, list[HoldfastError]] = field(default_factory=dict)
-    listening: list[Listener] = field(default_factory=list)
-    guests: dict[Uid, _Guest] = field(default_factory=dict)
-    images: dict[ImageSpec, BaseImage] = field(default_factory=dict)
-    contents: dict[str, Digest] = field(default_factory=dict)
-    calls: Counter[str] = field(default_factory=Counter)
-    _watchers: list[OnChange] = field(default_factory=list)
-    _pids: int = 1000
-
-    def backend(self) -> Backend:
-        """A new agent's way to this host."""
-        return Backend(
-            hypervisor=MemoryHypervisor(self),
-            images=MemoryImages(self),
-            doorway=MemoryDoorway(self),
-            host=MemoryFacts(self),
-        )
-
-    # What tests, simulations and the curious do to the world
-
-    def kill(self, uid: Uid) -> None:
-        """SIGKILL the machine's process."""
-        self._end(uid, "killed")
-
-    def guest(self, uid: Uid, state: RunState) -> None:
-        """Let the guest turn itself off, panic, or fail a write."""
-        self.guests[uid].state = state
-        self._changed(uid, f"guest {state}")
-
-    def freeze(self, uid: Uid, frozen: bool = True) -> None:
-        """SIGSTOP or SIGCONT the process."""
-        self.guests[uid].frozen = frozen
-        self._changed(uid, "frozen" if frozen else "thawed")
-
-    def reboot(self) -> None:
-        """Power the host off hard and on again: every process is gone, every disk is kept."""
-        self.boot_id = str(uuid.uuid4())
-        for guest in self.guests.values():
-            guest.process = None
-            guest.frozen = False
-
-    def running(self) -> dict[Uid, Process]:
-        """Every live process."""
-        return {uid: guest.process for uid, guest in self.guests.items() if guest.process}
-
-    # For the implementations below
-
-    async def act(self, operation: str) -> None:
-        """One operation, as slow and as faulty as it was told to be."""
-        self.calls[operation] += 1
-        if (delay := self.delays.get(operation, 0.0)) > 0:
-            await asyncio.sleep(delay)
-        if waiting := self.failures.get(operation):
-            raise waiting.pop(0)
-
-    def start(self, uid: Uid) -> Process:
-        self._pids += 1
-        guest = self.guests[uid]
-        guest.process = Process(self.boot_id, self._pids, int(self.clock() * TICKS_PER_SECOND))
-        guest.state = RunState.INERT
-        guest.forwards = guest.machine.forwards
-        guest.boots += 1
-        return guest.process
-
-    def watch(self, watcher: OnChange) -> None:
-        self._watchers.append(watcher)
-
-    def unwatch(self, watcher: OnChange | None) -> None:
-        if watcher in self._watchers:
-            self._watchers.remove(watcher)
-
-    def _end(self, uid: Uid, word: str) -> None:
-        self.guests[uid].process = None
-        self.guests[uid].frozen = False
-        self._changed(uid, word)
-
-    def _changed(self, uid: Uid, word: str) -> None:
-        for watcher in self._watchers:
-            watcher(uid, word)
-
-
 class MemoryHypervisor:
-    """One agent's hypervisor on a MemoryHost."""
+    """One agent's hypervisor."""
 
-    def __init__(self, host: MemoryHost) -> None:
+    def __init__(self, host: MemoryWorld) -> None:
         self._host = host
         self._on_change: OnChange | None = None
         self._attached: set[Uid] = set()
@@ -188,6 +75,10 @@ class MemoryHypervisor:
         machines = [guest.machine for guest in self._host.guests.values()]
         return [Kept(one.uid, one.name, one.generation, one.record) for one in machines]
 
+    def process_of(self, uid: Uid) -> Process | None:
+        guest = self._host.guests.get(uid)
+        return guest.process if guest is not None else None
+
     def alive(self, uid: Uid, process: Process) -> bool:
         guest = self._host.guests.get(uid)
         return guest is not None and guest.process == process
@@ -195,8 +86,14 @@ class MemoryHypervisor:
     async def prepare(self, machine: Machine) -> None:
         await self._host.act("prepare")
         size = max(machine.base.virtual_size, machine.disk or 0)
-        guest = self._host.guests.setdefault(machine.uid, _Guest(machine, size))
+        guest = self._host.guests.setdefault(machine.uid, Guest(machine, size))
         guest.machine = machine
+
+    async def describe(self, uid: Uid, record: str) -> None:
+        await self._host.act("describe")
+        guest = self._host.guests.get(uid)
+        if guest is not None:
+            guest.machine = replace(guest.machine, record=record)
 
     async def spawn(self, machine: Machine) -> Process:
         guest = self._host.guests.get(machine.uid)
@@ -259,7 +156,7 @@ class MemoryHypervisor:
         if guest.ignores_acpi and grace > 0:
             await asyncio.sleep(grace)
         if guest.process == process:
-            self._host._end(uid, "stopped")
+            self._host.end(uid, "stopped")
 
     async def discard(self, uid: Uid) -> None:
         await self._host.act("discard")
@@ -270,7 +167,7 @@ class MemoryHypervisor:
         self._attached.discard(uid)
         self._exits.pop(uid, None)
 
-    def _monitor(self, uid: Uid) -> _Guest:
+    def _monitor(self, uid: Uid) -> Guest:
         guest = self._host.guests.get(uid)
         if guest is None or guest.process is None or guest.frozen:
             name = guest.machine.name if guest else uid
@@ -282,14 +179,22 @@ class MemoryImages:
     """Images that are fetched by saying so. An image's digest is the pinned one, or the one that the host was told its
     source holds, or one made from the source's name."""
 
-    def __init__(self, host: MemoryHost) -> None:
+    def __init__(self, host: MemoryWorld) -> None:
         self._host = host
+        self._flights = Flights()
 
-    def find(self, image: ImageSpec) -> BaseImage | None:
-        found = self._host.images.get(image)
-        return found if found is not None and found.digest == self._digest(image) else None
+    async def look(self, images: Collection[ImageSpec]) -> Mapping[ImageSpec, BaseImage]:
+        stored = self._host.images
+        return {
+            image: found
+            for image in images
+            if (found := stored.get(image_key(image))) and found.digest == self._digest(image)
+        }
 
-    async def fetch(self, image: ImageSpec, progress: Callable[[str], None]) -> BaseImage:
+    async def fetch(self, image: ImageSpec, progress: Progress) -> BaseImage:
+        return await self._flights.join(image_key(image), partial(self._bring, image), progress)
+
+    async def _bring(self, image: ImageSpec, progress: Progress) -> BaseImage:
         progress("0%")
         await self._host.act("fetch")
         if image.digest is not None and self._digest(image) != image.digest:
@@ -300,7 +205,7 @@ class MemoryImages:
         base = BaseImage(
             Path("/memory") / digest.replace(":", "-"), image.format, _DEFAULT_VIRTUAL_SIZE, digest
         )
-        self._host.images[image] = base
+        self._host.images[image_key(image)] = base
         return base
 
     def _digest(self, image: ImageSpec) -> Digest:
@@ -313,7 +218,7 @@ class MemoryImages:
 class MemoryDoorway:
     """Guests that let everybody in once they have booted."""
 
-    def __init__(self, host: MemoryHost) -> None:
+    def __init__(self, host: MemoryWorld) -> None:
         self._host = host
 
     async def answers(self, uid: Uid, name: Name, port: int, user: str) -> None:
@@ -330,9 +235,9 @@ class MemoryDoorway:
 
 
 class MemoryFacts:
-    """What a MemoryHost says of itself."""
+    """What the host says of itself."""
 
-    def __init__(self, host: MemoryHost) -> None:
+    def __init__(self, host: MemoryWorld) -> None:
         self._host = host
 
     @property
@@ -350,3 +255,16 @@ class MemoryFacts:
             for forward in guest.forwards
         ]
         return [*self._host.listening, *own]
+
+
+class MemoryHost(MemoryWorld):
+    """The world, and the way of every agent to it."""
+
+    def backend(self) -> Backend:
+        """A new agent's."""
+        return Backend(
+            hypervisor=MemoryHypervisor(self),
+            images=MemoryImages(self),
+            doorway=MemoryDoorway(self),
+            host=MemoryFacts(self),
+        )

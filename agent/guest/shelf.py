@@ -1,0 +1,126 @@
+"""The files of the image store: each base image once, under the digest of what was downloaded, read-only, whole.
+
+    images/<algorithm>-<hex>[.<decompress>].<format>        the disk, 0444
+    images/<algorithm>-<hex>[.<decompress>].<format>.json   what is known of it; written last, it makes the image count
+    images/sources/<sha256 of the source>.json              the digest that an unpinned source was seen to hold
+    images/.*.part                                          on its way
+
+What is written there says nothing that is believed unseen: a file that is not as it was written counts as not there.
+An image that overlays stand on is never written again: other content has another digest, so another name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from agent import durable
+from agent.guest.landing import Whole
+from agent.guest.local import Fingerprint
+from agent.guest.qcow2 import MAX_VIRTUAL_SIZE
+from state.ids import Digest
+from state.observed import BaseImage
+from state.spec.resolved import ImageSpec
+
+_digest = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a source that is not pinned held when it was fetched; `fingerprint` of a file."""
+
+    digest: Digest
+    fingerprint: Fingerprint | None
+
+
+class Shelf:
+    """The images below one directory, of which this process alone is the writer."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._sources = directory / "sources"
+        self._known: dict[Path, tuple[int, BaseImage]] = {}
+
+    def find(self, image: ImageSpec, digest: Digest) -> BaseImage | None:
+        """The image whose download has that digest, if it is there and as long as it was when it was put there."""
+        disk = self._disk(image, digest)
+        known = self._known.get(disk) or self._read(disk, image, digest)
+        try:
+            if known is None or disk.stat().st_size != known[0]:
+                return None
+        except OSError:
+            return None
+        self._known[disk] = known
+        return known[1]
+
+    def seen(self, source: str) -> Seen | None:
+        """What was put down of a source, if that can be read."""
+        told = _object(self._source_file(source))
+        digest, prints = told.get("digest"), told.get("fingerprint")
+        if not isinstance(digest, str) or not _digest(digest):
+            return None
+        if isinstance(prints, list) and len(prints) == 3 and all(map(_is_count, prints)):
+            return Seen(Digest(digest), (prints[0], prints[1], prints[2]))
+        return Seen(Digest(digest), None)
+
+    def put(self, image: ImageSpec, digest: Digest, whole: Whole, seen: Seen | None) -> BaseImage:
+        """Take in a whole file. `seen` is remembered of its source. Raises OSError.
+
+        A disk that lies there already and counts stays, as overlays may stand on it. One that does not count was never
+        used, or is damaged: it is replaced, and a machine that runs on it keeps the file that it holds open.
+        """
+        durable.directory(self._sources)
+        disk = self._disk(image, digest)
+        if self.find(image, digest) is None:
+            self._known.pop(disk, None)
+            whole.path.rename(disk)
+            durable.sync_directory(self.directory)
+        told = {"size": whole.size, "virtual_size": whole.virtual_size, "source": image.source}
+        _write(_beside(disk), told)
+        if seen is not None:
+            _write(
+                self._source_file(image.source),
+                {"source": image.source, "digest": seen.digest, "fingerprint": seen.fingerprint},
+            )
+        return BaseImage(disk, image.format, whole.virtual_size, digest)
+
+    def _read(self, disk: Path, image: ImageSpec, digest: Digest) -> tuple[int, BaseImage] | None:
+        told = _object(_beside(disk))
+        size, virtual_size = told.get("size"), told.get("virtual_size")
+        if not _is_count(size) or not _is_count(virtual_size):
+            return None
+        if not 0 < virtual_size <= MAX_VIRTUAL_SIZE:
+            return None
+        return size, BaseImage(disk, image.format, virtual_size, digest)
+
+    def _disk(self, image: ImageSpec, digest: Digest) -> Path:
+        packed = "" if image.decompress == "none" else f".{image.decompress}"
+        return self.directory / f"{digest.replace(':', '-')}{packed}.{image.format}"
+
+    def _source_file(self, source: str) -> Path:
+        return self._sources / f"{hashlib.sha256(source.encode()).hexdigest()}.json"
+
+
+def _beside(disk: Path) -> Path:
+    return disk.with_name(disk.name + ".json")
+
+
+def _write(path: Path, told: dict[str, Any]) -> None:
+    durable.write(path, json.dumps(told).encode(), replace=True)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is none."""
+    try:
+        told = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,119 @@
+"""A host with machines that exist in memory: what is there, and what can be done to it from outside.
+
+It outlives an agent, and it can be told to be slow, to fail and to lose things. It knows nothing of the seam; an
+agent's way to it is in `host`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent.errors import HoldfastError
+from agent.hypervisor.api import BaseImage, Machine, OnChange, RunState
+from state.ids import TICKS_PER_SECOND, Digest, Process, Uid
+from state.observed import Listener
+from state.spec.resolved import Forward
+
+
+@dataclass
+class Guest:
+    """One prepared machine of the host, with its process if it has one."""
+
+    machine: Machine
+    disk: int
+    boots: int = 0
+    process: Process | None = None
+    state: RunState = RunState.INERT
+    frozen: bool = False
+    ignores_acpi: bool = False
+    forwards: tuple[Forward, ...] = ()
+    answers_at: float = 0.0
+
+
+@dataclass
+class MemoryWorld:
+    """One host. `delays` (seconds) and `failures` (errors, each raised once) are looked up by the name of an
+    operation: `prepare`, `describe`, `spawn`, `resume`, `pause`, `stop`, `discard`, `set_forwards`, `grow`, `fetch`.
+
+    `boot_delay`: seconds from a guest's start until it answers over SSH.
+    """
+
+    boot_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    boot_delay: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+    delays: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, list[HoldfastError]] = field(default_factory=dict)
+    listening: list[Listener] = field(default_factory=list)
+    guests: dict[Uid, Guest] = field(default_factory=dict)
+    images: dict[str, BaseImage] = field(default_factory=dict)
+    contents: dict[str, Digest] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    _watchers: list[OnChange] = field(default_factory=list)
+    _pids: int = 1000
+
+    # What tests, simulations and the curious do to the world
+
+    def kill(self, uid: Uid) -> None:
+        """SIGKILL the machine's process."""
+        self.end(uid, "killed")
+
+    def guest(self, uid: Uid, state: RunState) -> None:
+        """Let the guest turn itself off, panic, or fail a write."""
+        self.guests[uid].state = state
+        self.changed(uid, f"guest {state}")
+
+    def freeze(self, uid: Uid, frozen: bool = True) -> None:
+        """SIGSTOP or SIGCONT the process."""
+        self.guests[uid].frozen = frozen
+        self.changed(uid, "frozen" if frozen else "thawed")
+
+    def reboot(self) -> None:
+        """Power the host off hard and on again: every process is gone, every disk is kept."""
+        self.boot_id = str(uuid.uuid4())
+        for guest in self.guests.values():
+            guest.process = None
+            guest.frozen = False
+
+    def running(self) -> dict[Uid, Process]:
+        """Every live process."""
+        return {uid: guest.process for uid, guest in self.guests.items() if guest.process}
+
+    # For an agent's way to it
+
+    async def act(self, operation: str) -> None:
+        """One operation, as slow and as faulty as it was told to be."""
+        self.calls[operation] += 1
+        if (delay := self.delays.get(operation, 0.0)) > 0:
+            await asyncio.sleep(delay)
+        if waiting := self.failures.get(operation):
+            raise waiting.pop(0)
+
+    def start(self, uid: Uid) -> Process:
+        self._pids += 1
+        guest = self.guests[uid]
+        guest.process = Process(self.boot_id, self._pids, int(self.clock() * TICKS_PER_SECOND))
+        guest.state = RunState.INERT
+        guest.forwards = guest.machine.forwards
+        guest.boots += 1
+        return guest.process
+
+    def watch(self, watcher: OnChange) -> None:
+        self._watchers.append(watcher)
+
+    def unwatch(self, watcher: OnChange | None) -> None:
+        if watcher in self._watchers:
+            self._watchers.remove(watcher)
+
+    def end(self, uid: Uid, word: str) -> None:
+        self.guests[uid].process = None
+        self.guests[uid].frozen = False
+        self.changed(uid, word)
+
+    def changed(self, uid: Uid, word: str) -> None:
+        for watcher in self._watchers:
+            watcher(uid, word)

@@ -1,0 +1,48 @@
+"""The file that the ledger lies in: read by nobody else, still the same one, and what its troubles mean."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from state.records import LedgerUnreadable
+
+BUSY = 30.0
+"""Seconds that a write waits while another program, such as a person's `sqlite3`, holds the database."""
+
+
+def private(path: Path) -> tuple[int, int] | None:
+    """Make the file if it is not there, and see to it that nobody else can read it; its identity. Raises
+    LedgerUnreadable."""
+    try:
+        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(made, 0o600)
+        finally:
+            os.close(made)
+    except OSError as error:
+        raise LedgerUnreadable(f"the state database cannot be opened: {error.strerror}") from error
+    return identity(path)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+_OF_THE_DISK = frozenset({
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
+    # After all of the busy timeout: another program holds the database, and this one is not to blame.
+    sqlite3.SQLITE_BUSY,
+})  # fmt: skip
+
+
+def of_the_disk(error: BaseException) -> bool:
+    """Whether SQLite says that the file cannot be written just now or is damaged; its other errors are bugs."""
+    # What stands above the low byte says where it happened (https://sqlite.org/rescode.html).
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK

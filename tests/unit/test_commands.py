@@ -1,0 +1,321 @@
+"""Every command as a shell sees it: what it says where, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = """\
+api: holdfast/v1
+kind: images
+name: default
+default_label: tiny
+images:
+  tiny: {source: tiny.qcow2, sha256: "%s", ssh_user: tiny}
+---
+api: holdfast/v1
+kind: vm
+name: web
+""" % ("1" * 64)  # fmt: skip
+BROKEN = "api: holdfast/v1\nkind: vm\nname: db\nmemry: 1GiB\n"
+FULL = "holdfast: writing to standard output: No space left on device\n"
+
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def plant(root: Path) -> Path:
+    """A tree with one vm."""
+    tree = root / "tree"
+    tree.mkdir()
+    (tree / "all.yaml").write_text(DOCUMENTS)
+    (tree / "tiny.qcow2").touch()
+    return tree
+
+
+def caller(root: Path) -> Call:
+    """Runs one command in `root`, on the state `state` there."""
+    settings = {"HOLDFAST_STATE": str(root / "state"), "PYTHONPATH": str(ROOT)}
+
+    def call(words: str, env: dict[str, str] | None = None, **more: Any) -> Any:
+        more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+        return subprocess.run(
+            [sys.executable, "-m", "agent", *words.split()],
+            text=True, cwd=root, env=os.environ | settings | (env or {}), check=False, **more,
+        )  # fmt: skip
+
+    return call
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return plant(tmp_path)
+
+
+@pytest.fixture
+def holdfast(tmp_path: Path, tree: Path) -> Call:
+    return caller(tmp_path)
+
+
+def run_once(root: Path) -> None:
+    told = caller(root)("run --once --hypervisor memory --desired tree")
+    assert told.returncode == 0, told.stderr
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where an agent has run."""
+    root = tmp_path_factory.mktemp("once")
+    plant(root)
+    run_once(root)
+    return root
+
+
+@pytest.fixture
+def settled(once: Path, tmp_path: Path) -> None:
+    """The state is that of an agent that has run."""
+    shutil.copytree(once / "state", tmp_path / "state")
+
+
+# Where what is said cannot be written
+
+STATELESS = ["--help", "--version", "schema", "validate tree -o json", "plan --desired tree"]
+WITH_STATE = [
+    "status", "status -o json", "explain web", "explain web -o json", "events", "events -o json",
+    "plan", "plan -o json", "down --yes",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", STATELESS)
+def test_a_full_disk_behind_its_output_is_one_sentence(holdfast: Call, words: str) -> None:
+    """Sabotage: let the OSError through. It is called a bug of holdfast then."""
+    with open("/dev/full", "w") as full:
+        told = holdfast(words, stdout=full)
+    assert (told.returncode, told.stderr) == (1, FULL)
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("words", WITH_STATE)
+def test_so_it_is_with_a_state(holdfast: Call, words: str) -> None:
+    with open("/dev/full", "w") as full:
+        told = holdfast(words, stdout=full)
+    assert (told.returncode, told.stderr) == (1, FULL)
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("words", WITH_STATE)
+def test_a_reader_who_has_seen_enough_is_no_error(holdfast: Call, words: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    told = holdfast(words, stdout=writer)
+    os.close(writer)
+    assert (told.returncode, told.stderr) == (141, "")
+
+
+def test_an_error_that_cannot_be_told_keeps_its_exit_status(holdfast: Call) -> None:
+    with open("/dev/full", "w") as full:
+        assert holdfast("plan --nonsense", stderr=full).returncode == 64
+        assert holdfast("status", stderr=full, stdout=full).returncode == 1
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_full_disk_behind_its_log_stops_no_agent(holdfast: Call) -> None:
+    with open("/dev/full", "w") as full:
+        told = holdfast("run --once --hypervisor memory --desired tree", stderr=full)
+    assert (told.returncode, told.stdout) == (0, "")
+
+
+@pytest.mark.usefixtures("settled")
+def test_closed_outputs_are_nobody_to_tell(holdfast: Call, tmp_path: Path) -> None:
+    """Sabotage: leave them closed. The next file that is opened is then taken for standard output."""
+    shell = f"exec {sys.executable} -m agent status <&- >&- 2>&-"
+    environment = {"PYTHONPATH": str(ROOT), "HOLDFAST_STATE": str(tmp_path / "state")}
+    assert subprocess.run(["sh", "-c", shell], env=environment, check=False).returncode == 0
+
+
+def test_a_character_that_an_old_terminal_lacks_is_escaped(holdfast: Call, tree: Path) -> None:
+    (tree / "more.yaml").write_text("api: holdfast/v1\nkind: vm\nname: db\nlabels: {ł: ł}\nł: 1\n")
+    told = holdfast("validate tree", env={"PYTHONIOENCODING": "latin-1"})
+    assert told.returncode == 1
+    assert "\\u0142" in told.stdout
+
+
+# A damaged ledger
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("words", ["status", "explain web", "events", "plan", "run --desired tree"])
+def test_a_damaged_ledger_is_no_bug(holdfast: Call, tmp_path: Path, words: str) -> None:
+    with (tmp_path / "state" / "state.db").open("r+b") as file:
+        pages = file.seek(0, 2)
+        file.seek(4096)
+        file.write(b"\xff" * (pages - 4096))
+    told = holdfast(words)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "the state database" in told.stderr
+    assert "bug" not in told.stderr
+
+
+# Machines in memory
+
+
+@pytest.mark.usefixtures("settled")
+def test_machines_in_memory_are_said_to_be_gone_with_their_agent(holdfast: Call) -> None:
+    assert "its VMs existed in its memory and ended with it" in holdfast("status").stdout
+    told = holdfast("ssh web")
+    assert (told.returncode, told.stderr) == (
+        1,
+        "holdfast: web exists in the memory of its agent alone: there is no guest to go into"
+        " (run the agent without `--hypervisor memory`)\n",
+    )
+
+
+# Exit statuses
+
+
+def test_a_broken_document_makes_a_plan_an_error_and_leaves_it_whole(
+    holdfast: Call, tree: Path
+) -> None:
+    """Sabotage: look at the steps alone. What CI is told of a tree with a broken document is then *nothing to do*."""
+    assert holdfast("plan --desired tree").returncode == 2
+    (tree / "db.yaml").write_text(BROKEN)
+    text, told = holdfast("plan --desired tree"), holdfast("plan --desired tree -o json")
+    assert (text.returncode, told.returncode) == (1, 1)
+    assert "create web" in text.stdout
+    assert "memry" in text.stdout
+    plan = json.loads(told.stdout)
+    assert {one["name"]: one["action"] for one in plan["steps"]} == {"db": "hold", "web": "create"}
+    assert [one["name"] for one in plan["problems"]] == ["db"]
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "no source of documents was given"),
+        ("--desired none", "none: No such file or directory"),
+        ("--desired tree/all.yaml", "all.yaml: Not a directory"),
+        ("--config none", "reading the configuration none: No such file or directory"),
+        ("--desired tree --accel fast", "'fast' is not one of"),
+    ],
+)
+def test_what_a_command_is_told_wrongly_is_an_error_of_usage(
+    holdfast: Call, tmp_path: Path, command: str, words: str, said: str
+) -> None:
+    told = holdfast(f"{command} {words}")
+    assert (told.returncode, told.stdout) == (64, "")
+    assert said in told.stderr
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("desired: [1", "this is not YAML"),
+        ("desired: [tree, other]", "`desired` must be a text or a number"),
+        ("desired: {a: 1}", "`desired` must be a text or a number"),
+        ("desired: true", "`desired` must be a text or a number"),
+        ("image_root: [tree, [tree]]", "`image_root` must be a text or a number"),
+        ("desird: tree", "has the unknown key `desird`"),
+        ("accel: fast", "'fast' is not one of"),
+    ],
+)
+def test_a_configuration_that_is_none_is_an_error_of_usage(
+    holdfast: Call, tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    told = holdfast("plan --config config.yaml")
+    assert (told.returncode, told.stdout) == (64, "")
+    assert said in told.stderr
+
+
+@pytest.mark.parametrize("roots", ["disks", "[disks]", "[tree, disks]"])
+def test_a_configuration_says_what_the_command_line_says(
+    holdfast: Call, tmp_path: Path, tree: Path, roots: str
+) -> None:
+    (tmp_path / "disks").mkdir()
+    (tree / "tiny.qcow2").rename(tmp_path / "disks" / "tiny.qcow2")
+    (tree / "all.yaml").write_text(DOCUMENTS.replace("tiny.qcow2", "../disks/tiny.qcow2"))
+    assert holdfast("plan --desired tree").returncode == 1
+    (tmp_path / "config.yaml").write_text(f"desired: tree\nimage_root: {roots}\naccel: tcg\n")
+    assert holdfast("plan --config config.yaml").returncode == 2
+
+
+def test_a_tree_that_is_gone_since_an_agent_ran_is_no_error_of_usage(
+    holdfast: Call, tmp_path: Path, tree: Path
+) -> None:
+    run_once(tmp_path)
+    tree.rename(tree.with_name("gone"))
+    told = holdfast("plan")
+    assert told.returncode == 1
+    assert "restart web" in told.stdout
+
+
+# Leaving
+
+
+@pytest.fixture
+def slow_qemu() -> Iterator[Path]:
+    """A QEMU that never says its version, where every user may run it."""
+    with tempfile.TemporaryDirectory(prefix="hf-") as directory:
+        Path(directory).chmod(0o755)
+        program = Path(directory) / "qemu"
+        program.write_text("#!/bin/sh\nexec sleep 60\n")
+        program.chmod(0o755)
+        yield program
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_agent_that_still_measures_leaves_when_it_is_told(
+    tmp_path: Path, tree: Path, slow_qemu: Path, number: signal.Signals
+) -> None:
+    """Sabotage: listen for signals only once the accelerator is known. The signal then cuts the agent off."""
+    words = ["run", "--state", tmp_path / "state", "--desired", tree, "--qemu", slow_qemu]
+    with subprocess.Popen(
+        [sys.executable, "-m", "agent", *map(str, words)], cwd=ROOT, stderr=subprocess.PIPE
+    ) as agent:
+        try:
+            [child] = until(lambda: asleep(children(agent.pid)))
+            agent.send_signal(number)
+            _, said = agent.communicate(timeout=30)
+        finally:
+            agent.kill()
+    assert (agent.returncode, said) == (0, b"")
+    until(lambda: not asleep([child]))
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def asleep(pids: list[int]) -> list[int]:
+    """Those that became `sleep`."""
+    found = []
+    for pid in pids:
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if words.startswith(b"sleep\0"):
+            found.append(pid)
+    return found
+
+
+def until(condition: Callable[[], object], seconds: float = 30.0) -> list[int]:
+    waiting, end = threading.Event(), time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < end
+        waiting.wait(0.02)
+    return answer if isinstance(answer, list) else []

@@ -1,0 +1,69 @@
+"""What `down` takes for something to destroy, and when it refuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from agent.paths import StatePaths
+from agent.statedir import StateDirectory
+from state.ids import Name
+from state.ledger import Ledger
+from state.observed import NameRecord
+from tests.unit.test_statedir import another_agent
+
+ROOT = Path(__file__).parents[2]
+
+
+def down(*words: str | Path, within: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*within, sys.executable, "-m", "agent", "down", "--yes", *map(str, words)],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StatePaths:
+    root = tmp_path / "state"
+    StateDirectory(root).close()
+    paths = StatePaths(root)
+    with closing(Ledger(paths.database)) as ledger, ledger.transaction() as change:
+        change.put_name(NameRecord(Name("old"), 3, None))
+        change.put_name(NameRecord(Name("web"), 1, 22000))
+    return paths
+
+
+def test_a_name_that_is_only_remembered_is_nothing_to_destroy(state: StatePaths) -> None:
+    """Sabotage: destroy every name of the ledger. One whose VM went last year is then destroyed again."""
+    told = down("--state", state.root)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "destroyed: web\n", "")
+    with closing(Ledger(state.database)) as ledger:
+        assert ledger.names()[Name("old")] == NameRecord(Name("old"), 3, None)
+        assert ledger.name(Name("web")).ssh_port is None
+    assert down("--state", state.root).stdout == "destroyed: there was no VM\n"
+
+
+def test_all_that_there_is_goes_with_the_volumes(state: StatePaths) -> None:
+    assert down("--volumes", "--state", state.root).returncode == 0
+    assert [path.name for path in state.root.iterdir()] == ["agent.lock"]
+    assert down("--state", state.root).stdout.startswith("nothing to destroy")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a namespace of pids")
+def test_an_agent_in_another_container_is_told_of_and_left_alone(state: StatePaths) -> None:
+    """The kernel says 0 for a holder that has no pid where it is asked (fcntl(2), F_GETLK across pid_namespaces(7))."""
+    with another_agent(state.root) as agent:
+        told = down("--state", state.root, within=("unshare", "--pid", "--fork", "--mount-proc"))
+        if told.stderr.startswith("unshare"):
+            pytest.skip(told.stderr)
+        assert told.returncode == 75
+        assert told.stderr == (
+            f"holdfast: the agent of {state.root} cannot be stopped from here: its process cannot be seen"
+            " (stop it where it runs, perhaps in another container, and try again)\n"
+        )
+        assert agent.poll() is None
