@@ -1,157 +1,67 @@
-"""What a pass asks of the host: who listens, only when the next step may need a port."""
+"""Looking: what images are there, beside what is on its way."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from itertools import product
-from typing import Any
 
-import pytest
-
-from agent.hypervisor.api import Backend, Machine
-from agent.hypervisor.memory import MemoryHost
-from agent.hypervisor.memory.world import Guest
+from agent.hypervisor.api import BaseImage
+from agent.hypervisor.memory import MemoryHost, MemoryImages
 from agent.observe import Doing, NoRecords, observe
-from agent.plan import plan
-from agent.policy import Policy
-from agent.steps import Create, Replace, Restart, Step, Update, Wait
-from state.desired import Desired
-from state.lifecycle import Cause, Phase
-from state.observed import Instance, Listener, Observed, image_key
-from state.spec.resolved import Forward, VmSpec
-from tests.builders import (
-    BASE,
-    IMAGE,
-    STATE_ID,
-    broken,
-    desired,
-    instance,
-    moment,
-    process,
-    running,
-    vm,
-)
-
-BOOT = "boot-1"
-PORT = Forward(8080, 80)
+from state.observed import Instance
+from state.spec.resolved import ImageSpec
+from tests.builders import BASE, IMAGE, desired, instance, vm
 
 
-class Recorded(NoRecords):
-    """A ledger with these instances."""
+class SlowImages(MemoryImages):
+    """Looks first and answers later, as a store does that waits for a file system."""
 
-    def __init__(self, *instances: Instance) -> None:
-        self._instances = list(instances)
+    def __init__(self, host: MemoryHost) -> None:
+        super().__init__(host)
+        self.asked: list[Collection[ImageSpec]] = []
+        self.answers = asyncio.Event()
+
+    async def look(self, images: Collection[ImageSpec]) -> Mapping[ImageSpec, BaseImage]:
+        found = await super().look(images)
+        self.asked.append(images)
+        await self.answers.wait()
+        return found
+
+
+async def test_an_image_that_arrives_during_the_look_is_still_on_its_way() -> None:
+    """Sabotage: ask what is on its way after the look. The next plan then fetches the image once more."""
+    host = MemoryHost()
+    images = SlowImages(host)
+    backend = replace(host.backend(), images=images)
+    doing = Doing(images={IMAGE: "99%"})
+    async with asyncio.TaskGroup() as group:
+        looking = group.create_task(observe(NoRecords(), backend, desired(vm()), doing))
+        await asyncio.sleep(0)
+        assert images.asked
+        await images.fetch(IMAGE, lambda _: None)
+        del doing.images[IMAGE]
+        images.answers.set()
+    assert looking.result().images == {}
+    assert looking.result().fetching == {IMAGE: "99%"}
+
+
+class OneHeld(NoRecords):
+    """A name that never came to run, whose document cannot be read."""
 
     def instances(self) -> list[Instance]:
-        return self._instances
+        return [instance(vm("held", image=replace(IMAGE, label="other", source="file:///other")))]
 
 
-class Asked:
-    """A host that remembers what it was asked for."""
-
-    boot_id = BOOT
-
-    def __init__(self) -> None:
-        self.ports: list[set[int]] = []
-
-    def boottime(self) -> float:
-        return moment().boottime
-
-    def listeners(self, of_interest: Collection[int]) -> Sequence[Listener]:
-        self.ports.append(set(of_interest))
-        return [Listener("127.0.0.1", 1)]
-
-
-async def looked(
-    wish: Desired, *rows: Instance, alive: bool = False
-) -> tuple[Observed, list[set[int]]]:
-    """What is observed, and the ports that the host was asked for."""
-    host, asked = MemoryHost(boot_id=BOOT), Asked()
-    host.images[image_key(IMAGE)] = BASE
-    backend: Backend = replace(host.backend(), host=asked)
-    if alive:
-        for row in rows:
-            take_in(host, row)
-    return await observe(Recorded(*rows), backend, wish, Doing()), asked.ports
-
-
-def take_in(host: MemoryHost, row: Instance) -> None:
-    """Let the recorded process live."""
-    machine = Machine(row.uid, row.name, row.generation, row.base, 1, 1 << 20, None, "tcg")
-    host.guests[row.uid] = Guest(machine, 0, process=row.process)
-
-
-def down(spec: VmSpec, phase: Phase, cause: Cause) -> Instance:
-    return running(spec, phase=phase, cause=cause, process=None)
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [vm(power="stopped"), vm(restart="on_failure"), vm(restart="never"), vm(suspend=True)],
-)  # fmt: skip
-async def test_one_that_is_down_and_stays_so_costs_no_question(spec: VmSpec) -> None:
-    """Sabotage: ask whenever one is without a process. One vm that is stopped on purpose then costs every pass."""
-    cause = Cause.POWER if spec.power == "stopped" else Cause.GUEST_OFF
-    gone = down(spec, Phase.STOPPED, cause)
-    assert (await looked(desired(spec), gone))[1] == []
-    assert (await looked(desired(problems=[broken("web")]), gone))[1] == []
-
-
-async def test_what_runs_as_it_should_and_what_never_shall_cost_no_question() -> None:
-    assert (await looked(desired(vm()), running(), alive=True))[1] == []
-    assert (await looked(desired(vm(power="stopped"))))[1] == []
-    assert (await looked(desired()))[1] == []
-
-
-@pytest.mark.parametrize(
-    ("wish", "rows"),
-    [
-        (desired(vm(ports=(PORT,))), ()),
-        (desired(vm(ports=(PORT,))), (running(),)),
-        (desired(vm(ports=(PORT,))), (instance(vm(power="stopped")),)),
-        (desired(problems=[broken("web")]), (running(vm(ports=(PORT,))),)),
-    ],
-    ids=["new", "changed", "never-started", "held-and-dead"],
-)
-async def test_the_ports_that_may_be_needed_are_asked_for(
-    wish: Desired, rows: tuple[Instance, ...]
-) -> None:
-    [asked] = (await looked(wish, *rows))[1]
-    assert 8080 in asked
-    assert asked <= {8080, 22000}
-
-
-PHASES = [Phase.STOPPED, Phase.CRASHED, Phase.RUNNING, Phase.STARTING, Phase.STOPPING]
-SPECS: list[dict[str, Any]] = [
-    {"power": power, "restart": restart, "suspend": suspend}
-    for power, restart, suspend in product(
-        ("running", "stopped", "paused"), ("always", "on_failure", "never"), (False, True)
-    )
-]
-
-
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("wanted", [True, False], ids=["wanted", "held"])
-async def test_nothing_is_started_without_asking(phase: Phase, wanted: bool) -> None:
-    """Sabotage: take a crash for an end that is wanted. It is then restarted onto a port of another program."""
-    for cause, fields in product(Cause, SPECS):
-        spec = vm(**fields)
-        row = replace(down(spec, phase, cause), process=process(boot_id="boot-0"))
-        wish = desired(spec) if wanted else desired(problems=[broken("web")])
-        observed, asked = await looked(wish, row)
-        decided = plan(wish, observed, Policy(STATE_ID, "tcg"), moment())
-        starts = any(map(binds, decided.steps))
-        assert asked or not starts, (cause, fields, decided.steps)
-
-
-def binds(step: Step) -> bool:
-    match step:
-        case Create() | Replace() | Restart():
-            return True
-        case Update(forwards=forwards):
-            return forwards is not None
-        case Wait(reason=reason):
-            return reason == "PortTaken"
-        case _:
-            return False
+async def test_the_image_of_a_held_name_that_never_ran_is_looked_for_too() -> None:
+    host = MemoryHost()
+    images = SlowImages(host)
+    images.answers.set()
+    other = replace(IMAGE, label="other", source="file:///other")
+    for image in (IMAGE, other):
+        await images.fetch(image, lambda _: None)
+    backend = replace(host.backend(), images=images)
+    observed = await observe(OneHeld(), backend, desired(vm()), Doing())
+    assert set(observed.images) == {IMAGE, other}
+    assert observed.images[IMAGE].digest == BASE.digest
+    assert images.asked == [{IMAGE}, {other}], "each is looked for once"

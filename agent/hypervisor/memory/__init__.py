@@ -5,3 +5,4 @@ seconds.
 """
 
 from agent.hypervisor.memory.host import MemoryHost as MemoryHost
+from agent.hypervisor.memory.host import MemoryImages as MemoryImages

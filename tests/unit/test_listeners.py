@@ -1,0 +1,157 @@
+"""What a pass asks of the host: who listens, only when the next step may need a port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+
+from agent.hypervisor.api import Backend, Machine
+from agent.hypervisor.memory import MemoryHost
+from agent.hypervisor.memory.world import Guest
+from agent.observe import Doing, NoRecords, observe
+from agent.plan import plan
+from agent.policy import Policy
+from agent.steps import Create, Replace, Restart, Step, Update, Wait
+from state.desired import Desired
+from state.lifecycle import Cause, Phase
+from state.observed import Instance, Listener, Observed, image_key
+from state.spec.resolved import Forward, VmSpec
+from tests.builders import (
+    BASE,
+    IMAGE,
+    STATE_ID,
+    broken,
+    desired,
+    instance,
+    moment,
+    process,
+    running,
+    vm,
+)
+
+BOOT = "boot-1"
+PORT = Forward(8080, 80)
+
+
+class Recorded(NoRecords):
+    """A ledger with these instances."""
+
+    def __init__(self, *instances: Instance) -> None:
+        self._instances = list(instances)
+
+    def instances(self) -> list[Instance]:
+        return self._instances
+
+
+class Asked:
+    """A host that remembers what it was asked for."""
+
+    boot_id = BOOT
+
+    def __init__(self) -> None:
+        self.ports: list[set[int]] = []
+
+    def boottime(self) -> float:
+        return moment().boottime
+
+    def listeners(self, of_interest: Collection[int]) -> Sequence[Listener]:
+        self.ports.append(set(of_interest))
+        return [Listener("127.0.0.1", 1)]
+
+
+def looked(wish: Desired, *rows: Instance, alive: bool = False) -> tuple[Observed, list[set[int]]]:
+    """What is observed, and the ports that the host was asked for."""
+    host, asked = MemoryHost(boot_id=BOOT), Asked()
+    host.images[image_key(IMAGE)] = BASE
+    backend: Backend = replace(host.backend(), host=asked)
+    if alive:
+        for row in rows:
+            take_in(host, row)
+    observed = asyncio.run(observe(Recorded(*rows), backend, wish, Doing()))
+    return observed, asked.ports
+
+
+def take_in(host: MemoryHost, row: Instance) -> None:
+    """Let the recorded process live."""
+    machine = Machine(row.uid, row.name, row.generation, row.base, 1, 1 << 20, None, "tcg")
+    host.guests[row.uid] = Guest(machine, 0, process=row.process)
+
+
+def down(spec: VmSpec, phase: Phase, cause: Cause) -> Instance:
+    return running(spec, phase=phase, cause=cause, process=None)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [vm(power="stopped"), vm(restart="on_failure"), vm(restart="never"), vm(suspend=True)],
+)  # fmt: skip
+def test_one_that_is_down_and_stays_so_costs_no_question(spec: VmSpec) -> None:
+    """Sabotage: ask whenever one is without a process. One vm that is stopped on purpose then costs every pass."""
+    cause = Cause.POWER if spec.power == "stopped" else Cause.GUEST_OFF
+    gone = down(spec, Phase.STOPPED, cause)
+    assert looked(desired(spec), gone)[1] == []
+    assert looked(desired(problems=[broken("web")]), gone)[1] == []
+
+
+def test_what_runs_as_it_should_and_what_never_shall_cost_no_question() -> None:
+    assert looked(desired(vm()), running(), alive=True)[1] == []
+    assert looked(desired(vm(power="stopped")))[1] == []
+    assert looked(desired())[1] == []
+
+
+@pytest.mark.parametrize(
+    ("wish", "rows"),
+    [
+        (desired(vm(ports=(PORT,))), ()),
+        (desired(vm(ports=(PORT,))), (running(),)),
+        (desired(vm(ports=(PORT,))), (instance(vm(power="stopped")),)),
+        (desired(problems=[broken("web")]), (running(vm(ports=(PORT,))),)),
+    ],
+    ids=["new", "changed", "never-started", "held-and-dead"],
+)
+def test_the_ports_that_may_be_needed_are_asked_for(
+    wish: Desired, rows: tuple[Instance, ...]
+) -> None:
+    [asked] = looked(wish, *rows)[1]
+    assert 8080 in asked
+    assert asked <= {8080, 22000}
+
+
+PHASES = [Phase.STOPPED, Phase.CRASHED, Phase.RUNNING, Phase.STARTING, Phase.STOPPING]
+SPECS: list[dict[str, Any]] = [
+    {"power": power, "restart": restart, "suspend": suspend}
+    for power, restart, suspend in product(
+        ("running", "stopped", "paused"), ("always", "on_failure", "never"), (False, True)
+    )
+]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("wanted", [True, False], ids=["wanted", "held"])
+def test_nothing_is_started_without_asking(phase: Phase, wanted: bool) -> None:
+    """Sabotage: take a crash for an end that is wanted. It is then restarted onto a port of another program."""
+    for cause, fields in product(Cause, SPECS):
+        spec = vm(**fields)
+        row = replace(down(spec, phase, cause), process=process(boot_id="boot-0"))
+        wish = desired(spec) if wanted else desired(problems=[broken("web")])
+        observed, asked = looked(wish, row)
+        decided = plan(wish, observed, Policy(STATE_ID, "tcg"), moment())
+        starts = any(map(binds, decided.steps))
+        assert asked or not starts, (cause, fields, decided.steps)
+
+
+def binds(step: Step) -> bool:
+    match step:
+        case Create() | Replace() | Restart():
+            return True
+        case Update(forwards=forwards):
+            return forwards is not None
+        case Wait(reason=reason):
+            return reason == "PortTaken"
+        case _:
+            return False
