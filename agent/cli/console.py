@@ -32,10 +32,11 @@ def console(state: StatePaths, name: str) -> None:
     instance = running_instance(state, name)
     with ExitStack() as stack:
         line = _opened(state.instance(instance.uid), f"opening the console of {name}", stack)
-        if terminal.at_terminal():
-            click.echo(f"console of {name}; Ctrl-] leaves", err=True)
         # It may end at any moment, and its console with it.
         with terminal.raw(), suppress(ConnectionError):
+            if terminal.at_terminal():
+                # Said once every key goes through: what was typed before is lost to the change.
+                click.echo(f"console of {name}; Ctrl-] leaves\r", err=True)
             _join(line)
 
 
