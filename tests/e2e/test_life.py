@@ -128,6 +128,11 @@ def test_an_emptied_or_missing_tree_destroys_nothing(tiny: Site, how: str) -> No
         assert waiting[0]["reason"] == "AbsenceUnproven"
         assert tiny.processes() == {before["pid"]: before["uid"]}
         assert tiny.ssh("web", "hostname").strip() == "web"
+    if how == "gone":
+        tiny.kill(before["pid"])
+        with tiny.agent():
+            # As after a boot of the host at which the tree is not mounted yet.
+            assert tiny.ready("web", restarts=1)["uid"] == before["uid"]
 
 
 def test_a_killed_agent_leaves_its_vms_and_the_next_adopts_them(tiny: Site) -> None:
