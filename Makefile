@@ -58,7 +58,7 @@ test: lint types imports setup-test guest ## everything but the Debian guest
 	@$(PYTEST) -n 2 --durations=15 -m 'not debian'
 
 test-debian: setup-test guest-debian ## the end-to-end test on a real cloud image
-	@$(PYTEST) -m debian
+	@$(PYTEST) -n 2 --durations=10 -m debian
 
 bench: guest ## what it costs
 	@$(BIN)/python -m bench

@@ -86,7 +86,7 @@ def _make(directory: Path) -> None:
     """Make it, for nobody else, and what is missing above it, where nobody else may write whatever the umask says."""
     for above in reversed(directory.parents):
         if not above.exists():
-            above.mkdir(0o755)
+            above.mkdir(0o755, exist_ok=True)  # another agent may be at it
     directory.mkdir(0o700, exist_ok=True)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import click
 
@@ -15,7 +16,7 @@ from agent.cli.guests import running_instance
 from agent.cli.options import state_option
 from agent.cli.output import write_all
 from agent.errors import BadInput
-from agent.paths import StatePaths
+from agent.paths import InstancePaths, StatePaths
 
 _LEAVE = b"\x1d"
 _CHUNK = 1 << 15
@@ -29,20 +30,35 @@ _LAST_WORDS = 1.0
 def console(state: StatePaths, name: str) -> None:
     """The serial line of a VM, both ways, unfiltered: what the guest writes acts on your terminal. Ctrl-] leaves."""
     instance = running_instance(state, name)
-    line = socket.socket(socket.AF_UNIX)
-    try:
-        line.connect(os.fspath(state.instance(instance.uid).console_socket))
-    except OSError as error:
-        raise BadInput(
-            f"opening the console of {name}: {error.strerror}",
-            hint="one client at a time can have it",
-        ) from error
-    with line:
+    with ExitStack() as stack:
+        line = _opened(state.instance(instance.uid), f"opening the console of {name}", stack)
         if terminal.at_terminal():
             click.echo(f"console of {name}; Ctrl-] leaves", err=True)
         # It may end at any moment, and its console with it.
         with terminal.raw(), suppress(ConnectionError):
             _join(line)
+
+
+def _opened(files: InstancePaths, tried: str, stack: ExitStack) -> socket.socket:
+    """The line, and for as long a lock on it: QEMU talks to one client and lets the next one wait without a word."""
+    line = stack.enter_context(socket.socket(socket.AF_UNIX))
+    try:
+        directory = os.open(files.sockets, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, directory)
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        line.connect(os.fspath(files.console_socket))
+    except BlockingIOError as error:
+        raise BadInput(
+            f"{tried}: somebody else has it", hint="one client at a time can; Ctrl-] leaves"
+        ) from error
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"{tried}: somebody removed {files.console_socket}",
+            hint="it is made anew when the VM is started again",
+        ) from error
+    except OSError as error:
+        raise BadInput(f"{tried}: {error.strerror}") from error
+    return line
 
 
 def _join(line: socket.socket) -> None:

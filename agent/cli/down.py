@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from state.observed import Instance
 
 _AGENT_LEAVES = 30.0
-"""Seconds that a running agent gets to finish its steps and leave."""
+"""Seconds that a running agent gets to finish its steps and leave, beside those that its slowest guest gets."""
 
 
 @click.command()
@@ -80,13 +80,30 @@ def _stop_agent(state: StatePaths) -> None:
             signal.pidfd_send_signal(agent, signal.SIGTERM)
         import select
 
-        if not select.select([agent], [], [], _AGENT_LEAVES)[0]:
+        seconds = patience(state)
+        if not select.select([agent], [], [], seconds)[0]:
             raise StateInUse(
-                f"the agent with pid {pid} did not leave within {_AGENT_LEAVES:.0f} s",
+                f"the agent with pid {pid} did not leave within {seconds:.0f} s",
                 hint="see what it is doing with `holdfast events`, end it, and try again",
             )
     finally:
         os.close(agent)
+
+
+def patience(state: StatePaths) -> float:
+    """Seconds to wait for the agent: it may be about to end a guest, which is given its `stop_timeout`."""
+    from agent.cli.reading import open_reader
+    from state.spec.resolved import VmSpec
+
+    try:
+        reader = open_reader(state)
+    except StateUnusable:
+        return _AGENT_LEAVES
+    try:
+        specs = [VmSpec.from_canonical(one.spec) for one in reader.instances()]
+    finally:
+        reader.close()
+    return _AGENT_LEAVES + max((spec.stop_timeout for spec in specs), default=0.0)
 
 
 async def _destroy(state: StatePaths, *, volumes: bool) -> int:

@@ -15,7 +15,20 @@ from agent.paths import StatePaths, default_state
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """A path as text: one that is no UTF-8 can be recorded nowhere."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            self.fail(f"{str(path)!a} is not UTF-8 (choose a path whose name is)", param, ctx)
+        return path
+
+
+PATH = _Path(path_type=Path)
 
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:

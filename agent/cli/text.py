@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+
 
 def harmless(text: str) -> str:
     """`text` with every control character but newline and tab shown as an escape, so that none acts on the terminal.
@@ -13,3 +15,21 @@ def harmless(text: str) -> str:
         one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode()
         for one in text
     )
+
+
+class Harmless:
+    """The same for bytes that come in pieces, which may part a character or the two of a line's end."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._return = ""
+
+    def text(self, piece: bytes, *, final: bool = False) -> str:
+        """What can be shown by now. CR LF ends a line; bytes that are no UTF-8 become U+FFFD."""
+        text = self._return + self._decoder.decode(piece, final)
+        self._return = "\r" if text.endswith("\r") and not final else ""
+        return harmless(text.removesuffix(self._return).replace("\r\n", "\n"))
+
+    def end(self) -> str:
+        """What was kept back, because more could have come; the next piece begins anew."""
+        return self.text(b"", final=True)

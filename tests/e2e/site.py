@@ -45,7 +45,6 @@ api: holdfast/v1
 kind: vm
 name: {name}
 memory: {memory}
-stop_timeout: 10s
 {more}
 """
 
@@ -79,6 +78,8 @@ class Site:
         part.rename(path)
 
     def vm(self, name: str, *, memory: str = "128MiB", more: str = "") -> None:
+        if "stop_timeout" not in more:
+            more += "\nstop_timeout: 10s"
         self.write(f"{name}.yaml", VM.format(name=name, memory=memory, more=more))
 
     def delete(self, name: str) -> None:
@@ -91,16 +92,28 @@ class Site:
         log = (self.state.parent / "agent.log").open("ab")
         with log:
             return subprocess.Popen(
-                self._words("run", *self._source(), *words), stdout=log, stderr=log, cwd=ROOT
+                self.words("run", *self._source(), *words), stdout=log, stderr=log, cwd=ROOT
             )
 
     def call(self, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """One command, to its end."""
         return subprocess.run(
-            self._words(*words), capture_output=True, input=stdin, timeout=DEADLINE, cwd=ROOT
+            self.words(*words), capture_output=True, input=stdin, timeout=DEADLINE, cwd=ROOT
         )
 
-    def _words(self, command: str, *words: str) -> list[str]:
+    @contextmanager
+    def open(self, *words: str, **how: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """One command with pipes on all sides, for as long as the block lasts; ended by the block if not by itself."""
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | how
+        process = subprocess.Popen(self.words(*words), cwd=ROOT, text=False, **pipes)
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def words(self, command: str, *words: str) -> list[str]:
+        """What runs one command of the program on this state."""
         return [sys.executable, "-m", "agent", command, "--state", str(self.state), *words]
 
     def _source(self) -> list[str]:
@@ -143,6 +156,12 @@ class Site:
     def item(self, name: str) -> dict[str, Any]:
         """What `status` says of one name; empty where it says nothing."""
         return next((one for one in self.status()["items"] if one["name"] == name), {})
+
+    def events(self, *words: str) -> list[dict[str, Any]]:
+        """What `events` tells, oldest first."""
+        told = self.call("events", *words, "-o", "json")
+        assert told.returncode == 0, told.stderr.decode()
+        return [json.loads(line) for line in told.stdout.splitlines()]
 
     def ssh(self, name: str, command: str) -> str:
         told = self.call("ssh", name, "--", command)
@@ -229,6 +248,16 @@ def _command_line(entry: Path) -> list[str]:
 def site(image: Path, user: str) -> Iterator[Site]:
     """A site in a directory with a short path."""
     root = Path(tempfile.mkdtemp(prefix="hf-"))
+    try:
+        with inhabited(root, image, user) as made:
+            yield made
+    finally:
+        shutil.rmtree(root)
+
+
+@contextmanager
+def inhabited(root: Path, image: Path, user: str) -> Iterator[Site]:
+    """A site in `root`, for as long as the block lasts."""
     made = Site(root, image, user)
     try:
         yield made
@@ -240,4 +269,3 @@ def site(image: Path, user: str) -> Iterator[Site]:
         assert left in ([], ["agent.lock"]), "files were left behind"
     finally:
         made.sweep()
-        shutil.rmtree(root)

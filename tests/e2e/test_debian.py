@@ -1,15 +1,16 @@
-"""The same life on a real cloud image with the real cloud-init."""
+"""The same life on a real cloud image with the real cloud-init: one machine, two boots, and all that they prove."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.e2e.site import Site
-from tests.e2e.test_life import lives_and_ends
+from tests.e2e.test_life import ends, lives
 
-pytestmark = [pytest.mark.debian, pytest.mark.qemu, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.debian, pytest.mark.qemu, pytest.mark.timeout(1500)]
 
 OWN_USERS = """\
+disk: 5GiB
 user_data: |
   #cloud-config
   users:
@@ -20,19 +21,20 @@ user_data: |
 """
 
 
-def test_a_cloud_image_lives_and_ends_as_the_tiny_guest_does(debian: Site) -> None:
+def test_a_cloud_image_obeys_user_data_grows_survives_its_qemu_and_ends_as_the_tiny_guest_does(
+    debian: Site,
+) -> None:
     with debian.agent():
-        lives_and_ends(debian, memory="1GiB")
+        before = lives(debian, memory="1GiB", more=OWN_USERS)
+        user, told, size = debian.ssh(
+            "web", "id -un alice; cat /var/tmp/told; echo; df -k --output=size / | tail -n 1"
+        ).split("\n", 2)
+        assert (user, told) == ("alice", "by cloud-init")
+        assert int(size) > 4_500_000, "its root file system has grown with its disk"
 
-
-def test_user_data_with_its_own_users_is_obeyed_and_we_still_get_in(debian: Site) -> None:
-    debian.vm("web", memory="1GiB", more=OWN_USERS)
-    with debian.agent():
-        before = debian.ready("web")
-        told = debian.ssh("web", "id -un alice; cat /var/tmp/told").split("\n")
-        assert told == ["alice", "by cloud-init"]
         debian.ssh("web", "echo kept > ~/mark && sync")
         debian.kill(before["pid"])
         after = debian.ready("web", restarts=1)
         assert after["uid"] == before["uid"]
         assert debian.ssh("web", "cat ~/mark") == "kept\n"
+        ends(debian, after)
