@@ -220,7 +220,7 @@ class Site:
 def _command_line(entry: Path) -> list[str]:
     """Empty for a process that is gone, a zombie among them."""
     try:
-        return (entry / "cmdline").read_text().split("\0")
+        return os.fsdecode((entry / "cmdline").read_bytes()).split("\0")
     except OSError:
         return []
 
