@@ -133,11 +133,12 @@ def output_option(function: F) -> F:
     )(function)
 
 
-def said_settings(options: dict[str, Any]) -> Settings:
-    """The settings among a command's options. Raises BadUsage where they name a tree of documents that cannot be read:
-    only one that was there may vanish, and then holds what is."""
+def said_settings(state: StatePaths, options: dict[str, Any]) -> Settings:
+    """The settings among a command's options. Raises BadUsage where they name a tree of documents that cannot be read
+    and there is no state yet. Where there is, the tree may only be late, such as one that is mounted after the host has
+    booted: the VMs come back and are held meanwhile."""
     said = Settings.from_options(options)
-    if said.desired is not None:
+    if said.desired is not None and not state.database.exists():
         try:
             os.listdir(said.desired)
         except OSError as error:

@@ -33,7 +33,7 @@ def plan(state: StatePaths, output: str, **options: Any) -> int:
     """What `run` would do, and why. Exit status: 0 nothing, 2 changes, 1 error, also in a document.
 
     Without options for the source, those of the agent that last ran on the state directory are taken."""
-    decided, desired = decide(state, said_settings(options))
+    decided, desired = decide(state, said_settings(state, options))
     if output == "json":
         click.echo(json.dumps(as_json(decided, desired), indent=1))
     else:

@@ -51,7 +51,7 @@ def run(state: StatePaths, once: bool, interval: float, **options: Any) -> int:
     from agent.cli.compose import open_ledger
     from agent.statedir import StateDirectory
 
-    settings = said_settings(options)
+    settings = said_settings(state, options)
     settings.desired_directory()
     log.configure()
     with (

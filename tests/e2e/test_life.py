@@ -119,6 +119,11 @@ def test_a_missing_and_an_emptied_tree_destroy_nothing(tiny: Site) -> None:
         assert waiting[0]["reason"] == "AbsenceUnproven"
         assert tiny.processes() == {before["pid"]: before["uid"]}
         assert tiny.ssh("web", "hostname").strip() == "web"
+    tiny.kill(before["pid"])
+    tiny.desired.rename(elsewhere)
+    with tiny.agent():
+        # As after a boot of the host at which the tree is not mounted yet.
+        assert tiny.ready("web", restarts=1)["uid"] == before["uid"]
 
 
 def test_a_killed_agent_leaves_its_vms_and_the_next_adopts_them(tiny: Site) -> None:

@@ -219,12 +219,14 @@ async def test_files_that_cannot_be_looked_at_are_told_and_the_machine_is_kept(
     aside = mine.directory.with_name("aside")
     mine.directory.rename(aside)
     mine.directory.symlink_to("x" * 300)
-    await eventually(
-        lambda: "cannot be looked after" in hypervisor.view(machine.uid).detail, "it is said"
-    )
-    assert hypervisor.attached(machine.uid)
-    mine.directory.unlink()
-    aside.rename(mine.directory)
+    try:
+        await eventually(
+            lambda: "cannot be looked after" in hypervisor.view(machine.uid).detail, "it is said"
+        )
+        assert hypervisor.attached(machine.uid)
+    finally:
+        mine.directory.unlink()
+        aside.rename(mine.directory)
     await eventually(lambda: hypervisor.view(machine.uid).detail == "", "all is well again")
     assert hypervisor.process_of(machine.uid) == process
 

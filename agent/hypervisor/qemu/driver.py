@@ -105,6 +105,10 @@ class QemuHypervisor:
         with suppress(FileNotFoundError):
             if not files.Lock.held(self._paths.instance(files.checked(uid))):
                 return None
+        return self._recognised(uid)
+
+    def _recognised(self, uid: Uid) -> Process | None:
+        """The process that has become the machine's QEMU: what is on its way there has other words yet."""
         return next((who for one, who in self._processes(uid.encode()) if one == uid), None)
 
     def alive(self, uid: Uid, process: Process) -> bool:
@@ -138,7 +142,7 @@ class QemuHypervisor:
         deadline = asyncio.get_running_loop().time() + FIND
         try:
             while (lock := files.Lock.take(mine)) is None:
-                if (there := self.process_of(machine.uid)) is not None:
+                if (there := self._recognised(machine.uid)) is not None:
                     await self.attach(machine.uid, there)
                     return there
                 if asyncio.get_running_loop().time() > deadline:
