@@ -1,4 +1,4 @@
-"""What `down` takes for something to destroy, and when it refuses."""
+"""What `down` takes for something to destroy, how long it waits for an agent, and when it refuses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli.down import patience
 from agent.paths import StatePaths
 from agent.statedir import StateDirectory
 from state.ids import Name
 from state.ledger import Ledger
 from state.observed import NameRecord
+from tests.builders import running, vm
 from tests.unit.test_statedir import another_agent
 
 ROOT = Path(__file__).parents[2]
@@ -67,3 +69,12 @@ def test_an_agent_in_another_container_is_told_of_and_left_alone(state: StatePat
             " (stop it where it runs, perhaps in another container, and try again)\n"
         )
         assert agent.poll() is None
+
+
+def test_an_agent_may_be_ending_the_slowest_guest(state: StatePaths) -> None:
+    assert patience(state) == 30.0
+    with closing(Ledger(state.database)) as ledger, ledger.transaction() as change:
+        change.put_instance(running(vm("web", stop_timeout=90.0)))
+        change.put_instance(running(vm("db", stop_timeout=5.0)))
+    assert patience(state) == 120.0
+    assert patience(StatePaths(state.root / "none")) == 30.0
