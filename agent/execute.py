@@ -128,7 +128,8 @@ class Executor:
 
     async def _replace(self, step: Replace, intent: Intent) -> None:
         """The new instance takes over only once QEMU has shown that it can run it: its process waits, inert and with
-        those forwards alone that the old one has not got, until that is gone."""
+        those forwards alone that the old one has not got, until that has ended. The old one's disk is removed last:
+        until the new one runs, the old one can go on, and what is half removed never comes back."""
         spec = step.birth.spec
         instance = await self._machines.born(step.birth, intent)
         # It may have run already, before its predecessor was seen to be still there.
@@ -141,13 +142,19 @@ class Executor:
             await self._machines.prepared(instance, spec)
         for uid in step.old:
             if (old := self._ledger.instance(uid)) is not None:
-                grace = VmSpec.from_canonical(old.spec).stop_timeout
-                await self._machines.take_away(uid, grace, intent)
-        if not starts:
-            with intent.done("Replaced", step.because):
-                return
-        instance = await self._machines.bind(instance, step.birth.forwards)
-        await self._start(instance, spec, intent, "Replaced")
+                await self._machines.end(old, VmSpec.from_canonical(old.spec).stop_timeout)
+        said = step.because
+        if starts:
+            instance = await self._machines.bind(instance, step.birth.forwards)
+            started = await self._machines.let_go(instance, spec)
+            with self._ledger.transaction() as change:
+                change.put_instance(started)
+            said = _runs(started)
+        for uid in step.old:
+            await self._machines.take_away(uid, 0.0, intent)
+        with intent.done("Replaced", said) as change:
+            if starts:
+                change.remove_retry(vm_key(step.name))
 
     def _forwards_of(self, uid: Uid) -> tuple[Forward, ...]:
         instance = self._ledger.instance(uid)
@@ -158,9 +165,7 @@ class Executor:
     ) -> None:
         """From an inert process to a running guest."""
         started = await self._machines.let_go(instance, spec)
-        pid = instance.process.pid if instance.process else 0
-        said = f"{why}generation {instance.generation} runs as pid {pid}"
-        with intent.done(word, said) as change:
+        with intent.done(word, why + _runs(started)) as change:
             change.put_instance(started)
             if word != "Restarted":
                 change.remove_retry(vm_key(instance.name))
@@ -246,7 +251,8 @@ class Executor:
             case "paused":
                 await self._hypervisor.pause(step.uid)
             case _:
-                await self._machines.end(instance, step.grace)
+                cut_off = replace(instance, cause=step.cause, detail=step.because)
+                await self._machines.end(cut_off, step.grace)
 
         def powered(now: Instance) -> Instance:
             now = _now_wanted(now, step)
@@ -276,6 +282,11 @@ class Executor:
         await self._machines.describe(change_of(self._machines.known(step.uid, step.name)))
         with intent.done(word, step.because) as change:
             change.put_instance(change_of(self._machines.known(step.uid, step.name)))
+
+
+def _runs(instance: Instance) -> str:
+    pid = instance.process.pid if instance.process else 0
+    return f"generation {instance.generation} runs as pid {pid}"
 
 
 def _now_wanted(instance: Instance, step: Update | Power) -> Instance:

@@ -65,14 +65,23 @@ def _gone(question: Question) -> Step:
         case Phase.CRASHED:
             return _ended(question, instance.cause, instance.detail or "its process ended")
         case Phase.STOPPING:
-            if spec.power == "stopped":
-                return _power(question, "stopped", Cause.POWER)
-            return _restart(question, Cause.POWER, "a stop of it was cut off")
+            return _cut_off(question)
         case Phase.STOPPED:
             return _stopped(question)
         case Phase.PENDING:
             raise AssertionError("an instance that never ran is created, not kept")
     assert_never(instance.phase)
+
+
+def _cut_off(question: Question) -> Step:
+    """Its stop was begun and not recorded as done. A guest that went down by itself is left down as `restart` says."""
+    spec, instance = question.spec, question.seen.instance
+    if spec.power == "stopped":
+        return _power(question, "stopped", Cause.POWER)
+    off = instance.cause is Cause.GUEST_OFF and spec.restart != "always"
+    if off or (instance.cause is Cause.PANIC and spec.restart == "never"):
+        return _power(question, "stopped", instance.cause, instance.detail)
+    return _restart(question, Cause.POWER, "a stop of it was cut off")
 
 
 def _ended(question: Question, cause: Cause, why: str) -> Step:
@@ -129,7 +138,7 @@ def _alive(question: Question) -> Step:
     if view.state is None:
         return _keep(question, "Connecting", "its monitor was not heard yet")
     if instance.phase not in _LET_GO:
-        return _restart(question, Cause.POWER, "a stop of it was cut off")
+        return _cut_off(question)
     if (step := _live_changes(question)) is not None:
         return step
     step = _run_state(question, view.state)

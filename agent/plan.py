@@ -74,8 +74,11 @@ class _Pass:
             return step
         if (left := backoff.remaining(retry, self._now)) <= 0:
             return step
-        if isinstance(step, Replace) and (meanwhile := self._meanwhile(step.name)) is not None:
-            return self._patiently(meanwhile)
+        if isinstance(step, Replace) or (isinstance(step, Update) and not step.spec.suspend):
+            meanwhile = self._meanwhile(step.name)
+            # The same action has the same next try.
+            if meanwhile is not None and meanwhile.action != step.action:
+                return self._patiently(meanwhile)
         return Wait(
             name=step.name,
             because=f"{retry.error}; {backoff.tried(retry)} so far",

@@ -44,7 +44,9 @@ async def recover(ledger: Ledger, hypervisor: Hypervisor, clock: Clock) -> None:
     for kept in hypervisor.kept():
         lost = _from_record(kept.uid, kept.record) if ledger.instance(kept.uid) is None else None
         if lost is not None:
-            dead = replace(lost, process=None, phase=Phase.CRASHED, cause=Cause.EXIT)
+            dead = replace(lost, process=None)
+            if lost.phase is not Phase.STOPPED:
+                dead = replace(dead, phase=Phase.CRASHED, cause=Cause.EXIT)
             said = "taken in from its files, without a process: the ledger had lost it"
             _take_in(ledger, dead, said, now.wall)
 

@@ -57,8 +57,8 @@ class Create(_Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replace(_Step):
-    """Make everything of a new instance, then end the `old` ones, then start the new one. Among the `old`
-    may be instances that were overtaken before they ever ran: those are only cleared away."""
+    """Make everything of a new instance and its inert process, then end the `old` ones, let the new one run, and remove
+    what is left of the old. Among these may be instances that were overtaken before they ever ran."""
 
     action = "replace"
     birth: Birth

@@ -32,11 +32,12 @@ class Fingerprints:
                 answer.add_done_callback(partial(self._answered, path))
                 self._asked[path] = (loop.time(), answer)
         if paths:
-            asked = [self._asked[path] for path in paths]
-            until = max(begun for begun, _ in asked) + PATIENCE
-            await asyncio.wait(
-                {answer for _, answer in asked}, timeout=max(0.0, until - loop.time())
-            )
+            # At least one turn of the loop for an answer that is there, but no second wait for one that is overdue.
+            await asyncio.sleep(0)
+            asked = [self._asked[path] for path in paths if path in self._asked]
+            since = loop.time() - PATIENCE
+            if due := {answer: begun for begun, answer in asked if begun > since}:
+                await asyncio.wait(due, timeout=max(due.values()) - since)
         return {path: self._known.get(path) for path in paths}
 
     def _answered(self, path: str, answer: asyncio.Future[Fingerprint | None]) -> None:

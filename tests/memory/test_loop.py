@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import ImageUnavailable, StartFailed
+from agent.errors import ImageUnavailable, StartFailed, StopFailed
 from state.ids import Digest, Name
 from state.lifecycle import Phase
 from state.observed import Listener, RunState, image_key
@@ -119,6 +119,26 @@ async def test_a_replacement_that_was_cut_off_anywhere_is_brought_to_its_end(
         assert lab.uids() == {"web": new.uid}
         assert lab.host.guests[new.uid].forwards == new.forwards == old.forwards
         assert lab.host.guests[new.uid].boots == 1
+
+
+async def test_files_of_the_old_machine_that_cannot_be_removed_keep_no_replacement_waiting(
+    lab: Lab,
+) -> None:
+    """Sabotage: remove them before the new one runs. What is half removed is then started again meanwhile, with an
+    empty disk."""
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        old = lab.host.guests[lab.instance().uid]
+        lab.host.failures["discard"] = [StopFailed("they are in use"), StopFailed("still")]
+        lab.edit(desired(vm("web", memory=1 << 30)))
+        await lab.until(lambda: len(lab.host.failures["discard"]) == 1, "it failed")
+        new = lab.instance().uid
+        assert lab.uids() == {"web": new}
+        await lab.settled()
+        assert lab.uids() == {"web": new}
+        assert list(lab.host.guests) == [new]
+        assert old.boots == 1
 
 
 async def test_two_machines_can_exchange_their_ports(lab: Lab) -> None:
@@ -310,6 +330,37 @@ async def test_a_guest_that_powers_itself_off_is_handled_as_restart_says(
         uid = lab.instance().uid
         lab.host.guest(uid, RunState.OFF)
         await lab.settled()
+        assert (uid in lab.host.running()) is comes_back
+        assert lab.host.guests[uid].boots == (2 if comes_back else 1)
+
+
+@pytest.mark.parametrize(
+    ("state", "restart", "comes_back"),
+    [
+        (RunState.OFF, "always", True),
+        (RunState.OFF, "on_failure", False),
+        (RunState.PANICKED, "on_failure", True),
+        (RunState.PANICKED, "never", False),
+    ],
+)
+@pytest.mark.parametrize("lives", [True, False], ids=["alive", "gone"])
+async def test_one_that_went_down_by_itself_stays_down_though_its_agent_died_meanwhile(
+    lab: Lab, state: RunState, restart: str, comes_back: bool, lives: bool
+) -> None:
+    """Sabotage: forget why it is being ended. The next agent then starts what was to stay down."""
+    async with lab.running():
+        lab.edit(desired(vm("web", restart=restart)))
+        await lab.settled()
+        uid = lab.instance().uid
+    lab.host.delays["stop"] = 3600
+    async with lab.killed():
+        lab.host.guest(uid, state)
+        await lab.until(lambda: lab.host.calls["stop"] == 1, "it is being ended")
+    lab.host.delays.clear()
+    if not lives:
+        lab.host.kill(uid)
+    async with lab.running():
+        await lab.until(lambda: _reason(lab, "web") in ("Ready", "GuestPoweredOff", "Panicked"), "")
         assert (uid in lab.host.running()) is comes_back
         assert lab.host.guests[uid].boots == (2 if comes_back else 1)
 
@@ -514,6 +565,20 @@ async def test_a_lost_ledger_is_rebuilt_from_the_machines_and_no_machine_is_touc
         assert lab.host.running().items() >= before.items(), "also what was protected while it ran"
         assert lab.uids()[Name("db")] == stopped
         assert lab.host.guests[stopped].boots == 2
+
+
+async def test_a_guest_that_powered_itself_off_stays_so_though_the_ledger_is_lost(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("web", restart="on_failure")))
+        await lab.settled()
+        uid = lab.instance().uid
+        lab.host.guest(uid, RunState.OFF)
+        await lab.settled()
+    lab.database.unlink()
+    async with lab.running():
+        await lab.settled()
+        assert _reason(lab, "web") == "GuestPoweredOff"
+        assert lab.host.guests[uid].boots == 1
 
 
 async def test_a_held_name_that_never_ran_is_started_by_what_it_was_given(lab: Lab) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from agent.errors import ImageUnavailable
+from agent.guest.fingerprints import PATIENCE
 from agent.guest.image import ImageStore
 from agent.guest.landing import NoRoom, Room
 from state.ids import Digest
@@ -412,6 +413,9 @@ async def test_a_dead_file_system_leaves_what_was_known(directory: Path, source:
         for _ in range(3):
             assert await store.look(images) == {images[0]: bases[images[0]]}
         assert _own_threads().count("stat of an image") == 1, "it is asked once"
+        begun = asyncio.get_running_loop().time()
+        await store.look(images)
+        assert asyncio.get_running_loop().time() - begun < PATIENCE, "it is waited for once"
         assert await ImageStore(directory).look(images[:1]) == {images[0]: bases[images[0]]}
     await eventually(lambda: _own_threads() == [], "no thread is left over")
     fill(far, CONTENT[::-1])

@@ -246,6 +246,21 @@ def test_while_a_replacement_waits_for_its_next_try_the_old_machine_is_looked_af
     assert step.spec == vm()
 
 
+def test_while_a_live_change_waits_for_its_next_try_the_machine_is_looked_after() -> None:
+    """Sabotage: wait for the change alone. A new agent then leaves the machine unwatched for minutes."""
+    wish = desired(vm(disk=1 << 40))
+    first = only(decide(wish, alive(running())))
+    retry = failed(Retry(step_key(WEB, first.action)), "no room", moment(999.9), target(first))
+    foreign = replace(alive(running()), attached=False)
+    assert isinstance(only(decide(wish, foreign, retries=[retry])), Adopt)
+    panicked = replace(alive(running()), view=View(RunState.PANICKED))
+    assert isinstance(only(decide(wish, panicked, retries=[retry])), Restart)
+    paused = replace(alive(running()), view=View(RunState.PAUSED))
+    step = only(decide(wish, paused, retries=[retry]))
+    assert isinstance(step, Wait)
+    assert step.reason == "BackOff"
+
+
 def test_a_guest_that_the_host_cannot_hold_is_refused_and_the_old_machine_kept() -> None:
     policy = replace(POLICY, memory=2 << 30)
     wish = desired(vm(memory=4 << 30))
