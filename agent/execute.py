@@ -228,7 +228,7 @@ class Executor:
         intent.write()
         process = await self._machines.supervised(instance)
         if step.forwards is not None and process is not None:
-            await self._hypervisor.set_forwards(step.uid, instance.forwards, step.forwards)
+            await self._hypervisor.set_forwards(step.uid, step.forwards)
         if step.grow is not None:
             await self._hypervisor.grow(step.uid, step.grow)
 

@@ -104,7 +104,7 @@ class Machines:
 
     async def bind(self, instance: Instance, forwards: tuple[Forward, ...]) -> Instance:
         """The live instance with exactly these forwards, recorded."""
-        await self._hypervisor.set_forwards(instance.uid, instance.forwards, forwards)
+        await self._hypervisor.set_forwards(instance.uid, forwards)
         instance = replace(self.known(instance.uid, instance.name), forwards=forwards)
         with self._ledger.transaction() as change:
             change.put_instance(instance)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from state.records import LedgerUnreadable
 
-BUSY = 30.0
-"""Seconds that a write waits while another program, such as a person's `sqlite3`, holds the database."""
+BUSY = 5.0
+"""Seconds that a write waits while another program, such as a person's `sqlite3`, holds the database. The whole agent
+waits with it."""
 
 
 def private(path: Path) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""The bytes of a source, as they come: over HTTP by aiohttp, or from a file. It verifies nothing."""
+"""The bytes of a source, as they come: over HTTP by aiohttp, or from a file. It verifies the length alone."""
 
 from __future__ import annotations
 

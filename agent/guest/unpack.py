@@ -77,6 +77,7 @@ class Unpacker:
         if decoder is None or self._kind == "none":
             self._emit(data)
             return
+        data = self._unpadded(data) if self._fresh else data
         while data or not decoder.needs_input:
             try:
                 plain = decoder.decompress(data, PIECE)
@@ -89,9 +90,13 @@ class Unpacker:
             self._fresh = decoder.eof
             if decoder.eof:
                 # Several frames or members after each other are one stream, as the command line tools have it.
-                data = decoder.unused_data
+                data = self._unpadded(decoder.unused_data)
                 decoder = _decoder(self._kind)
         self._decoder = decoder
+
+    def _unpadded(self, data: bytes) -> bytes:
+        """What begins between two members: `gzip` and `xz` pass over zeros there, of tapes and of stream padding."""
+        return data if self._kind == "zstd" else data.lstrip(b"\0")
 
     def finish(self) -> None:
         """Say that all has been fed. Raises Broken when the data was cut short."""

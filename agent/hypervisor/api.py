@@ -150,9 +150,9 @@ class Hypervisor(Protocol):
     async def pause(self, uid: Uid) -> None:
         """Stop the guest's processors. Raises MonitorError."""
 
-    async def set_forwards(self, uid: Uid, old: Sequence[Forward], new: Sequence[Forward]) -> None:
-        """Change the host forwards of a live machine. Raises MonitorError, naming the one that failed, with the old
-        ones restored as far as that goes."""
+    async def set_forwards(self, uid: Uid, wanted: Sequence[Forward]) -> None:
+        """Let a live machine have exactly the `wanted` host forwards. Raises MonitorError, naming the one that failed,
+        with those from before restored as far as that goes."""
 
     async def grow(self, uid: Uid, size: int) -> None:
         """Make the root disk `size` bytes, live or not; one that is as large already stays. Raises MonitorError."""

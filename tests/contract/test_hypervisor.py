@@ -397,9 +397,9 @@ async def test_forwards_change_while_it_runs(
     first, second = Forward(free_ports[0], 22), Forward(free_ports[1], 80)
     machine = house.machine(forwards=(first,))
     process = await started(hypervisor, machine)
-    await hypervisor.set_forwards(machine.uid, [first], [first, second])
-    await hypervisor.set_forwards(machine.uid, [first], [first, second])
-    await hypervisor.set_forwards(machine.uid, [first, second], [second])
+    await hypervisor.set_forwards(machine.uid, [first, second])
+    await hypervisor.set_forwards(machine.uid, [first, second])
+    await hypervisor.set_forwards(machine.uid, [second])
     assert hypervisor.alive(machine.uid, process)
 
 
@@ -412,7 +412,7 @@ async def test_a_machine_that_is_not_supervised_takes_no_commands(
     for command in (
         hypervisor.resume(machine.uid),
         hypervisor.pause(machine.uid),
-        hypervisor.set_forwards(machine.uid, [], []),
+        hypervisor.set_forwards(machine.uid, []),
     ):
         with pytest.raises(MonitorError):
             await command

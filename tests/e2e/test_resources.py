@@ -74,12 +74,12 @@ async def test_forwards_become_what_is_asked_for_whatever_they_were(
     machine = house.machine(forwards=(first, second))
     process = await started(hypervisor, machine)
     elsewhere = Forward(first.host, 80)
-    await hypervisor.set_forwards(machine.uid, [], [elsewhere, third])
+    await hypervisor.set_forwards(machine.uid, [elsewhere, third])
     assert listening(process.pid) == {("127.0.0.1", first.host), ("127.0.0.1", third.host)}
     async with connected(house.paths.instance(machine.uid).metrics_socket) as client:
         listed = await client.say("info usernet")
     assert f"{first.host}       10.0.2.15    80" in listed
-    await hypervisor.set_forwards(machine.uid, [elsewhere, third], [])
+    await hypervisor.set_forwards(machine.uid, [])
     assert listening(process.pid) == set()
 
 
@@ -91,10 +91,10 @@ async def test_a_forward_that_fails_restores_those_from_before(
     machine = house.machine(forwards=(Forward(mine, 22),))
     process = await started(hypervisor, machine)
     with pytest.raises(MonitorError, match=f"127.0.0.1:{taken} could not be forwarded"):
-        await hypervisor.set_forwards(machine.uid, [], [Forward(more, 80), Forward(taken, 80)])
+        await hypervisor.set_forwards(machine.uid, [Forward(more, 80), Forward(taken, 80)])
     assert listening(process.pid) == {("127.0.0.1", mine)}
     with pytest.raises(MonitorError, match="stay as they are"):
-        await hypervisor.set_forwards(machine.uid, [], [Forward(more, 80, "0.0.0.0,guestfwd=x")])
+        await hypervisor.set_forwards(machine.uid, [Forward(more, 80, "0.0.0.0,guestfwd=x")])
     assert listening(process.pid) == {("127.0.0.1", mine)}
 
 

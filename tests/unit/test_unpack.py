@@ -157,6 +157,13 @@ def test_a_frame_that_was_streamed_has_other_headers_and_is_read_too() -> None:
         assert unpacked("zstd", frame, step) == NOISE + bytes(MIB)
 
 
+@pytest.mark.parametrize("kind", ["gzip", "xz"])
+def test_padding_is_passed_over_as_the_programs_do(kind: Decompress) -> None:
+    whole = packed(kind, b"one") + bytes(512) + packed(kind, b"two") + bytes(1024)
+    for step in (1, 100, PIECE):
+        assert unpacked(kind, whole, step) == b"onetwo"
+
+
 def test_a_window_larger_than_the_program_allows_is_refused() -> None:
     def with_window(log: int) -> bytes:
         parameters = zstandard.ZstdCompressionParameters(window_log=log)

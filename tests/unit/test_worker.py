@@ -1,4 +1,4 @@
-"""Threads of the image store: one thing after the other, and the last thing last, also when nobody waits any more."""
+"""Threads of their own: one thing after the other, and the last thing last, also when nobody waits any more."""
 
 from __future__ import annotations
 

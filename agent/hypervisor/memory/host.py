@@ -103,6 +103,8 @@ class MemoryHypervisor:
         if process is None:
             await self._host.act("spawn")
             guest.machine = machine
+            if (taken := self._host.taken(machine.uid, machine.forwards)) is not None:
+                raise StartFailed(f"starting {machine.name}: port {taken.host} is taken")
             process = self._host.start(machine.uid)
         self._attached.add(machine.uid)
         self._exits.pop(machine.uid, None)
@@ -137,11 +139,13 @@ class MemoryHypervisor:
         await self._host.act("pause")
         self._monitor(uid).state = RunState.PAUSED
 
-    async def set_forwards(self, uid: Uid, old: Sequence[Forward], new: Sequence[Forward]) -> None:
+    async def set_forwards(self, uid: Uid, wanted: Sequence[Forward]) -> None:
         await self._host.act("set_forwards")
         guest = self._monitor(uid)
-        guest.forwards = tuple(new)
-        guest.machine = replace(guest.machine, forwards=tuple(new))
+        if (taken := self._host.taken(uid, wanted)) is not None:
+            raise MonitorError(f"{taken.address}:{taken.host} could not be forwarded: it is taken")
+        guest.forwards = tuple(wanted)
+        guest.machine = replace(guest.machine, forwards=tuple(wanted))
 
     async def grow(self, uid: Uid, size: int) -> None:
         await self._host.act("grow")

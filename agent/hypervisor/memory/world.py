@@ -10,7 +10,7 @@ import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from agent.errors import HoldfastError
@@ -93,6 +93,16 @@ class MemoryWorld:
         if waiting := self.failures.get(operation):
             raise waiting.pop(0)
 
+    def taken(self, uid: Uid, forwards: Iterable[Forward]) -> Forward | None:
+        """The first of the forwards whose port another machine has."""
+        others = [
+            one
+            for other, guest in self.guests.items()
+            if other != uid and guest.process is not None
+            for one in guest.forwards
+        ]
+        return next((mine for mine in forwards if any(_meet(mine, one) for one in others)), None)
+
     def start(self, uid: Uid) -> Process:
         self._pids += 1
         guest = self.guests[uid]
@@ -117,3 +127,10 @@ class MemoryWorld:
     def changed(self, uid: Uid, word: str) -> None:
         for watcher in self._watchers:
             watcher(uid, word)
+
+
+def _meet(one: Forward, other: Forward) -> bool:
+    """Whether a kernel lets one process alone listen for both."""
+    everywhere = "0.0.0.0"  # noqa: S104 - compared with, never bound
+    same = one.address == other.address or everywhere in (one.address, other.address)
+    return one.host == other.host and same

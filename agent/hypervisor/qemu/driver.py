@@ -143,8 +143,7 @@ class QemuHypervisor:
         try:
             while (lock := files.Lock.take(mine)) is None:
                 if (there := self._recognised(machine.uid)) is not None:
-                    await self.attach(machine.uid, there)
-                    return there
+                    return await self._found_running(machine, there)
                 if asyncio.get_running_loop().time() > deadline:
                     raise StartFailed(
                         f"{machine.name} cannot be started: another process holds its lock",
@@ -166,6 +165,16 @@ class QemuHypervisor:
 
     def _words(self, machine: Machine, fds: argv.Descriptors) -> list[str]:
         return argv.command(machine, fds, self._state_id, self._qemu)
+
+    async def _found_running(self, machine: Machine, there: Process) -> Process:
+        """A process that another agent began, proven by its first word: it may still be about to refuse its command
+        line. It is not ended here for being silent, since its guest may have run for long."""
+        await self.attach(machine.uid, there)
+        running = self._running.get(machine.uid)
+        if running is None or not await running.answers_within(START):
+            exit_ = self._exits.get(machine.uid, Exit("it does not answer"))
+            raise StartFailed(f"{machine.name} did not start: {exit_.text}")
+        return there
 
     async def _first_answer(self, machine: Machine, running: Running) -> None:
         """Wait for QEMU's first word. Cut off here, it stays as it is: inert, and found by whoever tries again."""
@@ -255,9 +264,9 @@ class QemuHypervisor:
         await monitor.execute("stop")
         await monitor.refresh()
 
-    async def set_forwards(self, uid: Uid, old: Sequence[Forward], new: Sequence[Forward]) -> None:
+    async def set_forwards(self, uid: Uid, wanted: Sequence[Forward]) -> None:
         try:
-            await forwards.change(self._supervised(uid).monitor, new)
+            await forwards.change(self._supervised(uid).monitor, wanted)
         except ValueError as error:
             raise MonitorError(f"the forwards of {uid} stay as they are: {error}") from error
 
