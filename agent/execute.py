@@ -122,8 +122,7 @@ class Executor:
 
     async def _create(self, step: Create, intent: Intent) -> None:
         spec = step.birth.spec
-        instance = await self._machines.born(step.birth, intent)
-        instance = replace(instance, forwards=step.birth.forwards)
+        instance = await self._machines.born(step.birth, intent, step.birth.forwards)
         await self._start(await self._machines.spawned(instance, spec), spec, intent, "Created")
 
     async def _replace(self, step: Replace, intent: Intent) -> None:
@@ -131,13 +130,13 @@ class Executor:
         those forwards alone that the old one has not got, until that has ended. The old one's disk is removed last:
         until the new one runs, the old one can go on, and what is half removed never comes back."""
         spec = step.birth.spec
-        instance = await self._machines.born(step.birth, intent)
+        held = [one for uid in step.old for one in self._forwards_of(uid)]
+        free = tuple(one for one in step.birth.forwards if not excluded(one, held))
+        instance = await self._machines.born(step.birth, intent, free)
         # It may have run already, before its predecessor was seen to be still there.
         starts = instance.started_at is None and spec.power != "stopped"
         if starts:
-            held = [one for uid in step.old for one in self._forwards_of(uid)]
-            free = tuple(one for one in step.birth.forwards if not excluded(one, held))
-            instance = await self._machines.spawned(replace(instance, forwards=free), spec)
+            instance = await self._machines.spawned(instance, spec)
         else:
             await self._machines.prepared(instance, spec)
         for uid in step.old:

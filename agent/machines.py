@@ -49,9 +49,9 @@ class Machines:
 
     # Coming up
 
-    async def born(self, birth: Birth, intent: Intent) -> Instance:
-        """The row of an instance that is to be, with its leases, written before anything of it exists. It has no
-        forwards before `bind` or a start gives it some."""
+    async def born(self, birth: Birth, intent: Intent, forwards: tuple[Forward, ...]) -> Instance:
+        """The row of an instance that is to be, with its leases and the forwards that it is to be started with, written
+        before anything of it exists."""
         spec = birth.spec
         stored = await self._images.look([spec.image])
         if (base := stored.get(spec.image)) is None:
@@ -80,6 +80,7 @@ class Machines:
             spec_digest=spec.digest,
             source=birth.source,
             ssh_port=birth.ssh_port,
+            forwards=forwards,
         )
         with intent.begin() as change:
             change.put_name(NameRecord(spec.name, birth.generation, birth.ssh_port))

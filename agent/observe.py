@@ -108,6 +108,7 @@ def _listeners(desired: Desired, seen: tuple[Seen, ...], backend: Backend) -> tu
             asked = True
             may_bind.update(port.host for port in (wanted.spec.ports if wanted else ()))
             may_bind.update(forward.host for one in own for forward in one.instance.forwards)
+            may_bind.update(one.instance.ssh_port for one in own if one.instance.ssh_port)
     return tuple(backend.host.listeners(may_bind)) if asked else ()
 
 

@@ -111,8 +111,9 @@ def test_what_runs_as_it_should_and_what_never_shall_cost_no_question() -> None:
         (desired(vm(ports=(PORT,))), (running(),)),
         (desired(vm(ports=(PORT,))), (instance(vm(power="stopped")),)),
         (desired(problems=[broken("web")]), (running(vm(ports=(PORT,))),)),
+        (desired(vm(ports=(PORT,))), (running(vm(ports=(PORT,)), forwards=(), ssh_port=22000),)),
     ],
-    ids=["new", "changed", "never-started", "held-and-dead"],
+    ids=["new", "changed", "never-started", "held-and-dead", "without-its-forwards"],
 )
 def test_the_ports_that_may_be_needed_are_asked_for(
     wish: Desired, rows: tuple[Instance, ...]
