@@ -30,8 +30,8 @@ guest-debian: setup ## a real Debian cloud image with cloud-init, for the tests 
 	@guests/debian/build.sh $(DEBIAN)
 
 demo: guest ## converge on examples/desired, show the VMs, leave them running
-	@$(HOLDFAST) run --once --state $(DEMO_STATE) --desired examples/desired --image-root .cache/guests
-	@$(HOLDFAST) status --state $(DEMO_STATE)
+	@$(HOLDFAST) run --once --state $(DEMO_STATE) --desired examples/desired --image-root .cache/guests; \
+	code=$$?; $(HOLDFAST) status --state $(DEMO_STATE); exit $$code
 
 down: ## remove the demo's VMs
 	@$(HOLDFAST) down --yes --state $(DEMO_STATE)
@@ -67,4 +67,5 @@ lock: ## make the locks anew from pyproject.toml
 	@tools/lock.sh
 
 clean: ## everything that was made, images and environments too
+	@[ ! -e $(DEMO_STATE)/state.db ] || $(HOLDFAST) down --yes --state $(DEMO_STATE)
 	rm -rf .cache .venv .tools build dist

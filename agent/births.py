@@ -29,7 +29,7 @@ class Births:
             return _wait(
                 wanted,
                 "NotEnoughMemory",
-                f"memory {format_size(spec.memory)} is more than this host has ({format_size(most)})",
+                f"memory {format_size(spec.memory)} is more than this host has ({format_size(most >> 20 << 20)})",
                 "memory",
             )
         port = self._leases.ssh_port(spec.name) if spec.image.nocloud else None

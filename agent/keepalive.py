@@ -16,7 +16,7 @@ from state.desired import SourceRef
 from state.ids import TICKS_PER_SECOND
 from state.lifecycle import Cause, Phase
 from state.observed import Instance, Retry, RunState, Seen, Verdict
-from state.spec.resolved import VmSpec, changes
+from state.spec.resolved import Forward, VmSpec, changes
 
 _FAULTS = frozenset({Cause.EXIT, Cause.PANIC})
 _LET_GO = frozenset({Phase.STARTING, Phase.RUNNING})
@@ -93,7 +93,7 @@ def _ended(question: Question, cause: Cause, why: str) -> Step:
             return _stays_down(question, "Crashed", f"{why}; restart is never")
         return Crash(
             name=spec.name,
-            because=f"{why}; restart is never",
+            because=why,
             source=question.source,
             uid=question.seen.instance.uid,
             cause=cause,
@@ -237,18 +237,8 @@ def _live_changes(question: Question) -> Step | None:
     found = [change for change in changes(old, spec) if change.field != "power"]
     said, fields = ", ".join(map(str, found)), tuple(change.field for change in found)
     if moved and binds:
-        clash = question.leases.conflict(spec.name, forwards, [seen])
-        if clash:
-            # Two may want each other's: each gives up first what it is not to keep.
-            forwards = tuple(one for one in instance.forwards if one in forwards)
-            if forwards == instance.forwards:
-                return Wait(
-                    name=spec.name,
-                    because=clash,
-                    reason="PortTaken",
-                    fields=("ports",),
-                    source=question.source,
-                )
+        if clash := question.leases.conflict(spec.name, forwards, [seen]):
+            return _given_up(question, forwards, clash)
         if not found:
             said, fields = "it has other forwards than its document asks for", ("ports",)
     if not fields:
@@ -262,6 +252,34 @@ def _live_changes(question: Question) -> Step | None:
         spec=spec,
         forwards=forwards if moved else None,
         grow=spec.disk if _grows(old, spec) else None,
+    )
+
+
+def _given_up(question: Question, wanted: tuple[Forward, ...], clash: str) -> Step:
+    """What an instance does that cannot have its new ports yet. Two may want each other's: what another is to have is
+    given up first. Anything else it keeps until it can have the new ones."""
+    instance, spec = question.seen.instance, question.spec
+    kept = tuple(
+        one
+        for one in instance.forwards
+        if one in wanted or not question.leases.asked_for(spec.name, one)
+    )
+    if kept == instance.forwards:
+        return Wait(
+            name=spec.name,
+            because=clash,
+            reason="PortTaken",
+            fields=("ports",),
+            source=question.source,
+        )
+    return Update(
+        name=spec.name,
+        because="another vm is to have its port",
+        fields=("ports",),
+        source=question.source,
+        uid=instance.uid,
+        spec=VmSpec.from_canonical(instance.spec),
+        forwards=kept,
     )
 
 

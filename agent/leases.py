@@ -49,11 +49,18 @@ class Leases:
             for forward in _kept(seen, desired):
                 owner = (forward.address, seen.instance.name)
                 self._forwarded.setdefault(forward.host, []).append(owner)
-        self._fixed = {
-            port.host for wanted in desired.vms.values() for port in wanted.spec.ports
-        } | self._forwarded.keys()
+        self._wanted: dict[int, list[tuple[str, Name]]] = {}
+        for vm in desired.vms.values():
+            for port in vm.spec.ports:
+                self._wanted.setdefault(port.host, []).append((port.address, vm.spec.name))
+        self._fixed = self._wanted.keys() | self._forwarded.keys()
         self._listening = {listener.port for listener in observed.listeners}
         self._next = policy.ssh_ports.start
+
+    def asked_for(self, name: Name, forward: Forward) -> bool:
+        """Whether the document of another vm asks for what `name` has."""
+        wanted = self._wanted.get(forward.host, ())
+        return any(o != name and overlaps(address, forward.address) for address, o in wanted)
 
     def ssh_port(self, name: Name) -> int | None:
         """The port that is leased to `name`, or the lowest free one, from now on leased to it; None when all are

@@ -32,6 +32,16 @@ def configure() -> None:
     )
 
 
+_BAD = frozenset(
+    {
+        "AbsenceUnproven", "BootTimeout", "Bug", "Crashed", "IOError", "ImageUnavailable",
+        "InvalidDocument", "NoFreePort", "NotEnoughMemory", "Panicked", "PortTaken", "Reaped",
+        "SourceUnreadable", "Unknown", "Unresponsive",
+    }
+)  # fmt: skip
+"""Reasons that somebody should look at, beside those that end in `Failed`."""
+
+
 def event_logger() -> Callable[[Event], None]:
     """Logs every event of the ledger: a fixed word, and what belongs to it as fields."""
     import structlog
@@ -40,7 +50,7 @@ def event_logger() -> Callable[[Event], None]:
 
     def tell(event: Event) -> None:
         fields = {"name": event.name, "uid": event.uid, "pass_id": event.pass_id or None}
-        bad = event.reason.endswith("Failed") or event.reason in ("Bug", "BackOff", "BootTimeout")
+        bad = event.reason.endswith("Failed") or event.reason in _BAD
         level = logging.WARNING if bad else logging.INFO
         said = {key: value for key, value in fields.items() if value is not None}
         log.log(level, event.reason, message=event.message, **said)

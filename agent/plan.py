@@ -95,7 +95,7 @@ class _Pass:
         if (doing := self._observed.busy.get(name)) is not None:
             return Wait(name=name, because=doing, reason="InProgress", source=source)
         if (problem := self._problems.get(name)) is not None:
-            return self._held(name, "InvalidDocument", str(problem))
+            return self._held(name, problem.reason, str(problem))
         if wanted is None:
             if self._desired.unproven is not None:
                 return self._held(name, "AbsenceUnproven", self._desired.unproven)

@@ -15,7 +15,17 @@ from state.records import SOURCE_KEY
 
 _QUIET = frozenset({"acting", "advice"})
 _EXPECTED = frozenset(
-    {"Ready", "Running", "Booting", "Connecting", "Stopped", "Paused", "InProgress", "BackOff"}
+    {
+        "Ready",
+        "Running",
+        "Booting",
+        "Connecting",
+        "Stopped",
+        "Paused",
+        "InProgress",
+        "BackOff",
+        "JustGone",
+    }
 )
 """Reasons that steps tell of by events of their own."""
 

@@ -24,7 +24,7 @@ def findings(plan: Plan, desired: Desired) -> dict[str, Finding]:
         scope = "held" if problem.name else "error"
         found[f"problem/{problem}"] = Finding(
             scope=scope,
-            reason="InvalidDocument",
+            reason=problem.reason,
             message=problem.message,
             kind=problem.kind,
             name=problem.name,

@@ -25,9 +25,10 @@ class StateDirectory:
         that cannot be made, StateInUse for one that another agent holds."""
         self.paths = StatePaths(root.absolute())
         try:
-            for directory in (self.paths.root, self.paths.instances, self.paths.images):
-                _make(directory)
+            _make(self.paths.root)
             _check_private(self.paths.root)
+            for directory in (self.paths.instances, self.paths.images):
+                _make(directory)
             self._lock = os.open(
                 self.paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,6 +61,12 @@ def stamp(unix: float | None) -> str | None:
     )
 
 
+_ALIVE = frozenset(
+    {"Ready", "Running", "Booting", "Connecting", "Paused", "Unresponsive", "Unknown"}
+)
+"""Reasons of what runs: one without a process has not been looked at since."""
+
+
 def _current(old: Instance | None, new: Instance) -> Instance:
     """Of a name's instances (oldest first) the one to speak of: the last that was ever started."""
     return old if old is not None and new.started_at is None else new
@@ -82,7 +89,7 @@ def _item(
         }  # fmt: skip
     running = instance.process is not None and alive(instance)
     phase = _phase(instance, reason, running)
-    if phase == "crashed" and instance.phase is Phase.RUNNING:
+    if phase == "crashed" and instance.phase is Phase.RUNNING and reason in _ALIVE:
         reason, message = "Gone", "its process is gone, and no agent has seen to it yet"
     spec = json.loads(instance.spec)
     takes_keys = spec["image"]["nocloud"]
@@ -103,7 +110,8 @@ def _item(
         else None,
         "ports": [
             {"address": port["address"], "host": port["host"], "guest": port["guest"]}
-            for port in spec["ports"]
+            for port in map(asdict, instance.forwards)
+            if port["host"] != instance.ssh_port
         ],
         "spec_digest": instance.spec_digest,
         "source": {

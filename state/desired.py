@@ -44,6 +44,8 @@ class Problem:
     message: str
     name: Name | None = None
     kind: str | None = None
+    reason: str = "InvalidDocument"
+    """A word for programs."""
 
     def __str__(self) -> str:
         place = self.file if not self.line else f"{self.file}:{self.line}:{self.column}"

@@ -156,7 +156,8 @@ def _print(decided: Plan, desired: Desired) -> None:
     for step in decided.shown():
         sign, colour = _SIGNS[step.action]
         place = f"  [{step.source}]" if step.source else ""
-        line(sign, colour, f"{step.action} {step.name}: {step.because}{place}")
+        lost = " with its disk" if step.action in ("destroy", "replace") else ""
+        line(sign, colour, f"{step.action} {step.name}{lost}: {step.because}{place}")
     for problem in desired.problems:
         line("!", "magenta", str(problem))
     for one in desired.advice:

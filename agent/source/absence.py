@@ -70,4 +70,6 @@ def _held(name: Name, absent: _Absent) -> Problem:
     message = (
         f"vm `{name}` was here a moment ago (it counts as deleted once it stays away for a second)"
     )
-    return Problem(absent.source.file, absent.source.line, 1, message, name=name, kind="vm")
+    return Problem(
+        absent.source.file, absent.source.line, 1, message, name=name, kind="vm", reason="JustGone"
+    )

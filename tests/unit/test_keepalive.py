@@ -210,7 +210,7 @@ def test_one_that_ended_and_is_never_restarted_is_recorded_and_then_kept() -> No
     spec = vm(restart="never")
     step = ask(gone(running(spec), Exit("killed by SIGKILL")))
     assert isinstance(step, Crash)
-    said = "its process ended: killed by SIGKILL; restart is never"
+    said = "its process ended: killed by SIGKILL"
     assert (step.cause, step.because) == (Cause.EXIT, said)
     crashed = running(spec, phase=Phase.CRASHED, cause=Cause.EXIT, detail="killed")
     assert kept(ask(gone(crashed))) == ("Crashed", "killed; restart is never")
@@ -316,6 +316,14 @@ def test_changed_ports_are_the_whole_new_set_with_the_ssh_port() -> None:
     step = ask(alive(running()), spec)
     assert isinstance(step, Update)
     assert step.forwards == (Forward(22000, 22), Forward(8080, 80))
+
+
+def test_a_port_that_cannot_be_had_costs_none_that_works() -> None:
+    """Sabotage: give up what the new document has not got before the new port is free."""
+    old = running(vm(ports=(Forward(8079, 80),)), forwards=(Forward(22000, 22), Forward(8079, 80)))
+    step = ask(alive(old), vm(ports=(Forward(8080, 80),)), listeners=(NGINX,))
+    assert isinstance(step, Wait)
+    assert step.reason == "PortTaken"
 
 
 def test_one_that_was_begun_without_its_forwards_is_given_them_before_it_runs() -> None:
