@@ -105,7 +105,9 @@ class Site:
     def open(self, *words: str, **how: Any) -> Iterator[subprocess.Popen[bytes]]:
         """One command with pipes on all sides, for as long as the block lasts; ended by the block if not by itself."""
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | how
-        process = subprocess.Popen(self.words(*words), cwd=ROOT, text=False, **pipes)
+        # As from a terminal, also where whoever started the tests ignores Ctrl-C.
+        heeding = ["env", "--default-signal=INT", *self.words(*words)]
+        process = subprocess.Popen(heeding, cwd=ROOT, text=False, **pipes)
         with process:
             try:
                 yield process

@@ -82,12 +82,12 @@ def as_wanted(place: Site, memory: int) -> bool:
 
 
 def test_of_agents_that_start_at_the_same_instant_one_wins_and_the_other_names_it(
-    tiny: Site, tmp_path: Path
+    tiny: Site,
 ) -> None:
     for number in range(AT_ONCE):
         # Every other time on a directory that both have to make, with what is above it.
-        state = tmp_path / f"{number // 2}" / "made" / "state"
-        logs = [tmp_path / f"{number}-{one}.log" for one in (1, 2)]
+        state = tiny.state.parent / f"{number // 2}" / "made" / "state"
+        logs = [tiny.state.parent / f"{number}-{one}.log" for one in (1, 2)]
         both = [started(tiny, state, log) for log in logs]
         try:
             tiny.until(lambda: any(one.poll() is not None for one in both), "one leaves")  # noqa: B023
