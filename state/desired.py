@@ -8,6 +8,7 @@ from typing import Literal
 
 from state.ids import Name
 from state.spec.resolved import VmSpec
+from state.spec.resolved_job import JobSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,19 @@ class WantedVm:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedJob:
+    """One job that the source asks to be run on this host, once for each spec that its name has."""
+
+    spec: JobSpec
+    source: SourceRef
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """Something in the source that cannot be used just now.
 
-    `name` is the vm that it certainly concerns, so that only that one is held; None where the text cannot tell, so that
-    it may own any name that is absent. `line` and `column` count from 1; 0 where there is no such place.
+    `name` is the vm or job that it certainly concerns, so that only that one is held; None where the text cannot tell,
+    so that it may own any name that is absent. `line` and `column` count from 1; 0 where there is no such place.
     """
 
     file: str
@@ -75,10 +84,10 @@ class SourceInfo:
 class Desired:
     """A source as it was read.
 
-    A name that is in `vms` is wanted; one that a problem names is held; any other is absent. Absence counts only where
-    `unproven` is None: otherwise it says why nothing may be deleted (a missing or emptied tree, a file that cannot tell
-    its names). `look_again`: in so many seconds the source must be read again though no file changes by then, because
-    it says something now that is only believed when it stays so.
+    A name that is in `vms` or `jobs`, never in both, is wanted; one that a problem names is held; any other is absent.
+    Absence counts only where `unproven` is None: otherwise it says why nothing may be deleted (a missing or emptied
+    tree, a file that cannot tell its names). `look_again`: in so many seconds the source must be read again though no
+    file changes by then, because it says something now that is only believed when it stays so.
     """
 
     source: SourceInfo
@@ -87,3 +96,4 @@ class Desired:
     advice: tuple[Advice, ...] = ()
     unproven: str | None = None
     look_again: float | None = None
+    jobs: Mapping[Name, WantedJob] = field(default_factory=dict)

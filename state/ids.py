@@ -12,6 +12,9 @@ Name = NewType("Name", str)
 Uid = NewType("Uid", str)
 """One instance: a lower-case UUID, also QEMU's `-uuid` and cloud-init's `instance-id`."""
 
+RunId = NewType("RunId", str)
+"""One execution of a job: a lower-case UUID, and the name of its directory."""
+
 Digest = NewType("Digest", str)
 """`sha256:` or `sha512:` and lower-case hex digits."""
 
@@ -39,3 +42,8 @@ def instance_uid(state_id: str, kind: str, name: str, generation: int) -> Uid:
     `state_id` is the random UUID that a state directory was born with; two states never agree on a uid.
     """
     return Uid(str(uuid.uuid5(uuid.UUID(state_id), f"{kind}/{name}/{generation}")))
+
+
+def run_id(state_id: str, name: str, number: int) -> RunId:
+    """The id of the `number`th run of a job: the same for the same input, as with `instance_uid`."""
+    return RunId(str(uuid.uuid5(uuid.UUID(state_id), f"run/{name}/{number}")))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from agent.errors import BadInput
 from agent.source.directory import DirectorySource
 from state.desired import Desired
+from state.spec.resolved_job import Attachment
 
 HOST = "here"
 LONG_AGO = 1_000_000_000.0
@@ -33,6 +38,30 @@ images:
 def vm(name: str = "web", *more: str) -> str:
     """A vm document, with further lines."""
     return "\n".join(["api: holdfast/v1", "kind: vm", f"name: {name}", *more, ""])
+
+
+def job(name: str = "tests", *more: str, script: str = "script: make test") -> str:
+    """A job document, with further lines."""
+    return "\n".join(["api: holdfast/v1", "kind: job", f"name: {name}", script, *more, ""])
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+class NoFiles:
+    """Nothing lies beside a document."""
+
+    def user_data(self, relative: str) -> str:
+        raise BadInput("there is no such file")
+
+    def attachment(self, relative: str) -> Attachment:
+        raise BadInput("there is no such file")
 
 
 def write(root: Path, files: Mapping[str, str | bytes]) -> Path:

@@ -7,30 +7,36 @@ moment. What a source never had, it lacks at once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from state.desired import Desired, Problem, SourceRef
 from state.ids import Name
+from state.spec.kinds import OWNERS
 
 BELIEVED_AFTER = 1.0
 """Seconds. Editors and checkouts take milliseconds between removing a file and writing it; a person who deleted one
 does not mind a second."""
 
 
+Key = tuple[str | None, Name]
+"""A kind (None: not clear) and a name: a name whose vm vanished is not there because a job bears it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Absent:
-    """A name that vanished: since when, and where it was."""
+    """Something that vanished: since when, and where it was."""
 
     since: float
     source: SourceRef
 
 
 class Absence:
-    """Remembers, for one source, which names it had."""
+    """Remembers, for one source, which vms and jobs it had."""
 
     def __init__(self) -> None:
-        self._known: dict[Name, SourceRef] = {}
-        self._absent: dict[Name, _Absent] = {}
+        self._known: dict[Key, SourceRef] = {}
+        self._absent: dict[Key, _Absent] = {}
         self._last: Desired | None = None
 
     def judge(self, desired: Desired, now: float) -> Desired:
@@ -38,38 +44,57 @@ class Absence:
         if desired is self._last and not self._absent:
             return desired
         self._last = desired
-        present = {name: wanted.source for name, wanted in desired.vms.items()}
+        present: dict[Key, SourceRef] = {
+            ("vm", name): one.source for name, one in desired.vms.items()
+        }
+        present |= {("job", name): one.source for name, one in desired.jobs.items()}
+        held: set[Name] = set()
         for problem in desired.problems:
             if problem.name is not None:
-                present.setdefault(problem.name, SourceRef(problem.file, max(problem.line, 1)))
+                held.add(problem.name)
+                source = SourceRef(problem.file, max(problem.line, 1))
+                present.setdefault((problem.kind, problem.name), source)
         if desired.unproven is not None:
             self._absent = {}
             self._known |= present
             return desired
-        missing = {}
-        for name, source in self._known.items():
-            if name in present:
+        missing: dict[Key, _Absent] = {}
+        for key, source in self._known.items():
+            kind, name = key
+            if key in present or (kind is None and self._says_more(name, present)):
                 continue
-            before = self._absent.get(name)
+            if name in held:
+                present[key] = source  # what is held is left as it is, whatever it was
+                continue
+            before = self._absent.get(key)
             since = now if before is None or now < before.since else before.since
             if now - since < BELIEVED_AFTER:
-                missing[name] = _Absent(since, source)
+                missing[key] = _Absent(since, source)
         self._absent = missing
-        self._known = present | {name: absent.source for name, absent in missing.items()}
+        self._known = present | {key: absent.source for key, absent in missing.items()}
         if not missing:
             return desired
         oldest = min(absent.since for absent in missing.values())
+        gone = {name for _, name in missing}
         return replace(
             desired,
+            vms={name: one for name, one in desired.vms.items() if name not in gone},
+            jobs={name: one for name, one in desired.jobs.items() if name not in gone},
             problems=(*desired.problems, *map(_held, missing, missing.values())),
             look_again=oldest + BELIEVED_AFTER - now,
         )
 
+    def _says_more(self, name: Name, present: Mapping[Key, SourceRef]) -> bool:
+        """Whether the kind of what bore a name is or was clear at another time."""
+        return any((kind, name) in present or (kind, name) in self._known for kind in OWNERS)
 
-def _held(name: Name, absent: _Absent) -> Problem:
+
+def _held(key: Key, absent: _Absent) -> Problem:
+    kind, name = key
     message = (
-        f"vm `{name}` was here a moment ago (it counts as deleted once it stays away for a second)"
+        f"{kind or 'document'} `{name}` was here a moment ago (it counts as deleted once it stays"
+        " away for a second)"
     )
     return Problem(
-        absent.source.file, absent.source.line, 1, message, name=name, kind="vm", reason="JustGone"
+        absent.source.file, absent.source.line, 1, message, name=name, kind=kind, reason="JustGone"
     )

@@ -1,4 +1,5 @@
-"""What the documents of a source say together, for one host: which vms are wanted, and which names nobody may touch.
+"""What the documents of a source say together, for one host: which vms and jobs are wanted, and which names nobody may
+touch.
 
 Two documents that contradict each other are both problems, so that an instance which one of them made is held as it is
 and never lost to the other. No name is both wanted and held.
@@ -6,19 +7,21 @@ and never lost to the other. No name is both wanted and held.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from agent.source.documents import Reading
-from state.desired import Advice, Problem, SourceRef, WantedVm
+from agent.source.ports import contested
+from state.desired import Advice, Problem, SourceRef, WantedJob, WantedVm
 from state.ids import Name
 from state.spec.complaints import Path
 from state.spec.imagemap import ImageMap, PlacedMap, Trouble, Unresolved, Unusable, merge
 from state.spec.images import ImagesDocument
-from state.spec.resolve import resolve_vm
-from state.spec.vm import ANYWHERE, VmDocument
+from state.spec.job import JobDocument
+from state.spec.kinds import OWNERS
+from state.spec.resolve import resolve_job, resolve_vm
+from state.spec.vm import VmDocument
 from state.spec.words import listed, quoted
 
 Locate = Callable[[Reading, Path, bool], tuple[int, int]]
@@ -34,6 +37,7 @@ class Assembled:
     """What the documents say together."""
 
     vms: dict[Name, WantedVm] = field(default_factory=dict)
+    jobs: dict[Name, WantedJob] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     advice: list[Advice] = field(default_factory=list)
 
@@ -47,7 +51,7 @@ class Assembler:
         self._locate = locate
         self._maps: dict[Reading, PlacedMap] = {}
         self._merged: tuple[ImageMap, list[Trouble]] = (ImageMap(), [])
-        self._wanted: dict[Reading, WantedVm] = {}
+        self._wanted: dict[Reading, WantedVm | WantedJob] = {}
         self._found = Assembled()
         self._blames: list[_Blame] = []
         self._unpinned: list[tuple[Reading, str]] = []
@@ -73,10 +77,12 @@ class Assembler:
         if whole or maps:
             gap = next(filter(None, map(self._gap, (*outside, *mine))), "")
             self._resolve(alone, merged, gap)
-        self._check_ports(alone)
+        for claim in contested(alone):
+            self._blame(*claim)
         self._locate_all()
         for name in {problem.name for problem in self._found.problems if problem.name}:
             self._found.vms.pop(name, None)
+            self._found.jobs.pop(name, None)
         return self._found
 
     def is_mine(self, reading: Reading) -> bool:
@@ -106,7 +112,7 @@ class Assembler:
                     reading.ref.file,
                     *place,
                     blame.message,
-                    name=reading.vm_name,
+                    name=reading.owner,
                     kind=reading.kind,
                 )
             )
@@ -119,19 +125,22 @@ class Assembler:
     # Several documents
 
     def _without_doubles(self, mine: Sequence[Reading]) -> list[Reading]:
-        """The usable documents that share kind and name with no other, usable or not."""
+        """The usable documents that share their name with no other of their kind, or of one that it may not be shared
+        with, whether that is usable or not."""
         first: dict[tuple[str | None, Name], Reading] = {}
         doubles: dict[tuple[str | None, Name], list[Reading]] = {}
         for reading in mine:
             if reading.name is not None:
-                key = (reading.kind, reading.name)
+                key = ("owner" if reading.kind in OWNERS else reading.kind, reading.name)
                 if (other := first.setdefault(key, reading)) is not reading:
                     doubles.setdefault(key, [other]).append(reading)
-        for (kind, name), same in doubles.items():
-            what = f"{kind or 'document'} {quoted(name)}"
+        for (_, name), same in doubles.items():
+            mixed = len({reading.kind for reading in same}) > 1
+            hint = "a vm and a job cannot have one name: rename one" if mixed else "keep one"
             for reading in same:
+                what = f"{reading.kind or 'document'} {quoted(name)}"
                 places = _others(reading, same)
-                self._blame(reading, ("name",), f"{what} is also in {places} (keep one)")
+                self._blame(reading, ("name",), f"{what} is also in {places} ({hint})")
         return [
             reading
             for key, reading in first.items()
@@ -169,24 +178,27 @@ class Assembler:
         return ""
 
     def _resolve(self, alone: Iterable[Reading], images: ImageMap, gap: str) -> None:
-        wanted: dict[Reading, WantedVm] = {}
+        wanted: dict[Reading, WantedVm | WantedJob] = {}
         for reading in alone:
-            document = reading.document
-            if not isinstance(document, VmDocument):
-                continue
             found = self._wanted.get(reading)
             if found is None:
                 try:
-                    spec = resolve_vm(document, images, reading.user_data)
+                    found = _resolved(reading, images)
                 except Unresolved as error:
                     hint = gap if error.missing else ""
                     self._blame(reading, error.path, f"{error.message}{hint}")
                     continue
-                found = WantedVm(spec, reading.ref)
+            match found:
+                case WantedVm():
+                    self._found.vms[found.spec.name] = found
+                case WantedJob():
+                    self._found.jobs[found.spec.name] = found
+                case None:
+                    continue
             wanted[reading] = found
-            self._tell_of_the_future(reading, document)
+            if isinstance(reading.document, VmDocument):
+                self._tell_of_the_future(reading, reading.document)
         self._wanted = wanted
-        self._found.vms = {found.spec.name: found for found in wanted.values()}
 
     def _tell_of_the_future(self, reading: Reading, document: VmDocument) -> None:
         """What is checked but not acted on yet must not be mistaken for what is done."""
@@ -196,45 +208,6 @@ class Assembler:
                     f"{document.name}: `{field_}` is checked, but this version does not act on it"
                 )
                 self._found.advice.append(Advice(reading.ref, message))
-
-    def _check_ports(self, alone: Iterable[Reading]) -> None:
-        owners: dict[int, Reading] = {}
-        crowded = {
-            port.host
-            for reading in alone
-            if isinstance(reading.document, VmDocument)
-            for port in reading.document.ports
-            if owners.setdefault(port.host, reading) is not reading
-        }
-        if crowded:
-            self._check_crowded_ports(alone, crowded)
-
-    def _check_crowded_ports(self, alone: Iterable[Reading], crowded: Set[int]) -> None:
-        by_port: dict[int, list[_Claim]] = defaultdict(list)
-        for reading in alone:
-            if isinstance(reading.document, VmDocument):
-                for index, port in enumerate(reading.document.ports):
-                    if port.host in crowded:
-                        by_port[port.host].append(_Claim(reading, index, port.address))
-        for port_number, claims in by_port.items():
-            by_address: dict[str, list[_Claim]] = defaultdict(list)
-            for claim in claims:
-                by_address[claim.address].append(claim)
-            for claim in claims:
-                rivals = (
-                    claims
-                    if claim.address == ANYWHERE
-                    else (*by_address[claim.address][:2], *by_address.get(ANYWHERE, ()))
-                )
-                rival = next((one for one in rivals if one.reading is not claim.reading), None)
-                if rival is not None:
-                    self._blame(
-                        claim.reading,
-                        ("ports", claim.index),
-                        f"host port {claim.address}:{port_number} is also wanted by"
-                        f" {quoted(rival.reading.name)} in {rival.reading.ref}, on"
-                        f" {rival.address} (give one of them another port)",
-                    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,13 +220,15 @@ class _Blame:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    """A document that wants a port of the host on an address."""
-
-    reading: Reading
-    index: int
-    address: str
+def _resolved(reading: Reading, images: ImageMap) -> WantedVm | WantedJob | None:
+    """What a document asks for; None for one that asks for nothing. Raises Unresolved."""
+    match reading.document:
+        case VmDocument() as document:
+            return WantedVm(resolve_vm(document, images, reading.user_data), reading.ref)
+        case JobDocument() as document:
+            return WantedJob(resolve_job(document, images, reading.attachments), reading.ref)
+        case _:
+            return None
 
 
 def _others(reading: Reading, same: Sequence[Reading]) -> str:

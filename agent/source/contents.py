@@ -15,6 +15,7 @@ from agent.source.documents import Reading
 from agent.source.files import Directory, is_fresh, stamp_of
 from agent.source.loader import Loader
 from agent.source.placing import placed
+from agent.source.text import MOST_BYTES
 from agent.source.tree import Content, Entry, Look, Missing, Tree, shown
 from state.desired import Desired, Problem, SourceInfo
 from state.spec.complaints import Path as KeyPath
@@ -43,10 +44,10 @@ class OneFile:
             return Look((Entry(self._path.name, None, fresh=True),))
         return Look((Entry(self._path.name, stamp, is_fresh(stamp, now)),))
 
-    def read(self, path: str, now: float) -> Content:
+    def read(self, path: str, now: float, most: int = MOST_BYTES) -> Content:
         real = os.path.realpath(self._path)
         try:
-            return Directory(os.path.dirname(real)).read(os.path.basename(real), now)
+            return Directory(os.path.dirname(real)).read(os.path.basename(real), now, most)
         except Missing as error:
             raise BadInput(str(error)) from error  # not a file that was listed and is gone
 
@@ -111,6 +112,7 @@ class Contents:
         desired = Desired(
             source=source,
             vms=found.vms,
+            jobs=found.jobs,
             problems=tuple(sorted(set(problems), key=_by_place)),
             advice=(*self.look.advice, *found.advice),
             unproven=self._unproven(assembler),

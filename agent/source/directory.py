@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.source.absence import Absence
+from agent.source.beside import read_attachment
 from agent.source.contents import Contents
 from agent.source.files import Directory
 from agent.source.ignore import Verdicts
+from agent.source.text import MOST_BYTES
 from agent.source.tree import Content, Look, Moved, shown
 from agent.source.walk import Walk
 from state.desired import Desired, Problem, SourceInfo
+from state.ids import Digest
 
 
 class DirectoryTree:
@@ -41,8 +44,8 @@ class DirectoryTree:
         self._last = Walk(self._directory, self._verdicts, self._last, now).look()
         return self._last
 
-    def read(self, path: str, now: float) -> Content:
-        return self._directory.read(path, now)
+    def read(self, path: str, now: float, most: int = MOST_BYTES) -> Content:
+        return self._directory.read(path, now, most)
 
     def stamp(self, path: str) -> Hashable | None:
         return self._directory.stamp(path)
@@ -60,9 +63,8 @@ class DirectorySource:
         image_roots: Sequence[Path] = (),
     ) -> None:
         self._location = shown(str(root))
-        self._contents = Contents(
-            DirectoryTree(root), images_file=images_file, image_roots=image_roots
-        )
+        self._tree = DirectoryTree(root)
+        self._contents = Contents(self._tree, images_file=images_file, image_roots=image_roots)
         self._assembler = self._contents.assembler(host)
         self._absence = Absence()
 
@@ -77,3 +79,8 @@ class DirectorySource:
         if broken:
             desired = replace(desired, source=replace(source, error=broken[0].message))
         return self._absence.judge(desired, now)
+
+    def attachment(self, path: str, digest: Digest) -> bytes:
+        """The file that a job's spec names as an attachment. May be called from any thread, also while `load` runs.
+        Raises SourceChanged where it is no longer what it was when the spec was read."""
+        return read_attachment(self._tree, path, digest)

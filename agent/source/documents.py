@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -18,14 +19,26 @@ from agent.source.text import Unreadable
 from agent.source.yaml import Value, YamlDocument, parse, places
 from state.desired import Problem, SourceRef
 from state.ids import Name
-from state.spec.complaints import Path, complaints
+from state.spec.complaints import MOST_COMPLAINTS, Path, complaints
 from state.spec.document import API, HOST_PATTERN, NAME_PATTERN, Document
-from state.spec.kinds import KINDS, NOT_YET
+from state.spec.job import JobDocument
+from state.spec.kinds import KINDS, OWNERS
+from state.spec.resolved_job import Attachment
 from state.spec.vm import VmDocument
 from state.spec.words import did_you_mean, quoted
 
-Beside = Callable[[str], str]
-"""The text of a file that a document names relative to its own place. Raises BadInput."""
+T = TypeVar("T")
+
+
+class Beside(Protocol):
+    """The files that a document names relative to its own place."""
+
+    def user_data(self, relative: str) -> str:
+        """The text of a file. Raises BadInput."""
+
+    def attachment(self, relative: str) -> Attachment:
+        """What a file holds, as a digest. Raises BadInput."""
+
 
 _is_name = re.compile(NAME_PATTERN.removeprefix("^").removesuffix("$")).fullmatch
 _is_host = re.compile(HOST_PATTERN.removeprefix("^").removesuffix("$")).fullmatch
@@ -36,8 +49,9 @@ class Reading:
     """One document as it was read.
 
     `kind`, `name` and `hosts` are what the text certainly says, None where it does not: a document that fails can still
-    tell which name it concerns. `document` is None exactly when there are problems. `path` and `index` find its text
-    again, `located` remembers what was looked up there.
+    tell which name it concerns. `document` is None exactly when there are problems. `user_data` and `attachments` (by
+    how the document names them) are what lies in files beside it. `path` and `index` find its text again, `located`
+    remembers what was looked up there.
     """
 
     path: str
@@ -48,18 +62,24 @@ class Reading:
     hosts: tuple[str, ...] | None = None
     document: Document | None = None
     user_data: str | None = None
+    attachments: Mapping[str, Attachment] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     located: dict[tuple[Path, bool], tuple[int, int]] = field(default_factory=dict)
 
     @property
-    def vm_name(self) -> Name | None:
-        """The name of the vm that this is certainly about, if it is about one."""
-        return self.name if self.kind in ("vm", None) else None
+    def owner(self) -> Name | None:
+        """The name of the vm or job that this is certainly about, if it is about one."""
+        return self.name if self.may_own else None
+
+    @property
+    def may_own(self) -> bool:
+        """Whether this could be the document of a vm or job, for all that can be read of it."""
+        return self.kind is None or self.kind in OWNERS
 
     @property
     def may_own_any_name(self) -> bool:
-        """Whether this could be the document of any vm, for all that can be read of it."""
-        return bool(self.problems) and self.name is None and self.kind in ("vm", None)
+        """Whether this could be the document of any vm or job, for all that can be read of it."""
+        return bool(self.problems) and self.name is None and self.may_own
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +153,16 @@ def _read(file: File, text: _Text, found: YamlDocument, beside: Beside) -> Readi
 
 def _complain(reading: Reading, found: list[tuple[int, int, str]]) -> None:
     reading.document = None
-    kind = reading.kind if reading.kind in KINDS or reading.kind in NOT_YET else None
     reading.problems += tuple(
-        Problem(reading.ref.file, line, column, message, name=reading.vm_name, kind=kind)
+        Problem(reading.ref.file, line, column, message, name=reading.owner, kind=reading.kind)
         for line, column, message in sorted(found)
     )
 
 
 def _kind(value: Mapping[str, Value]) -> str | None:
-    """The kind that a document certainly has. One that no version knows may be a misspelt `vm`."""
+    """The kind that a document certainly has. One that is not known may be a misspelt `vm`."""
     kind = value.get("kind")
-    return kind if isinstance(kind, str) and (kind in KINDS or kind in NOT_YET) else None
+    return kind if isinstance(kind, str) and kind in KINDS else None
 
 
 def _name(value: Mapping[str, Value]) -> Name | None:
@@ -173,8 +192,6 @@ def _wrong_header(value: Mapping[str, Value]) -> tuple[str, str] | None:
         return "kind", f"key `kind` is missing (known: {', '.join(KINDS)})"
     if not isinstance(kind, str):
         return "kind", f"kind {quoted(kind)} is no text (known: {', '.join(KINDS)})"
-    if kind in NOT_YET:
-        return "kind", f"kind: {kind} is not supported by this version"
     if kind not in KINDS:
         return "kind", f"kind {quoted(kind)} is not known{did_you_mean(kind, KINDS)}"
     return None
@@ -192,11 +209,42 @@ def _validate(reading: Reading, text: _Text, value: Mapping[str, Value], beside:
             found.append((line, column, complaint.message))
         _complain(reading, found)
         return
+    _read_beside(reading, text, beside)
+
+
+def _read_beside(reading: Reading, text: _Text, beside: Beside) -> None:
+    """Read what a document names, or complain of what it names."""
+    wrong: list[tuple[int, int, str]] = []
+
+    def read(path: Path, relative: str, reader: Callable[[str], T]) -> T | None:
+        try:
+            return reader(relative)
+        except BadInput as error:
+            line, column = text.places(reading.index).find(path)
+            message = f"`{path[-1]}`: {quoted(relative)} cannot be used: {error}"
+            wrong.append((line, column, message))
+            return None
+
     document = reading.document
     if isinstance(document, VmDocument) and document.user_data_file is not None:
-        try:
-            reading.user_data = beside(document.user_data_file)
-        except BadInput as error:
-            line, column = text.places(reading.index).find(("user_data_file",))
-            message = f"`user_data_file`: {quoted(document.user_data_file)} cannot be used: {error}"
-            _complain(reading, [(line, column, message)])
+        reading.user_data = read(("user_data_file",), document.user_data_file, beside.user_data)
+    if isinstance(document, JobDocument):
+        found: dict[str, Attachment | None] = {}
+        if (script := document.script_file) is not None:
+            found[script] = read(("script_file",), script, lambda name: _script(name, beside))
+        for index, file in enumerate(document.files):
+            if file.source not in found:
+                found[file.source] = read(
+                    ("files", index, "source"), file.source, beside.attachment
+                )
+        reading.attachments = {name: one for name, one in found.items() if one is not None}
+    if wrong:
+        _complain(reading, wrong[:MOST_COMPLAINTS])
+
+
+def _script(relative: str, beside: Beside) -> Attachment:
+    """A script of no bytes succeeds at nothing, and is what a full disk or half of a save leaves. Raises BadInput."""
+    script = beside.attachment(relative)
+    if not script.size:
+        raise BadInput("it is empty", hint="write the script into it")
+    return script

@@ -20,6 +20,7 @@ SETTLED_AFTER = 2.0
 """Seconds after a change from which on another one is sure to change the stamp: FAT keeps times to 2 s, others to the
 kernel's tick."""
 _TRIES = 3
+_PIECE = 1 << 20
 _LINK_IN_THE_WAY = (errno.ELOOP, errno.ENOTDIR)
 
 Stamp = tuple[int, int, int, int, int]
@@ -47,13 +48,13 @@ class Directory:
 
     real: str
 
-    def read(self, path: str, now: float) -> Content:
+    def read(self, path: str, now: float, most: int = MOST_BYTES) -> Content:
         """The file at `path` below the directory. Raises Missing and BadInput."""
         if is_git(path):
             raise BadInput("it lies in .git, which is no part of the tree")
         try:
             for _ in range(_TRIES):
-                if (content := self._read_once(path, now)) is not None:
+                if (content := self._read_once(path, now, most)) is not None:
                     return content
         except FileNotFoundError:
             raise Missing("there is no such file") from None
@@ -78,7 +79,7 @@ class Directory:
             raise BadInput("it leads into .git, which is no part of the tree")
         return below
 
-    def _read_once(self, path: str, now: float) -> Content | None:
+    def _read_once(self, path: str, now: float, most: int) -> Content | None:
         try:
             descriptor = self._open(path)
         except OSError as error:
@@ -89,7 +90,7 @@ class Directory:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
                 raise BadInput("it is no regular file")
-            data = _all_of(descriptor)
+            data = _all_of(descriptor, most)
             stamp = stamp_of(os.fstat(descriptor))
         finally:
             os.close(descriptor)
@@ -116,11 +117,11 @@ class Directory:
             os.close(at)
 
 
-def _all_of(descriptor: int) -> bytes:
+def _all_of(descriptor: int, most: int) -> bytes:
     """At most a byte more than is allowed, so that too much is seen as such."""
     parts = []
-    left = MOST_BYTES + 1
-    while left and (part := os.read(descriptor, left)):
+    left = most + 1
+    while left and (part := os.read(descriptor, min(left, _PIECE))):
         parts.append(part)
         left -= len(part)
     return b"".join(parts)

@@ -14,6 +14,7 @@ from pathlib import Path
 from agent.errors import BadInput
 from agent.source.files import Directory, is_fresh, stamp_of
 from agent.source.ignore import Rules, compile_rules
+from agent.source.text import MOST_BYTES
 from agent.source.tree import IGNORE_FILE, Content, Entry, Look, Missing, shown
 from state.desired import Advice, Problem, SourceRef
 
@@ -44,8 +45,8 @@ class GivenFiles:
                 problems.append(Problem(shown(path), 0, 0, f"cannot be read: {error}"))
         return Look(tuple(entries), tuple(problems), tuple(advice))
 
-    def read(self, path: str, now: float) -> Content:
-        return self._root.read(path, now)
+    def read(self, path: str, now: float, most: int = MOST_BYTES) -> Content:
+        return self._root.read(path, now, most)
 
     def stamp(self, path: str) -> Hashable | None:
         return self._root.stamp(path)

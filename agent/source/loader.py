@@ -6,31 +6,29 @@ It answers *what documents are there*, one file at a time; what they say togethe
 from __future__ import annotations
 
 import hashlib
-import posixpath
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.errors import BadInput
+from agent.source.beside import Attachments, FilesBeside, Needs
 from agent.source.documents import File, Reading, read_documents, unreadable
 from agent.source.places import Places
-from agent.source.tree import Content, Entry, Look, Missing, Moved, Tree, shown
+from agent.source.tree import Entry, Look, Missing, Moved, Tree, shown
 from agent.source.yaml import Value, places
 from state.spec.complaints import Path
-from state.spec.vm import USER_DATA_LIMIT
 
 _TRIES = 3
 
 
 @dataclass(slots=True, eq=False)
 class _Record:
-    """What was read of one file, and of which content. `needs` are the other files that its documents name, each with
-    its stamp (None: there was none) and whether it was too fresh for that to prove anything."""
+    """What was read of one file, and of which content. `needs` are the other files that its documents name."""
 
     stamp: Hashable
     fresh: bool
     digest: bytes
     readings: tuple[Reading, ...]
-    needs: dict[str, tuple[Hashable | None, bool]] = field(default_factory=dict)
+    needs: Needs = field(default_factory=dict)
 
 
 class Loader:
@@ -44,6 +42,7 @@ class Loader:
         header: Mapping[str, Value] | None = None,
     ) -> None:
         self._tree = tree
+        self._attachments = Attachments(tree)
         self._located: tuple[str, list[Places]] = ("", [])
         self._show = show
         self._header = header
@@ -111,6 +110,9 @@ class Loader:
             self.readings = tuple(
                 reading for record in records.values() for reading in record.readings
             )
+            self._attachments.forget_others(
+                {path for one in records.values() for path in one.needs}
+            )
         elif before_look is not None:
             changed = (before_look.problems, before_look.advice) != (look.problems, look.advice)
         return changed
@@ -142,17 +144,9 @@ class Loader:
         if before is not None and before.digest == digest and self._needs_hold(before):
             before.stamp, before.fresh = content.stamp, content.fresh
             return before
-        needs: dict[str, tuple[Hashable | None, bool]] = {}
-
-        def beside(relative: str) -> str:
-            path = _joined(entry.path, relative)
-            needs[path] = (self._tree.stamp(path), False)
-            found = self._tree.read(path, now)
-            needs[path] = (found.stamp, found.fresh)
-            return _user_data(found)
-
+        beside = FilesBeside(self._tree, self._attachments, entry.path, now)
         readings = read_documents(file, content.data, beside)
-        return _Record(content.stamp, content.fresh, digest, readings, needs)
+        return _Record(content.stamp, content.fresh, digest, readings, beside.needs)
 
 
 def _same(one: Reading, other: Reading) -> bool:
@@ -161,27 +155,3 @@ def _same(one: Reading, other: Reading) -> bool:
 
 def _digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
-
-
-def _joined(document: str, relative: str) -> str:
-    """The path below the root that `relative` means in that document. Raises BadInput for one that leads outside."""
-    if not relative.isprintable():
-        raise BadInput("it has characters that do not print")
-    if relative.startswith("/"):
-        raise BadInput("it is absolute", hint="write it relative to this file")
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(document), relative))
-    if path in ("..", ".") or path.startswith("../"):
-        raise BadInput("it leads outside the tree", hint="put the file into the tree")
-    return path
-
-
-def _user_data(content: Content) -> str:
-    if len(content.data) > USER_DATA_LIMIT:
-        raise BadInput("it is larger than 1MiB")
-    try:
-        text = content.data.decode()
-    except UnicodeDecodeError:
-        raise BadInput("it is not UTF-8", hint="save it as UTF-8") from None
-    if "\0" in text:
-        raise BadInput("it has a NUL character in it", hint="save it as UTF-8")
-    return text

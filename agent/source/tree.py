@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from agent.errors import BadInput
+from agent.source.text import MOST_BYTES
 from state.desired import Advice, Problem
 from state.spec.words import printable
 
@@ -68,9 +69,9 @@ class Tree(Protocol):
     def look(self, now: float) -> Look:
         """Every file that may hold documents. `now` is Unix time. Never raises for what is on disk."""
 
-    def read(self, path: str, now: float) -> Content:
-        """A file of the tree, at most a byte longer than the largest that is allowed. Raises Missing, and BadInput that
-        says why it cannot be read, never with content of a file outside."""
+    def read(self, path: str, now: float, most: int = MOST_BYTES) -> Content:
+        """A file of the tree, or the first `most` and one bytes of a larger one. Raises Missing, and BadInput that says
+        why it cannot be read, never with content of a file outside."""
 
     def stamp(self, path: str) -> Hashable | None:
         """The present stamp of a file, None where there is none. It is for comparing only."""

@@ -1,1 +1,1 @@
-"""What a document may say: the shapes of `kind: vm` and `kind: images`, and the spec that they resolve to."""
+"""What a document may say: the shapes of each kind, and the specs that they resolve to."""

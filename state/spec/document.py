@@ -90,6 +90,31 @@ HostPattern = Annotated[
     Fits(HOST_PATTERN, "pattern for host names (write a name, `*` and `?` stand for any)"),
 ]
 
+LabelKey = Annotated[
+    str,
+    Fits(
+        r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$",
+        "label key (write letters, digits, `.`, `_`, `/` and `-`, at most 63)",
+    ),
+]
+
+
+def _label_value(value: str) -> str:
+    if len(value) > 255 or not value.isprintable():
+        raise ValueError(
+            f"{quoted(value)} is no label value (write at most 255 printable characters)"
+        )
+    return value
+
+
+LabelValue = Annotated[
+    str, Field(json_schema_extra={"maxLength": 255}), AfterValidator(_label_value)
+]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64)]
+
+FileBeside = Annotated[str, Field(min_length=1, max_length=4096)]
+"""A file of the tree, relative to the document's own."""
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -104,7 +129,9 @@ class Document(Part):
 
     api: Literal["holdfast/v1"] = Field(description="The version of the document format.")
     kind: str = Field(description="What the document describes.")
-    name: NameText = Field(description="Unique among the documents of this kind on one host.")
+    name: NameText = Field(
+        description="Unique on one host: among its vms and jobs, or among its image maps."
+    )
     hosts: Annotated[tuple[HostPattern, ...], FewItems] = Field(
         default=("*",),
         min_length=1,

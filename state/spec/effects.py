@@ -1,4 +1,4 @@
-"""What a change of each field of a vm's spec costs: a new instance, a live update, or nothing."""
+"""What a change of each field of a spec costs: a new instance, a live update, a new run, or nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ class Effect(StrEnum):
     """The instance is destroyed and a new one, with a new uid and a fresh disk, takes its place."""
     LIVE = "live"
     """Applied to the running instance, or at its next start where that is what the field means."""
+    RUN = "run"
+    """The job is run again; a run of the old spec that has not ended is given up."""
     NONE = "none"
     """Only a way to say something else, or to say where a document applies."""
 
@@ -40,6 +42,28 @@ VM_EFFECTS: dict[str, Effect] = {
     "stop_timeout": Effect.LIVE,
 }
 """For each key of a vm document. `size` and `user_data_file` act through what they stand for."""
+
+JOB_EFFECTS: dict[str, Effect] = {
+    "api": Effect.NONE,
+    "kind": Effect.NONE,
+    "name": Effect.NONE,
+    "labels": Effect.RUN,
+    "hosts": Effect.NONE,
+    "runs_on": Effect.RUN,
+    "size": Effect.NONE,
+    "script": Effect.RUN,
+    "script_file": Effect.NONE,
+    "env": Effect.RUN,
+    "secrets": Effect.RUN,
+    "files": Effect.RUN,
+    "artifacts": Effect.RUN,
+    "timeouts": Effect.RUN,
+    "retries": Effect.RUN,
+    "keep_on_failure": Effect.RUN,
+    "priority": Effect.RUN,
+}
+"""For each key of a job document. `size` and `script_file` act through what they stand for: other cpus, memory or disk
+are a new run, and so are other bytes of a file, but not another place for the same ones."""
 
 IMAGE_EFFECTS: dict[str, Effect] = {
     "label": Effect.NONE,

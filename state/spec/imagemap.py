@@ -73,14 +73,15 @@ class ImageMap:
     labels: Mapping[str, Image | str | Unusable] = field(default_factory=dict)
     sizes: Mapping[str, SizePreset | Unusable] = field(default_factory=dict)
 
-    def image(self, label: str | None) -> Image:
-        """What `label` leads to; with None, what the default label leads to. Raises Unresolved."""
+    def image(self, label: str | None, *, key: str = "image") -> Image:
+        """What `label` leads to; with None, what the default label leads to. `key` is the document's key that says it.
+        Raises Unresolved."""
         if label is None:
             if isinstance(self.default_label, Unusable):
-                raise Unresolved(f"`image` is missing, and {self.default_label.why}", (), told=True)
+                raise Unresolved(f"`{key}` is missing, and {self.default_label.why}", (), told=True)
             if self.default_label is None:
                 raise Unresolved(
-                    "`image` is missing, and no image map has a default (write `image:`, or"
+                    f"`{key}` is missing, and no image map has a default (write `{key}:`, or"
                     " `default_label:` in an images document)",
                     (),
                     missing=True,
@@ -93,17 +94,17 @@ class ImageMap:
                     return image
                 case Unusable(why):
                     message = f"image {quoted(steps[-1])}{_by(steps)} {why}"
-                    raise Unresolved(message, ("image",), told=True)
+                    raise Unresolved(message, (key,), told=True)
                 case None:
-                    raise _unknown("image", steps, self.labels)
+                    raise _unknown("image", steps, self.labels, key)
                 case _ if len(steps) > LONGEST_CHAIN:
                     raise Unresolved(
                         f"image {quoted(steps[0])} leads through more than {LONGEST_CHAIN} aliases",
-                        ("image",),
+                        (key,),
                     )
                 case target if target in steps:
                     circle = " -> ".join([*steps[steps.index(target) :], target])
-                    raise Unresolved(f"alias `{target}` leads to itself: {circle}", ("image",))
+                    raise Unresolved(f"alias `{target}` leads to itself: {circle}", (key,))
                 case target:
                     steps.append(target)
 
@@ -117,15 +118,15 @@ class ImageMap:
             case Unusable(why):
                 raise Unresolved(f"size {quoted(name)} {why}", ("size",))
             case _:
-                raise _unknown("size", [name], self.sizes)
+                raise _unknown("size", [name], self.sizes, "size")
 
 
-def _unknown(what: str, steps: Sequence[str], known: Mapping[str, object]) -> Unresolved:
+def _unknown(what: str, steps: Sequence[str], known: Mapping[str, object], key: str) -> Unresolved:
     hint = did_you_mean(steps[-1], known)
     if not known:
         hint = f" (no image map has any: write `{what}s:` in a document of `kind: images`)"
     message = f"unknown {what} {quoted(steps[-1])}{_by(steps)}{hint}"
-    return Unresolved(message, (what,), missing=True)
+    return Unresolved(message, (key,), missing=True)
 
 
 _NO_PRESET = SizePreset()

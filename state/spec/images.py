@@ -7,10 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from state.ids import Digest
-from state.spec.document import Document, Fits, LabelText, Part, between, wrong_at
-from state.spec.quantities import Duration
+from state.spec.document import Document, Fits, LabelText, Part, wrong_at
+from state.spec.quantities import BootTime
 from state.spec.resolved import Decompress, DiskFormat, Firmware, MachineType, SeedBus
-from state.spec.units import format_duration
 from state.spec.vm import Cpus, Disk, Memory
 
 Sha256 = Annotated[
@@ -63,7 +62,7 @@ class ImageEntry(Part):
     firmware: Firmware = Field(default="bios", description="What starts the guest.")
     machine: MachineType = Field(default="pc", description="QEMU's machine type.")
     ssh_user: SshUser = Field(default="root", description="Who can log in.")
-    boot_timeout: Annotated[Duration, between(1.0, 86_400.0, format_duration)] = Field(
+    boot_timeout: BootTime = Field(
         default=300.0, description="How long a boot may take until the guest is reached."
     )
     defaults: SizePreset = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from state.spec.effects import IMAGE_EFFECTS, VM_EFFECTS, Effect
+from state.spec.effects import IMAGE_EFFECTS, JOB_EFFECTS, VM_EFFECTS, Effect
 from state.spec.kinds import KINDS
 from state.spec.units import TIME_PATTERN, format_duration
 
@@ -13,6 +13,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _IMAGE_KEYS = {"local_path": "source", "sha256": "digest", "sha512": "digest"}
 """Keys of an image that act through another field of what they resolve to."""
+
+_EFFECTS: Mapping[str, Mapping[str, Effect]] = {"vm": VM_EFFECTS, "job": JOB_EFFECTS}
 
 
 def schema(kind: str | None = None) -> dict[str, Any]:
@@ -44,8 +46,7 @@ def schema(kind: str | None = None) -> dict[str, Any]:
 
 def _schema_of(kind: str) -> dict[str, Any]:
     made = _tidied(KINDS[kind].model_json_schema())
-    effects: Mapping[str, Effect] = VM_EFFECTS if kind == "vm" else {}
-    _tell_effects(made["properties"], effects)
+    _tell_effects(made["properties"], _EFFECTS.get(kind, {}))
     if kind == "images":
         _tell_effects(made["$defs"]["ImageEntry"]["properties"], IMAGE_EFFECTS)
         _tell_effects(made["$defs"]["SizePreset"]["properties"], VM_EFFECTS)
@@ -72,6 +73,8 @@ def _tidied(node: Any) -> Any:
         made["additionalProperties"] = False
     if made.get("default", ...) is None:
         del made["default"]
+    elif isinstance(made.get("default"), dict):
+        made["default"] = {key: one for key, one in made["default"].items() if one is not None}
     if made.get("pattern") == TIME_PATTERN and "default" in made:
         made["default"] = format_duration(made["default"])
     return made

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 
 from state.spec.document import Document
 from state.spec.images import ImagesDocument
+from state.spec.job import JobDocument
 from state.spec.vm import VmDocument
 
-KINDS: Mapping[str, type[Document]] = {"vm": VmDocument, "images": ImagesDocument}
+KINDS: Mapping[str, type[Document]] = {
+    "vm": VmDocument,
+    "job": JobDocument,
+    "images": ImagesDocument,
+}
 
-NOT_YET = frozenset({"job"})
-"""Kinds of the contract that this version does not read."""
+OWNERS = frozenset({"vm", "job"})
+"""Kinds whose documents own something that runs under their name. They share one set of names, since who asks for the
+status or the log of a name says no kind."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
+from state.spec.document import between
 from state.spec.units import (
     SIZE_PATTERN,
     TIME_PATTERN,
@@ -30,3 +31,8 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": TIME_PATTERN, "examples": ["90s", "10m"]}),
 ]
 """Seconds; written and serialised as `90s`."""
+
+DAY = 86_400.0
+
+Wait = Annotated[Duration, between(0.0, DAY, format_duration)]
+BootTime = Annotated[Duration, between(1.0, DAY, format_duration)]

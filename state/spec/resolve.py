@@ -5,9 +5,15 @@ Pure: the image maps are one map already, and files have been read.
 
 from __future__ import annotations
 
-from state.spec.imagemap import ImageMap
+from collections.abc import Mapping
+
+from state.spec.imagemap import ImageMap, Unresolved
+from state.spec.images import SizePreset
+from state.spec.job import JobDocument
 from state.spec.resolved import Forward, VmSpec
+from state.spec.resolved_job import Attachment, JobFile, JobSpec, Retries
 from state.spec.vm import MIB, VmDocument
+from state.spec.words import quoted
 
 DEFAULT_CPUS = 1
 DEFAULT_MEMORY = 512 * MIB
@@ -17,14 +23,13 @@ def resolve_vm(document: VmDocument, images: ImageMap, user_data: str | None = N
     """The whole spec: a document's own key comes before its size preset, that before the image's defaults, and those
     before what is built in. `user_data` is the content of `user_data_file`. Raises Unresolved."""
     image = images.image(document.image)
-    preset = images.size(document.size)
-    sources = (document, preset, image.defaults)
+    cpus, memory, disk = _sized(document, images.size(document.size), image.defaults)
     return VmSpec(
         name=document.name,
         image=image.spec,
-        cpus=next((one.cpus for one in sources if one.cpus is not None), DEFAULT_CPUS),
-        memory=next((one.memory for one in sources if one.memory is not None), DEFAULT_MEMORY),
-        disk=next((one.disk for one in sources if one.disk is not None), None),
+        cpus=cpus,
+        memory=memory,
+        disk=disk,
         labels=tuple(sorted(document.labels.items())),
         ports=tuple(
             sorted(
@@ -39,4 +44,54 @@ def resolve_vm(document: VmDocument, images: ImageMap, user_data: str | None = N
         suspend=document.suspend,
         protect=document.protect,
         stop_timeout=document.stop_timeout,
+    )
+
+
+def resolve_job(
+    document: JobDocument, images: ImageMap, attachments: Mapping[str, Attachment]
+) -> JobSpec:
+    """The whole spec: the size preset comes before the image's defaults, and those before what is built in.
+    `attachments` are the files that the document names, by how it names them. Raises Unresolved."""
+    image = images.image(document.runs_on, key="runs_on")
+    if not image.spec.nocloud:
+        raise Unresolved(
+            f"image {quoted(image.spec.label)} has `nocloud: false`, so that nobody could log in to"
+            " run the script (name another)",
+            ("runs_on",),
+        )
+    cpus, memory, disk = _sized(images.size(document.size), image.defaults)
+    retries, timeouts = document.retries, document.timeouts
+    return JobSpec(
+        name=document.name,
+        runs_on=document.runs_on or str(images.default_label),
+        image=image.spec,
+        cpus=cpus,
+        memory=memory,
+        disk=disk,
+        script=attachments[document.script_file or ""]
+        if document.script is None
+        else document.script,
+        labels=tuple(sorted(document.labels.items())),
+        env=tuple(sorted(document.env.items())),
+        secrets=tuple(sorted(document.secrets)),
+        files=tuple(
+            JobFile(file.path, attachments[file.source], int(file.mode, 8))
+            for file in sorted(document.files, key=lambda file: file.path)
+        ),
+        artifacts=tuple(sorted(document.artifacts)),
+        boot=image.spec.boot_timeout if timeouts.boot is None else timeouts.boot,
+        silence=timeouts.silence,
+        total=timeouts.total,
+        retries=Retries(retries.infrastructure, retries.interrupted, retries.script),
+        keep_on_failure=document.keep_on_failure,
+        priority=document.priority,
+    )
+
+
+def _sized(*sources: VmDocument | SizePreset) -> tuple[int, int, int | None]:
+    """Processors, memory and disk, each from the first source that says it; the disk None where none does."""
+    return (
+        next((one.cpus for one in sources if one.cpus is not None), DEFAULT_CPUS),
+        next((one.memory for one in sources if one.memory is not None), DEFAULT_MEMORY),
+        next((one.disk for one in sources if one.disk is not None), None),
     )

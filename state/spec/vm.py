@@ -11,7 +11,9 @@ from state.ids import Name
 from state.spec.document import (
     Document,
     FewItems,
+    FileBeside,
     Fits,
+    Labels,
     LabelText,
     NameText,
     Part,
@@ -19,7 +21,7 @@ from state.spec.document import (
     between,
     wrong_at,
 )
-from state.spec.quantities import Duration, Size
+from state.spec.quantities import DAY, Duration, Size, Wait
 from state.spec.resolved import Power, Restart
 from state.spec.units import format_duration, format_size
 from state.spec.words import quoted
@@ -31,30 +33,11 @@ USER_DATA_LIMIT = MIB
 ANYWHERE = "0.0.0.0"  # noqa: S104 - compared with, never bound
 """Stands for every address of the host."""
 
-_DAY = 86_400.0
-
 Cpus = Annotated[int, Field(ge=1, le=255)]
 """QEMU's `pc` machine takes at most 255."""
 Memory = Annotated[Size, between(16 * MIB, 16 * TIB, format_size)]
 Disk = Annotated[Size, between(MIB, 64 * TIB, format_size)]
-Wait = Annotated[Duration, between(0.0, _DAY, format_duration)]
-Period = Annotated[Duration, between(0.1, _DAY, format_duration)]
-
-LabelKey = Annotated[
-    str,
-    Fits(
-        r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$",
-        "label key (write letters, digits, `.`, `_`, `/` and `-`, at most 63)",
-    ),
-]
-
-
-def _label_value(value: str) -> str:
-    if len(value) > 255 or not value.isprintable():
-        raise ValueError(
-            f"{quoted(value)} is no label value (write at most 255 printable characters)"
-        )
-    return value
+Period = Annotated[Duration, between(0.1, DAY, format_duration)]
 
 
 def _address(value: str) -> str:
@@ -66,9 +49,6 @@ def _address(value: str) -> str:
         ) from None
 
 
-LabelValue = Annotated[
-    str, Field(json_schema_extra={"maxLength": 255}), AfterValidator(_label_value)
-]
 Address = Annotated[
     str,
     AfterValidator(_address),
@@ -154,7 +134,7 @@ class VmDocument(Document):
     )
 
     kind: Literal["vm"] = Field(description="A virtual machine.")
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = Field(
+    labels: Labels = Field(
         default={}, description="Words of your own, shown in the status and on metrics."
     )
     image: LabelText | None = Field(
@@ -176,7 +156,7 @@ class VmDocument(Document):
     user_data: Annotated[str, Field(json_schema_extra={"maxLength": USER_DATA_LIMIT})] | None = (
         Field(default=None, description="cloud-init user-data, passed through unchanged.")
     )
-    user_data_file: Annotated[str, Field(min_length=1, max_length=4096)] | None = Field(
+    user_data_file: FileBeside | None = Field(
         default=None,
         description="A file with the user-data, relative to this one and never outside the tree.",
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 HEAD = "api: holdfast/v1\nkind: vm\nname: evil\n"
+JOB = "api: holdfast/v1\nkind: job\nname: evil\nscript: x\n"
 
 
 def alias_bomb(levels: int = 12, width: int = 10) -> str:
@@ -93,6 +94,34 @@ TRAPS: Mapping[str, str] = {
     + ", ".join("{host: 1, guest: 1}" for _ in range(10_000))
     + "]\n",
     "nothing": HEAD + "memory:\n",
+    "an assignment as a variable": JOB + "env: {'PATH=/tmp': x}\n",
+    "a command as a variable": JOB + "env: {'A$(id)': x}\n",
+    "a function as a variable": JOB + "env: {'BASH_FUNC_ls%%': '() { id; }'}\n",
+    "a NUL in a variable": JOB + 'env: {A: "x\\0y"}\n',
+    "more environment than a program can be given": JOB
+    + f"env: {{A0: &a {'x' * 100_000}, {', '.join(f'A{n}: *a' for n in range(1, 200))}}}\n",
+    "a NUL in a path": JOB + 'files: [{path: "/root/a\\0b", source: evil.yaml}]\n',
+    "a path that climbs": JOB + "files: [{path: /root/../etc/shadow, source: evil.yaml}]\n",
+    "a path that is an option": JOB + "files: [{path: -rf, source: evil.yaml}]\n",
+    "a very deep path": JOB + f"files: [{{path: {'/a' * 100_000}, source: evil.yaml}}]\n",
+    "many deep paths": JOB
+    + "files: ["
+    + ", ".join(f"{{path: {'/a' * 2000}, source: u}}" for _ in range(255))
+    + "]\n",
+    "very many files": JOB
+    + f"files: [{', '.join(f'{{path: /{n}, source: u{n}}}' for n in range(10_000))}]\n",
+    "many files that are not there": JOB
+    + f"files: [{', '.join(f'{{path: /{n}, source: u{n}}}' for n in range(255))}]\n",
+    "a pattern that takes for ever": JOB + f"artifacts: [/{'*a' * 200}]\n",
+    "a pattern that descends for ever": JOB + f"artifacts: [/{'**/' * 200}x]\n",
+    "a pattern of open brackets": JOB + f"artifacts: ['/{'[' * 250}']\n",
+    "a pattern that climbs": JOB + "artifacts: [/root/**/../../etc/shadow]\n",
+    "a number as a mode": JOB + "files: [{path: /a, source: evil.yaml, mode: 0o644}]\n",
+    "a script from outside": JOB.replace("script: x", "script_file: ../../../../../../etc/passwd"),
+    "a script from the root": JOB.replace("script: x", "script_file: /etc/passwd"),
+    "a script from a device": JOB.replace("script: x", "script_file: /dev/zero"),
+    "a file from outside": JOB + "files: [{path: /a, source: ../../../../../../etc/passwd}]\n",
+    "no kind of job": JOB.replace("kind: job", "kind: jbo"),
 }
 
 NAMES = [

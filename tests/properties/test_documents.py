@@ -5,11 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import shutil
-import string
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,17 +20,8 @@ from agent.source.yaml import parse
 from state.desired import Desired
 from state.ids import Name
 from state.spec.resolved import VmSpec, changes
-from tests.trees import HOST, MAP, NOW, load, tree, vm, write
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
-
+from tests.spelling import labels, names, spelled, words
+from tests.trees import HOST, MAP, NOW, NoFiles, job, load, scratch, tree, vm, write
 
 # Texts
 
@@ -43,6 +30,7 @@ BROKEN = [
     "kind: vm\nname: b\n",
     vm("a", "cpus: 0"),
     vm("a", "hosts: [there]", "cpus: 0"),
+    job("a", "priority: x"),
     "- a",
     "",
     "# nothing",
@@ -94,6 +82,10 @@ SNIPPETS = [
         "image: debian-12",
         "kind: images",
         "kind: job",
+        "script: |",
+        "script_file: web.yaml",
+        "files: [{path: /a, source: web.yaml}]",
+        "artifacts: [/a/**/*]",
         "é",
         "\r",
         "~",
@@ -109,7 +101,9 @@ yaml_like = st.lists(st.sampled_from(SNIPPETS), max_size=40).map(
 def damaged(draw: st.DrawFn) -> bytes:
     """A good file with a few bytes cut, changed or put in."""
     data = bytearray(
-        (vm("db", "cpus: 2", "labels: {a: b}") + "---\n" + vm("x") + "---\n" + MAP).encode()
+        "---\n".join(
+            [vm("db", "cpus: 2", "labels: {a: b}"), vm("x"), job("t", "env: {A: b}"), MAP]
+        ).encode()
     )
     for _ in range(draw(st.integers(1, 5))):
         at = draw(st.integers(0, len(data)))
@@ -131,16 +125,12 @@ def test_no_content_of_a_file_raises_or_touches_the_names_of_others(data: bytes)
         desired = load(root)
     held = {problem.name for problem in desired.problems}
     assert "web" in desired.vms or "web" in held
-    assert not held & set(desired.vms)
+    assert not held & {*desired.vms, *desired.jobs}
     if b"web" not in data and b"80" not in data and b"kind: i" not in data:
         assert "web" in desired.vms
     for problem in desired.problems:
         assert str(problem).isprintable()
         json.dumps(problem.message).encode()
-
-
-def beside(_: str) -> str:
-    raise BadInput("there is no such file")
 
 
 @given(
@@ -151,7 +141,7 @@ def beside(_: str) -> str:
 def test_what_is_wrong_with_a_document_is_told_within_its_lines(data: bytes) -> None:
     """Catches: a place that counts from 0, or that is another document's."""
     end = data.count(b"\n") + data.count(b"\r") + 2
-    found = read_documents(File("x", "x"), data, beside)
+    found = read_documents(File("x", "x"), data, NoFiles())
     for reading, after in itertools.zip_longest(found, found[1:]):
         assert (reading.document is None) == bool(reading.problems)
         assert 1 <= reading.ref.line < end
@@ -164,41 +154,44 @@ def test_what_is_wrong_with_a_document_is_told_within_its_lines(data: bytes) -> 
 def test_half_of_a_file_never_means_that_the_other_half_is_not_wanted(data: st.DataObject) -> None:
     """Catches: a file that cannot be parsed counted as one without documents; an Absence that believes at once."""
     whole = (
-        vm("a", "cpus: 2") + "---\n" + vm("b", "user_data: |", "  #cloud-config", "  x: y")
+        vm("a", "cpus: 2")
+        + "---\n"
+        + vm("b", "user_data: |", "  #cloud-config", "  x: y")
+        + "---\n"
+        + job("c", "priority: 5")
     ).encode()
     half = whole[: data.draw(st.integers(0, len(whole) - 1))]
     with scratch() as root:
         tree(root, {"two.yaml": whole, "web.yaml": vm("web")})
         source = DirectorySource(root, host=HOST)
-        assert sorted(source.load(NOW).vms) == ["a", "b", "web"]
+        whole_one = source.load(NOW)
+        assert sorted([*whole_one.vms, *whole_one.jobs]) == ["a", "b", "c", "web"]
         write(root, {"two.yaml": half})
         at_once, later = source.load(NOW), source.load(NOW + 60)
-    for name in ("a", "b", "web"):
+    for name in ("a", "b", "c", "web"):
         assert is_kept(name, at_once)
     for name in names_that_may_be_in(half) | {"web"}:
         assert is_kept(name, later)
 
 
 def names_that_may_be_in(text: bytes) -> set[str]:
-    """Both where the text does not say, else those that it says."""
+    """All where the text does not say, else those that it says."""
     try:
         values = [one.value for one in parse(text) if one.value is not None]
     except BadInput:
-        return {"a", "b"}
+        return {"a", "b", "c"}
     if not all(isinstance(value, dict) for value in values):
-        return {"a", "b"}
-    return {str(value.get("name")) for value in values if isinstance(value, dict)} & {"a", "b"}
+        return {"a", "b", "c"}
+    return {str(value.get("name")) for value in values if isinstance(value, dict)} & {"a", "b", "c"}
 
 
 def is_kept(name: str, desired: Desired) -> bool:
     held = {problem.name for problem in desired.problems}
-    return name in desired.vms or name in held or desired.unproven is not None
+    return name in {*desired.vms, *desired.jobs} or name in held or desired.unproven is not None
 
 
 # Specs
 
-names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
-words = st.text(string.ascii_letters + string.digits + " .,:;#'\"\\-_{}[]&*!|>%@`=~é", max_size=20)
 forwards = st.fixed_dictionaries(
     {"host": st.integers(1, 65535), "guest": st.integers(1, 65535)},
     optional={"address": st.sampled_from(["127.0.0.1", "127.0.0.2", "0.0.0.0"])},
@@ -212,7 +205,7 @@ def _apart(ports: Sequence[Mapping[str, Any]]) -> bool:
 vm_documents = st.fixed_dictionaries(
     {"api": st.just("holdfast/v1"), "kind": st.just("vm"), "name": names},
     optional={
-        "labels": st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), words, max_size=4),
+        "labels": labels,
         "hosts": st.sampled_from([["*"], ["he*", "x"]]),
         "image": st.sampled_from(["debian-12", "debian"]),
         "size": st.just("small"),
@@ -229,48 +222,6 @@ vm_documents = st.fixed_dictionaries(
         "stop_timeout": st.integers(0, 3600).map("{}s".format),
     },
 )
-
-
-def scalar(value: object, chance: random.Random) -> str:
-    """A value as one of the ways in which YAML can spell it."""
-    if isinstance(value, bool):
-        return chance.choice(["true", "True", "TRUE"] if value else ["false", "False", "FALSE"])
-    if isinstance(value, int):
-        return chance.choice([str(value), f"+{value}", hex(value), f"0o{value:o}"])
-    text = str(value)
-    ways = [json.dumps(text, ensure_ascii=chance.random() < 0.5)]
-    if "\n" not in text:
-        ways.append("'" + text.replace("'", "''") + "'")
-    if text.replace("-", "").isalpha() and text.lower() not in ("true", "false", "null"):
-        ways.append(text)
-    return chance.choice(ways)
-
-
-def flow(value: object, chance: random.Random) -> str:
-    if isinstance(value, dict):
-        items = list(value.items())
-        chance.shuffle(items)
-        return (
-            "{"
-            + ", ".join(f"{scalar(key, chance)}: {flow(one, chance)}" for key, one in items)
-            + "}"
-        )
-    if isinstance(value, list):
-        return "[" + ", ".join(flow(one, chance) for one in value) + "]"
-    return scalar(value, chance)
-
-
-def spelled(document: Mapping[str, Any], chance: random.Random) -> str:
-    """The document in another hand: other order, quotes, comments, brackets and line ends."""
-    items = list(document.items())
-    chance.shuffle(items)
-    lines = [f"{scalar(key, chance)}:  {flow(value, chance)}" for key, value in items]
-    if chance.random() < 0.5:
-        lines = [line + chance.choice(["", "  # why"]) for line in lines]
-        lines.insert(chance.randrange(len(lines) + 1), "# a comment: [")
-    if chance.random() < 0.3:
-        lines.insert(0, "---")
-    return chance.choice(["\n", "\r\n"]).join(lines) + chance.choice(["", "\n", "\n...\n"])
 
 
 def spec_of(text: str) -> VmSpec:
@@ -336,12 +287,18 @@ def test_a_change_of_a_documents_own_key_is_a_change_of_its_spec(
 
 # Trees
 
-GOOD = [vm("a"), vm("b"), vm("c", "image: debian"), vm("a", "hosts: [there]"), vm("b", "cpus: 3")]
+GOOD = [
+    *(vm("a"), vm("b"), vm("c", "image: debian"), vm("a", "hosts: [there]"), vm("b", "cpus: 3")),
+    *(job("a"), job("e", "size: small"), job("e", "hosts: [there]")),
+]
 LINKED = [
     vm("a", "ports: [{host: 80, guest: 1}]"),
     vm("b", "ports: [{host: 80, guest: 1, address: 0.0.0.0}]"),
     vm("c", "user_data_file: u"),
     vm("d", "image: other"),
+    job("f", "runs_on: other"),
+    job("c", script="script_file: u"),
+    job("g", "files: [{path: /u, source: u}]"),
 ]
 MAPS = [
     MAP,
@@ -381,6 +338,7 @@ def edit(root: Path, what: str, path: str, argument: str) -> None:
 def said(desired: Desired) -> tuple[object, ...]:
     return (
         {name: (wanted.spec, wanted.source) for name, wanted in desired.vms.items()},
+        {name: (wanted.spec, wanted.source) for name, wanted in desired.jobs.items()},
         desired.problems,
         desired.advice,
         desired.unproven,
@@ -417,15 +375,20 @@ def test_every_name_that_a_tree_says_is_wanted_or_held_and_never_both(
         desired = load(root)
         readings: list[Reading] = []
         for path in [*root.glob("**/*.yaml"), *root.glob("**/*.yml")]:
-            readings += read_documents(File(path.name, path.name), path.read_bytes(), lambda _: "x")
+            readings += read_documents(File(path.name, path.name), path.read_bytes(), NoFiles())
     held = {problem.name for problem in desired.problems}
-    assert not held & set(desired.vms)
+    assert not held & {*desired.vms, *desired.jobs}
     if not ignored:
         here = [one for one in readings if one.hosts is None or one.hosts == ("*",)]
-        said_names = [one.name for one in here if one.name and one.kind in ("vm", None)]
-        assert {*said_names} == {*desired.vms, *(name for name in held if name is not None)}
-        assert all(said_names.count(name) == 1 for name in desired.vms)
-        unclear = any(one.problems and not one.name and one.kind in ("vm", None) for one in here)
+        said_names = [one.name for one in here if one.name and one.kind != "images"]
+        assert not set(desired.vms) & set(desired.jobs)
+        assert {*said_names} == {
+            *desired.vms,
+            *desired.jobs,
+            *(name for name in held if name is not None),
+        }
+        assert all(said_names.count(name) == 1 for name in {*desired.vms, *desired.jobs})
+        unclear = any(one.problems and not one.name and one.kind != "images" for one in here)
         assert (desired.unproven is not None) == unclear
 
 
@@ -439,6 +402,7 @@ def test_in_which_files_the_documents_lie_decides_nothing(documents: list[str]) 
         )
         return (
             {name: wanted.spec.digest for name, wanted in desired.vms.items()},
+            {name: wanted.spec.digest for name, wanted in desired.jobs.items()},
             {problem.name for problem in desired.problems},
             desired.unproven is None,
         )
@@ -466,6 +430,7 @@ def test_documents_of_other_hosts_change_nothing_here(others: list[str]) -> None
     assert {name: wanted.spec.digest for name, wanted in beside_them.vms.items()} == {
         name: wanted.spec.digest for name, wanted in alone.vms.items()
     }
+    assert beside_them.jobs == {}
     assert {problem.name for problem in beside_them.problems} <= {None}
     assert beside_them.unproven is None
 

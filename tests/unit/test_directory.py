@@ -185,20 +185,10 @@ def test_a_document_of_a_kind_that_is_not_clear_holds_the_name_that_it_gives(
     assert [problem.name for problem in desired.problems] == ["web"]
 
 
-def test_an_image_map_and_a_job_may_bear_the_name_of_a_vm(tmp_path: Path) -> None:
-    desired = load(
-        tree(
-            tmp_path,
-            {
-                "a.yaml": vm("default"),
-                "b.yaml": vm("t"),
-                "c.yaml": "api: holdfast/v1\nkind: job\nname: t\n",
-            },
-        )
-    )
+def test_an_image_map_may_bear_the_name_of_a_vm(tmp_path: Path) -> None:
+    desired = load(tree(tmp_path, {"a.yaml": vm("default"), "b.yaml": vm("t")}))
     assert sorted(desired.vms) == ["default", "t"]
-    assert messages(desired) == ["c.yaml:2:7: kind: job is not supported by this version"]
-    assert desired.unproven is None
+    assert messages(desired) == []
 
 
 def test_two_documents_that_want_one_port_are_both_held(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from agent.source.directory import DirectorySource
 from agent.source.files import SETTLED_AFTER, is_fresh
 from state.desired import Desired
 from state.ids import Name
-from tests.trees import HOST, LONG_AGO, MAP, NOW, messages, tree, vm, write
+from tests.trees import HOST, LONG_AGO, MAP, NOW, job, messages, tree, vm, write
 
 WEB, DB = Name("web"), Name("db")
 
@@ -262,6 +262,63 @@ def test_time_that_a_tree_was_unreadable_does_not_count_as_away(tmp_path: Path) 
 def test_an_agent_that_starts_holds_no_name_that_it_never_saw(tmp_path: Path) -> None:
     root = tree(tmp_path, {"web.yaml": vm("web")})
     assert messages(source_of(root).load(NOW)) == []
+
+
+def test_a_job_that_vanished_is_held_until_it_stayed_away(tmp_path: Path) -> None:
+    root = tree(tmp_path, {"t.yaml": job("t"), "db.yaml": vm("db")})
+    source = source_of(root)
+    source.load(NOW)
+    (root / "t.yaml").unlink()
+    just_gone = source.load(NOW + 5)
+    assert just_gone.jobs == {}
+    assert [(one.name, one.kind) for one in just_gone.problems] == [("t", "job")]
+    assert just_gone.problems[0].message.startswith("job `t` was here a moment ago")
+    assert source.load(NOW + 5 + BELIEVED_AFTER).problems == ()
+
+
+def test_a_vm_is_not_replaced_by_a_job_in_the_moment_in_which_its_file_is_away(
+    tmp_path: Path,
+) -> None:
+    """Catches: an Absence that remembers names alone, for which a vm is there while a job bears its name."""
+    root = tree(tmp_path, {"a.yaml": vm("t"), "b.yaml": job("t"), "db.yaml": vm("db")})
+    source = source_of(root)
+    source.load(NOW)
+    (root / "a.yaml").unlink()
+    moment = source.load(NOW + 5)
+    assert (list(moment.vms), moment.jobs) == (["db"], {})
+    assert {(one.name, one.kind) for one in moment.problems} == {("t", "vm")}
+    write(root, {"a.yaml": vm("t")})
+    assert {one.name for one in source.load(NOW + 5.1).problems} == {"t"}
+    (root / "a.yaml").unlink()
+    source.load(NOW + 10)
+    later = source.load(NOW + 10 + BELIEVED_AFTER)
+    assert (list(later.vms), list(later.jobs), later.problems) == (["db"], ["t"], ())
+
+
+def test_a_vm_that_becomes_a_job_is_believed_gone_first(tmp_path: Path) -> None:
+    root = tree(tmp_path, {"t.yaml": vm("t"), "db.yaml": vm("db")})
+    source = source_of(root)
+    source.load(NOW)
+    write(root, {"t.yaml": job("t")})
+    held = source.load(NOW + 5)
+    assert ({one.name for one in held.problems}, held.jobs) == ({"t"}, {})
+    after = source.load(NOW + 5 + BELIEVED_AFTER)
+    assert (list(after.jobs), after.problems) == (["t"], ())
+
+
+def test_a_name_whose_kind_was_not_clear_is_held_once_when_it_vanishes(tmp_path: Path) -> None:
+    root = tree(tmp_path, {"t.yaml": job("t"), "db.yaml": vm("db")})
+    source = source_of(root)
+    source.load(NOW)
+    write(root, {"t.yaml": job("t").replace("kind: job", "kind: jbo")})
+    source.load(NOW + 100)
+    write(root, {"t.yaml": job("t")})
+    assert source.load(NOW + 200).problems == ()
+    write(root, {"t.yaml": job("t").replace("kind: job", "kind: jbo")})
+    source.load(NOW + 300)
+    (root / "t.yaml").unlink()
+    assert [(one.name, one.kind) for one in source.load(NOW + 400).problems] == [("t", "job")]
+    assert source.load(NOW + 400 + BELIEVED_AFTER).problems == ()
 
 
 # While others write

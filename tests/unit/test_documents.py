@@ -6,22 +6,17 @@ from collections.abc import Mapping
 
 import pytest
 
-from agent.errors import BadInput
 from agent.source.documents import File, Reading, read_documents
 from agent.source.yaml import Value
 from state.spec.images import ImagesDocument
 from state.spec.vm import VmDocument
-from tests.trees import MAP, vm
+from tests.trees import MAP, NoFiles, vm
 
 FILE = File("vms/web.yaml", "vms/web.yaml")
 
 
-def beside(relative: str) -> str:
-    raise BadInput("there is no such file")
-
-
 def read(text: str, header: Mapping[str, Value] | None = None) -> list[Reading]:
-    return list(read_documents(File(FILE.path, FILE.shown, header), text.encode(), beside))
+    return list(read_documents(File(FILE.path, FILE.shown, header), text.encode(), NoFiles()))
 
 
 def problems(text: str) -> list[str]:
@@ -230,7 +225,12 @@ def test_a_name_that_is_no_label_may_stand_for_any_name(name: str) -> None:
     [
         ("kind: vm\nname: web", "web", False, "key `api` is missing (begin with"),
         ("api: v1\nkind: vm\nname: web", "web", False, "api `v1` is not known to this version"),
-        ("api: holdfast/v1\nname: web", "web", False, "key `kind` is missing (known: vm, images)"),
+        (
+            "api: holdfast/v1\nname: web",
+            "web",
+            False,
+            "key `kind` is missing (known: vm, job, images)",
+        ),
         (
             "api: holdfast/v1\nkind: vms\nname: web",
             "web",
@@ -241,7 +241,7 @@ def test_a_name_that_is_no_label_may_stand_for_any_name(name: str) -> None:
             "api: holdfast/v1\nkind: [vm]\nname: web",
             "web",
             False,
-            "kind a list is no text (known: vm, images)",
+            "kind a list is no text (known: vm, job, images)",
         ),
         ("api: holdfast/v1\nkind: vm", None, True, "key `name` is missing"),
         ("api: holdfast/v1\nkind: vm\nname: 5", None, True, "`name`: `5` is no text"),
@@ -256,12 +256,8 @@ def test_a_name_that_is_no_label_may_stand_for_any_name(name: str) -> None:
         ("web", None, True, "`web` is no document"),
         ("services: {web: {image: x}}", None, True, "or name the file in .holdfastignore"),
         ("api: holdfast/v1\nkind: images", None, False, "key `name` is missing"),
-        (
-            "api: holdfast/v1\nkind: job\nname: t",
-            "t",
-            False,
-            "kind: job is not supported by this version",
-        ),
+        ("api: holdfast/v1\nkind: job\nname: t", "t", False, "key `script` is missing"),
+        ("api: holdfast/v1\nkind: job\nscript: x", None, True, "key `name` is missing"),
         ("a: [", None, True, "this is not YAML"),
     ],
 )
@@ -274,11 +270,11 @@ def test_a_broken_document_says_which_names_it_may_own(
     assert problem in reading.problems[0].message
 
 
-def test_a_problem_names_vms_only() -> None:
+def test_a_problem_names_vms_and_jobs_only() -> None:
     [images] = read("api: holdfast/v1\nkind: images\nname: default\nx: 1")
     [job] = read("api: holdfast/v1\nkind: job\nname: tests")
     assert images.problems[0].name is None
-    assert job.problems[0].name is None
+    assert job.problems[0].name == "tests"
     assert (images.problems[0].kind, job.problems[0].kind) == ("images", "job")
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from state.spec.effects import IMAGE_EFFECTS, VM_EFFECTS
+from state.spec.effects import IMAGE_EFFECTS, JOB_EFFECTS, VM_EFFECTS, Effect
 from state.spec.jsonschema import DIALECT, schema
 from state.spec.kinds import KINDS
 
@@ -28,8 +28,14 @@ def properties(kind: str) -> dict[str, Any]:
     return found
 
 
-def test_every_field_of_a_vm_says_its_effect_and_what_it_is() -> None:
-    assert {key: field["x-effect"] for key, field in properties("vm").items()} == VM_EFFECTS
+@pytest.mark.parametrize(("kind", "effects"), [("vm", VM_EFFECTS), ("job", JOB_EFFECTS)])
+def test_every_field_says_its_effect(kind: str, effects: Mapping[str, Effect]) -> None:
+    assert {key: field["x-effect"] for key, field in properties(kind).items()} == effects
+
+
+def test_what_a_changed_job_means_is_said() -> None:
+    assert "A changed spec is a new run" in schema("job")["description"]
+    assert properties("job")["timeouts"]["default"] == {"silence": "10m", "total": "1h"}
 
 
 def test_every_field_of_an_image_says_its_effect() -> None:
@@ -86,4 +92,4 @@ def test_the_schema_of_any_kind_chooses_by_kind() -> None:
 
 def test_an_unknown_kind_has_no_schema() -> None:
     with pytest.raises(KeyError):
-        schema("job")
+        schema("pod")

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from agent.source.loader import Loader
+from agent.source.text import MOST_BYTES
 from agent.source.tree import Content, Entry, Look, Missing, Moved
 from state.spec.vm import VmDocument
-from tests.trees import vm
+from tests.trees import job, vm
 
 TICK = 2.0
 
@@ -46,11 +47,11 @@ class CoarseTree:
             )
         )
 
-    def read(self, path: str, now: float) -> Content:
+    def read(self, path: str, now: float, most: int = MOST_BYTES) -> Content:
         self.read_paths.append(path)
         if path not in self.files or path in self.vanishing:
             raise Missing("there is no such file")
-        return Content(self.files[path][0], self.stamp(path), self._fresh(path, now))
+        return Content(self.files[path][0][: most + 1], self.stamp(path), self._fresh(path, now))
 
 
 def memory_of(loader: Loader) -> int:
@@ -95,6 +96,72 @@ def test_user_data_that_leaves_no_trace_in_the_stamp_is_seen() -> None:
     tree.read_paths.clear()
     assert not loader.refresh(600.0)
     assert tree.read_paths == []
+
+
+def test_a_file_of_a_job_that_leaves_no_trace_in_the_stamp_is_seen() -> None:
+    tree = CoarseTree()
+    loader = Loader(tree)
+    tree.write("t.yaml", job(script="script_file: run"), 10.0)
+    tree.write("run", "one", 100.0)
+    assert loader.refresh(100.1)
+    before = loader.readings[0].attachments["run"]
+    tree.write("run", "two", 100.2)
+    assert loader.refresh(500.0)
+    after = loader.readings[0].attachments["run"]
+    assert (before.digest, before.size) != (after.digest, after.size)
+    tree.read_paths.clear()
+    assert not loader.refresh(600.0)
+    assert tree.read_paths == []
+
+
+def test_a_file_that_many_jobs_name_is_read_once_and_not_for_a_change_of_theirs() -> None:
+    """Catches: hashing a large file again for each document, or whenever one of them is edited."""
+    tree = CoarseTree()
+    loader = Loader(tree)
+    files = "files: [{path: /a, source: data}, {path: /b, source: data}]"
+    for number in range(5):
+        tree.write(f"{number}.yaml", job(f"t{number}", files), 10.0)
+    tree.write("data", "x", 10.0)
+    loader.refresh(100.0)
+    assert tree.read_paths.count("data") == 1
+    tree.write("3.yaml", job("t3", files, "priority: 5"), 100.0)
+    assert loader.refresh(200.0)
+    assert tree.read_paths.count("data") == 1
+    tree.write("data", "xy", 200.0)
+    assert loader.refresh(300.0)
+    assert tree.read_paths.count("data") == 2
+    assert {one.attachments["data"].size for one in loader.readings} == {2}
+
+
+def test_a_fresh_file_that_many_jobs_name_is_read_once_for_a_look() -> None:
+    tree = CoarseTree()
+    loader = Loader(tree)
+    for number in range(5):
+        tree.write(f"{number}.yaml", job(f"t{number}", script="script_file: run"), 10.0)
+    tree.write("run", "x", 100.0)
+    loader.refresh(100.1)
+    assert tree.read_paths.count("run") == 1
+    loader.refresh(100.2)
+    assert tree.read_paths.count("run") == 2
+
+
+def test_a_file_that_is_named_in_two_ways_is_one_and_one_that_is_no_longer_named_is_forgotten() -> (
+    None
+):
+    tree = CoarseTree()
+    loader = Loader(tree)
+    tree.write("a/t.yaml", job("a", "files: [{path: /x, source: ../data}]"), 10.0)
+    tree.write("b/t.yaml", job("b", "files: [{path: /x, source: ./../data}]"), 10.0)
+    tree.write("data", "x", 10.0)
+    loader.refresh(100.0)
+    assert tree.read_paths.count("data") == 1
+    for name in "ab":
+        tree.write(f"{name}/t.yaml", job(name), 100.0)
+    loader.refresh(200.0)
+    for name in "ab":
+        tree.write(f"{name}/t.yaml", job(name, "files: [{path: /x, source: ../data}]"), 200.0)
+    loader.refresh(300.0)
+    assert tree.read_paths.count("data") == 2
 
 
 def test_a_document_is_kept_whole_while_nothing_in_its_file_changes() -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agent.cli.validate import schema, validate
-from tests.trees import MAP, tree, vm, write
+from tests.trees import MAP, job, tree, vm, write
 
 
 def run(*arguments: str | Path) -> Result:
@@ -128,6 +128,36 @@ def test_files_may_name_others_below_the_current_directory(
     assert lines(run("web.yaml"))[0].startswith("web.yaml:4:17: `user_data_file`")
 
 
+def test_a_job_alone_is_checked_with_its_files_and_without_its_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = "files: [{path: /root/in.json, source: ../data/in.json}]"
+    text = job("t", "runs_on: other", files, script="script_file: run.sh")
+    root = tree(tmp_path, {"ci/t.yaml": text, "ci/run.sh": "make", "data/in.json": "{}"})
+    monkeypatch.chdir(root)
+    assert run("ci/t.yaml").exit_code == 0
+    (root / "data" / "in.json").unlink()
+    result = run("ci/t.yaml")
+    assert (result.exit_code, lines(result)) == (
+        1,
+        [
+            "ci/t.yaml:6:39: `source`: `../data/in.json` cannot be used: there is no such file",
+        ],
+    )
+    result = run("ci/t.yaml", "images.yaml")
+    assert lines(result)[0].startswith("ci/t.yaml:6:39: `source`")
+    write(root, {"data/in.json": "{}"})
+    assert lines(run("ci/t.yaml", "images.yaml")) == [
+        "ci/t.yaml:5:10: unknown image `other` (known: debian-12, debian)"
+    ]
+
+
+def test_a_job_and_a_vm_of_one_name_are_told_in_json(tmp_path: Path) -> None:
+    result = run(tree(tmp_path, {"a.yaml": vm("t"), "b.yaml": job("t")}), "-o", "json")
+    told = [(one["kind"], one["name"]) for one in json.loads(result.stdout)["problems"]]
+    assert told == [("vm", "t"), ("job", "t")]
+
+
 def test_a_hook_may_hand_over_what_the_tree_passes_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,19 +264,14 @@ def test_a_path_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     assert holdfast("validate").returncode == 64
 
 
-@pytest.mark.parametrize("kind", [[], ["vm"], ["images"]])
+@pytest.mark.parametrize("kind", [[], ["vm"], ["job"], ["images"]])
 def test_a_schema_is_json(kind: list[str]) -> None:
     result = CliRunner().invoke(schema, kind)
     assert result.exit_code == 0
     assert json.loads(result.stdout)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
-def test_a_kind_that_is_not_there_yet_says_so() -> None:
-    result = holdfast("schema", "job")
-    assert (result.returncode, result.stderr) == (
-        1,
-        "Error: kind: job is not supported by this version\n",
-    )
+def test_an_unknown_kind_is_a_usage_error() -> None:
     assert holdfast("schema", "pod").returncode == 64
 
 
