@@ -6,10 +6,13 @@
     |   |-- StopFailed       a machine did not end
     |   |-- MonitorError     a monitor did not answer, or refused
     |   |-- NotReady         a guest does not let us in yet
-    |   `-- ImageUnavailable an image could not be fetched or read
+    |   |-- SessionLost      the way into a guest broke, or nothing came over it
+    |   |-- ImageUnavailable an image could not be fetched or read
+    |   `-- SourceChanged    a file of the source is no longer the one that was read
     |-- Blocked              stays so until a person acts
     |   |-- BadInput         a document, an option, a file: what is wrong and where
     |   |   `-- BadUsage     what the command was told cannot be: said otherwise, it may work
+    |   |-- GuestRefused     a guest answered, and said no
     |   |-- StateInUse       another agent holds the state directory
     |   `-- StateUnusable    the state directory or its database cannot be used
     `-- (anything else is a bug and is reported as one)
@@ -53,8 +56,16 @@ class NotReady(RetryLater):
     """A guest does not let us in yet."""
 
 
+class SessionLost(RetryLater):
+    """The way into a guest broke, or nothing came over it in time. What was asked for may have been done."""
+
+
 class ImageUnavailable(RetryLater):
     """An image could not be fetched, or what was fetched is not what was asked for."""
+
+
+class SourceChanged(RetryLater):
+    """A file of the source is no longer the one that was read; another look at the source tells what it is now."""
 
 
 class Blocked(HoldfastError):
@@ -67,6 +78,10 @@ class BadInput(Blocked):
 
 class BadUsage(BadInput):
     """An option, the configuration, or what one of them names cannot be used."""
+
+
+class GuestRefused(Blocked):
+    """A guest answered, and said no: it has no space, no SFTP, no such directory."""
 
 
 class StateInUse(Blocked):

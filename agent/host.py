@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import struct
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,9 +25,10 @@ _MEMORY_LIMITS = (
 
 
 class LinuxHost:
-    """The host that the agent runs on."""
+    """The host that the agent runs on. Disks of guests lie below `disks`."""
 
-    def __init__(self) -> None:
+    def __init__(self, disks: Path) -> None:
+        self._disks = disks
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     @property
@@ -45,6 +47,22 @@ class LinuxHost:
             Listener(address, port, *owners.get((address, port), (None, "another program")))
             for address, port in sorted(found)
         ]
+
+    def free_memory(self, promised: Mapping[int, int]) -> int | None:
+        """What the kernel calls available, less what guests have been promised and not touched yet."""
+        import psutil
+
+        free = int(psutil.virtual_memory().available)
+        for pid, size in promised.items():
+            with suppress(psutil.Error):
+                free -= max(0, size - int(psutil.Process(pid).memory_info().rss))
+        return free
+
+    def free_disk(self) -> int | None:
+        try:
+            return shutil.disk_usage(self._disks).free
+        except OSError:
+            return None
 
 
 def memory(limits: Sequence[Path] = _MEMORY_LIMITS) -> int:

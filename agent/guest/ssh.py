@@ -14,8 +14,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agent.errors import HoldfastError, NotReady
+from agent.errors import HoldfastError, NotReady, SessionLost
 from agent.guest import keys
+from agent.guest.session import GuestSession
+from agent.guest.sftp import Broken, Refused
 from agent.paths import StatePaths
 from state.ids import Name, Uid
 
@@ -33,6 +35,10 @@ one, so short waits and new tries see it sooner; a longer wait now and then is f
 LOGIN_TIMEOUT = 20.0
 """Seconds for key exchange, login and one command; a guest under emulation takes two for its first key exchange."""
 _KNOCKERS = 8
+_FOR_US = b"holdfast "
+_LONGEST_ANSWER = 64 << 10
+_NO_STATUS = -1
+"""The exit status of a command that told none, as when the connection broke."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +120,85 @@ def channel_of(transport: paramiko.Transport, name: Name) -> Channel:
         ) from error
 
 
+class SshLine:
+    """A `Line` over SSH.
+
+    A channel is opened only when no command is about to end: dropbear 2022.83 takes the end of one for that of the
+    channel that was opened just then, and closes both.
+    """
+
+    def __init__(self, transport: paramiko.Transport) -> None:
+        self._transport = transport
+        self._lasting: list[Channel] = []
+        self._files: Channel | None = None
+
+    def ask(self, command: str, lasting: bytes = b"") -> bytes:
+        channel = self._channel()
+        try:
+            channel.exec_command(command)
+            told = _answer(channel)
+            if told == lasting:
+                # Forgotten, it would be closed.
+                self._lasting.append(channel)
+            else:
+                channel.status_event.wait(LOGIN_TIMEOUT)
+        except Exception as error:
+            raise self._why(error) from error
+        return told
+
+    def sftp(self) -> Channel:
+        channel = self._channel()
+        try:
+            channel.invoke_subsystem("sftp")
+        except Exception as error:
+            import paramiko
+
+            # What broke the connection is raised as it is.
+            if isinstance(error, paramiko.SSHException) and self._transport.is_active():
+                raise Refused("it offers no SFTP") from error
+            raise self._why(error) from error
+        self._files = channel
+        return channel
+
+    def cut(self) -> None:
+        with suppress(OSError):
+            self._transport.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def _channel(self) -> Channel:
+        if self._files is not None and self._files.eof_received:
+            self._files.status_event.wait(LOGIN_TIMEOUT)
+        try:
+            channel = self._transport.open_session(timeout=LOGIN_TIMEOUT)
+        except Exception as error:
+            raise self._why(error) from error
+        channel.settimeout(LOGIN_TIMEOUT)
+        return channel
+
+    def _why(self, error: Exception) -> Exception:
+        return error if isinstance(error, Refused) else Broken(str(error) or type(error).__name__)
+
+
+def _answer(channel: Channel) -> bytes:
+    """The first line that is for us; what start-up files of the login print before it is not."""
+    said = b""
+    while len(said) < _LONGEST_ANSWER and (piece := channel.recv(4096)):
+        said += piece
+        for line in said.split(b"\n")[:-1]:
+            if line.startswith(_FOR_US):
+                return line.removeprefix(_FOR_US)
+    channel.status_event.wait(LOGIN_TIMEOUT)
+    if channel.exit_status == _NO_STATUS and len(said) < _LONGEST_ANSWER:
+        raise Broken("the connection was closed")
+    why = channel.recv_stderr(4096) if channel.recv_stderr_ready() else said
+    told = " ".join(why.decode("utf-8", "replace").split()) or "it says nothing"
+    raise Refused(f"its shell does not do as it is told: {told[:200]}")
+
+
 class SshDoorway:
-    """Asks guests whether they let us in."""
+    """Asks guests whether they let us in, and goes in."""
 
     def __init__(self, paths: StatePaths) -> None:
         self._paths = paths
@@ -130,6 +213,18 @@ class SshDoorway:
         async with self._knockers:
             await _in_thread(lambda: self._login(name, port, user))
         self._tries.pop(uid, None)
+
+    async def enter(self, uid: Uid, name: Name, port: int, user: str) -> GuestSession:
+        to = endpoint(self._paths, name, port, user)
+        tried = f"logging into {name} as {user} on {to.address}:{port}"
+        try:
+            return await GuestSession.open(
+                name,
+                lambda: SshLine(_logged_in(self._paths, to, tried, LOGIN_TIMEOUT)),
+                3 * LOGIN_TIMEOUT,
+            )
+        except SessionLost as error:
+            raise NotReady(error.message) from error
 
     def _login(self, name: Name, port: int, user: str) -> None:
         to = endpoint(self._paths, name, port, user)

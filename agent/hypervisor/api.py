@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from state.ids import Name, Process, Uid
@@ -24,6 +25,10 @@ from state.observed import Listener
 from state.observed import RunState as RunState
 from state.observed import View as View
 from state.spec.resolved import Firmware, Forward, ImageSpec, MachineType, SeedBus
+from state.work import Artifact as Artifact
+from state.work import Collected as Collected
+from state.work import Limits as Limits
+from state.work import Look as Look
 
 Accelerator = Literal["kvm", "tcg"]
 
@@ -165,12 +170,66 @@ class Hypervisor(Protocol):
         """Remove every file and socket of a machine whose process is gone."""
 
 
+class Session(Protocol):
+    """One login into a guest, in which the scripts of runs are started, watched and cleared out.
+
+    `run` is a name of at most 64 ASCII letters, digits, `-` and `_`. Every method has a deadline; each may be cut off
+    at any line and called again, in this session or in a later one, with the same effect. They raise SessionLost when
+    the connection broke or nothing came over it, which ends the session, and GuestRefused when the guest said no.
+    """
+
+    @property
+    def boot(self) -> str:
+        """A word for the guest's boot; another word: it has been rebooted."""
+
+    async def upload(
+        self,
+        run: str,
+        script: bytes,
+        env: Mapping[str, str],
+        files: Sequence[tuple[str, bytes, int]],
+    ) -> None:
+        """Put the script of a run, its environment and its files (absolute path, content, mode) into the guest.
+
+        Nobody but the login can read script and environment. A file appears at its path whole or not at all, in
+        directories that are made where they are missing. A run that has begun is left as it is.
+        """
+
+    async def begin(self, run: str) -> bool:
+        """Start the uploaded script, so that no lost connection and no agent's end ends it; whether it was this call
+        that did. It is started at most once, whatever is repeated: False when it was started before.
+
+        It runs in the login's home, with nothing to read and with both outputs going where `look` finds them.
+        """
+
+    async def look(self, run: str, offset: int, at_most: int) -> Look:
+        """How far the run is, with at most `at_most` bytes of its output from `offset`. Cheap: ten times a second."""
+
+    async def collect(
+        self, run: str, patterns: Sequence[str], into: Path, limits: Limits
+    ) -> Collected:
+        """Copy the regular files that the patterns match into the folder `into`, which is made, or emptied first.
+
+        A pattern is an absolute path in which `*`, `?` and `[...]` stand for characters of one component, but not for a
+        dot at its start, and a component `**` for any number of directories. Links are followed by the guest alone.
+        No name that a guest could give a file leads out of the folder. A file that could not be copied whole is left
+        out, or has a name that ends in `.partial`, with a note.
+        """
+
+    async def close(self) -> None:
+        """Log out. What was started runs on."""
+
+
 class Doorway(Protocol):
-    """Asks whether a guest lets us in."""
+    """Asks whether a guest lets us in, and goes in."""
 
     async def answers(self, uid: Uid, name: Name, port: int, user: str) -> None:
         """Return when the guest let us in over SSH with pinned keys and ran a command; raise NotReady otherwise. One
         try, with a deadline: a TCP connect proves nothing, since user-mode networking accepts for the guest."""
+
+    async def enter(self, uid: Uid, name: Name, port: int, user: str) -> Session:
+        """Log in with pinned keys. Raises NotReady while the guest does not let us in, GuestRefused when it has not got
+        what a session needs. One try, with a deadline; the caller closes the session."""
 
 
 class Images(Protocol):
@@ -199,6 +258,13 @@ class Host(Protocol):
 
     def listeners(self, of_interest: Collection[int]) -> Sequence[Listener]:
         """Every TCP port that something listens on; who it is, only for the ports of interest."""
+
+    def free_memory(self, promised: Mapping[int, int]) -> int | None:
+        """Bytes that further guests may use. `promised`: for the pid of each guest, the bytes that it may come to use,
+        of which it need not have touched any yet. None where that cannot be told."""
+
+    def free_disk(self) -> int | None:
+        """Bytes that are free where disks of guests lie; None where that cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def listen() -> Iterator[Listen]:
 
 
 def at(port: int, *of_interest: int) -> list[Listener]:
-    return [one for one in LinuxHost().listeners(of_interest) if one.port == port]
+    return [one for one in LinuxHost(Path("/")).listeners(of_interest) if one.port == port]
 
 
 def own_name() -> str:
@@ -114,7 +114,7 @@ def test_a_table_that_the_kernel_does_not_have_is_empty() -> None:
 
 
 def test_its_clock_counts_from_boot_and_its_boot_has_a_name() -> None:
-    host = LinuxHost()
+    host = LinuxHost(Path("/"))
     assert len(host.boot_id) == 36
     before = host.boottime()
     assert before <= time.clock_gettime(time.CLOCK_BOOTTIME) <= host.boottime()

@@ -22,6 +22,7 @@ from agent.hypervisor.api import (
     RunState,
     View,
 )
+from agent.hypervisor.memory.session import MemorySession
 from agent.hypervisor.memory.world import Guest, MemoryWorld
 from state.ids import Digest, Name, Process, Uid
 from state.observed import Listener, image_key
@@ -226,16 +227,13 @@ class MemoryDoorway:
         self._host = host
 
     async def answers(self, uid: Uid, name: Name, port: int, user: str) -> None:
-        guest = self._host.guests.get(uid)
-        up = (
-            guest is not None
-            and guest.process is not None
-            and guest.state is RunState.RUNNING
-            and not guest.frozen
-            and self._host.clock() >= guest.answers_at
-        )
-        if not up:
+        if not self._host.lets_in(uid):
             raise NotReady(f"knocking at {name}: it does not answer yet")
+
+    async def enter(self, uid: Uid, name: Name, port: int, user: str) -> MemorySession:
+        await self._host.act("enter")
+        await self.answers(uid, name, port, user)
+        return MemorySession(self._host, uid, name)
 
 
 class MemoryFacts:
@@ -259,6 +257,13 @@ class MemoryFacts:
             for forward in guest.forwards
         ]
         return [*self._host.listening, *own]
+
+    def free_memory(self, promised: Mapping[int, int]) -> int | None:
+        most = self._host.memory
+        return None if most is None else most - sum(promised.values())
+
+    def free_disk(self) -> int | None:
+        return self._host.free_disk
 
 
 class MemoryHost(MemoryWorld):

@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 
 from agent.errors import HoldfastError
 from agent.hypervisor.api import BaseImage, Machine, OnChange, RunState
-from state.ids import TICKS_PER_SECOND, Digest, Process, Uid
+from agent.hypervisor.memory.work import Scripted, Work
+from state.ids import TICKS_PER_SECOND, Digest, Name, Process, Uid
 from state.observed import Listener
 from state.spec.resolved import Forward
 
 
 @dataclass
 class Guest:
-    """One prepared machine of the host, with its process if it has one."""
+    """One prepared machine of the host, with its process if it has one. `boots` counts its processes, `resets` its own
+    reboots, `cuts` what broke every connection into it."""
 
     machine: Machine
     disk: int
@@ -33,14 +35,31 @@ class Guest:
     ignores_acpi: bool = False
     forwards: tuple[Forward, ...] = ()
     answers_at: float = 0.0
+    resets: int = 0
+    cuts: int = 0
+    works: dict[str, Work] = field(default_factory=dict)
+
+    @property
+    def boot(self) -> str:
+        """A word for its boot."""
+        return f"{self.boots}-{self.resets}"
+
+    def halt(self, now: float) -> None:
+        """Its boot is over: nothing in it goes on."""
+        self.cuts += 1
+        for work in self.works.values():
+            if work.begun_at is not None and work.halted_at is None:
+                work.halted_at = now
 
 
 @dataclass
 class MemoryWorld:
     """One host. `delays` (seconds) and `failures` (errors, each raised once) are looked up by the name of an
-    operation: `prepare`, `describe`, `spawn`, `resume`, `pause`, `stop`, `discard`, `set_forwards`, `grow`, `fetch`.
+    operation: `prepare`, `describe`, `spawn`, `resume`, `pause`, `stop`, `discard`, `set_forwards`, `grow`, `fetch`,
+    and `enter`, `upload`, `begin`, `look`, `collect`.
 
-    `boot_delay`: seconds from a guest's start until it answers over SSH.
+    `boot_delay`: seconds from a guest's start until it answers over SSH. `scripts`: how the scripts go that are
+    uploaded into guests of a name.
     """
 
     boot_id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -48,10 +67,13 @@ class MemoryWorld:
     clock: Callable[[], float] = time.monotonic
     delays: dict[str, float] = field(default_factory=dict)
     failures: dict[str, list[HoldfastError]] = field(default_factory=dict)
+    memory: int | None = None
+    free_disk: int | None = None
     listening: list[Listener] = field(default_factory=list)
     guests: dict[Uid, Guest] = field(default_factory=dict)
     images: dict[str, BaseImage] = field(default_factory=dict)
     contents: dict[str, Digest] = field(default_factory=dict)
+    scripts: dict[Name, Scripted] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     _watchers: list[OnChange] = field(default_factory=list)
     _pids: int = 1000
@@ -64,8 +86,22 @@ class MemoryWorld:
 
     def guest(self, uid: Uid, state: RunState) -> None:
         """Let the guest turn itself off, panic, or fail a write."""
-        self.guests[uid].state = state
+        guest = self.guests[uid]
+        guest.state = state
+        if state in (RunState.OFF, RunState.PANICKED):
+            guest.halt(self.clock())
         self.changed(uid, f"guest {state}")
+
+    def restart(self, uid: Uid) -> None:
+        """Let the guest reboot itself."""
+        guest = self.guests[uid]
+        guest.halt(self.clock())
+        guest.resets += 1
+        guest.answers_at = self.clock() + self.boot_delay
+
+    def cut(self, uid: Uid) -> None:
+        """Break every connection into the guest."""
+        self.guests[uid].cuts += 1
 
     def freeze(self, uid: Uid, frozen: bool = True) -> None:
         """SIGSTOP or SIGCONT the process."""
@@ -76,6 +112,7 @@ class MemoryWorld:
         """Power the host off hard and on again: every process is gone, every disk is kept."""
         self.boot_id = str(uuid.uuid4())
         for guest in self.guests.values():
+            guest.halt(self.clock())
             guest.process = None
             guest.frozen = False
 
@@ -84,6 +121,21 @@ class MemoryWorld:
         return {uid: guest.process for uid, guest in self.guests.items() if guest.process}
 
     # For an agent's way to it
+
+    def lets_in(self, uid: Uid) -> bool:
+        """Whether the guest answers over SSH."""
+        guest = self.guests.get(uid)
+        return (
+            guest is not None
+            and guest.process is not None
+            and guest.state is RunState.RUNNING
+            and not guest.frozen
+            and self.clock() >= guest.answers_at
+        )
+
+    def script_of(self, name: Name) -> Scripted:
+        """How the scripts go in guests of this name."""
+        return self.scripts.get(name, Scripted())
 
     async def act(self, operation: str) -> None:
         """One operation, as slow and as faulty as it was told to be."""
@@ -120,6 +172,7 @@ class MemoryWorld:
             self._watchers.remove(watcher)
 
     def end(self, uid: Uid, word: str) -> None:
+        self.guests[uid].halt(self.clock())
         self.guests[uid].process = None
         self.guests[uid].frozen = False
         self.changed(uid, word)

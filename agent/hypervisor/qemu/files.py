@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from agent.hypervisor.api import Kept, Machine, SeedContent
 from agent.hypervisor.qemu import firmware
 from agent.hypervisor.qemu.argv import Descriptors
 from agent.paths import InstancePaths, StatePaths
+from agent.sockets import listening, own_directory
 from state.ids import Name, Uid
 
 
@@ -204,8 +204,8 @@ def opened(paths: StatePaths, machine: Machine, lock: Lock) -> Iterator[Opened]:
 
         append = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         uefi = firmware.find(machine.machine) if machine.firmware == "uefi" else None
-        _own_directory(paths.sockets)
-        _own_directory(mine.sockets)
+        own_directory(paths.sockets)
+        own_directory(mine.sockets)
         numbers = Descriptors(
             disk=file(mine.disk, os.O_RDWR),
             base=file(machine.base.path, os.O_RDONLY),
@@ -214,38 +214,12 @@ def opened(paths: StatePaths, machine: Machine, lock: Lock) -> Iterator[Opened]:
             firmware=file(uefi.code, os.O_RDONLY, follow=True) if uefi else None,
             variables=file(mine.firmware_variables, os.O_RDWR) if uefi else None,
             console_log=file(mine.console_log, append),
-            control=stack.enter_context(_listening(mine.qmp_socket)).fileno(),
-            metrics=stack.enter_context(_listening(mine.metrics_socket)).fileno(),
-            console=stack.enter_context(_listening(mine.console_socket)).fileno(),
+            control=stack.enter_context(listening(mine.qmp_socket)).fileno(),
+            metrics=stack.enter_context(listening(mine.metrics_socket)).fileno(),
+            console=stack.enter_context(listening(mine.console_socket)).fileno(),
         )
         known = (number for number in asdict(numbers).values() if number is not None)
         yield Opened(numbers, (*known, lock.descriptor), file(mine.qemu_log, append))
-
-
-def _own_directory(path: Path) -> None:
-    """Make `path` and what is missing above it, for nobody but us. Raises Blocked where somebody else could enter."""
-    if not path.parent.exists():
-        _own_directory(path.parent)
-    with suppress(FileExistsError):
-        path.mkdir(0o700)
-    stat = path.lstat()
-    if stat.st_uid != os.geteuid() or stat.st_mode & 0o170077 != 0o040000:
-        raise Blocked(
-            f"{path} is not a directory of this user alone", hint=f"chmod 700 {path}, or remove it"
-        )
-
-
-@contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    """A Unix socket that listens at `path`, mode 0600 from birth, in place of one that nobody holds any more."""
-    with suppress(FileNotFoundError):
-        path.unlink()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        # Linux makes the name with the mode of the unbound socket, less the umask (net/unix/af_unix.c).
-        os.fchmod(listener.fileno(), 0o600)
-        listener.bind(os.fspath(path))
-        listener.listen(8)
-        yield listener
 
 
 def write_pid(mine: InstancePaths, pid: int) -> None:
