@@ -3,6 +3,8 @@ Pure."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from agent.keepalive import at_its_size
 from agent.leases import Leases, forwards_of
 from agent.policy import Policy
@@ -21,7 +23,13 @@ class Births:
         self._policy = policy
         self._leases = leases
 
-    def choose(self, wanted: WantedVm, begun: Instance | None, own: list[Seen]) -> Birth | Wait:
+    def choose(
+        self,
+        wanted: WantedVm,
+        begun: Instance | None,
+        own: list[Seen],
+        kind: Literal["vm", "job"] = "vm",
+    ) -> Birth | Wait:
         """What an instance of `wanted` is to be given, or the wait for what it cannot have. `begun`: the one whose
         making was cut off; `own`: the instances of the name that it is to replace."""
         spec = wanted.spec
@@ -51,7 +59,7 @@ class Births:
             known = self._observed.names.get(spec.name)
             highest = max((one.instance.generation for one in own), default=0)
             generation = max(known.generation if known else 0, highest) + 1
-            uid = instance_uid(self._policy.state_id, "vm", spec.name, generation)
+            uid = instance_uid(self._policy.state_id, kind, spec.name, generation)
             run_as = self._leases.run_as()
         return Birth(
             uid=uid,
@@ -62,6 +70,7 @@ class Births:
             ssh_port=port,
             run_as=run_as,
             forwards=forwards,
+            kind=kind,
         )
 
 

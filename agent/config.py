@@ -13,7 +13,8 @@ from agent.errors import BadUsage
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """None and empty: not said. Paths are absolute."""
+    """None and empty: not said. Paths are absolute; `drain_timeout` is seconds; `capacity_map` holds for a label the
+    VMs of jobs that may run at once."""
 
     desired: Path | None = None
     images: Path | None = None
@@ -22,6 +23,9 @@ class Settings:
     accel: str | None = None
     qemu: str | None = None
     hypervisor: str | None = None
+    max_concurrency: int | None = None
+    capacity_map: tuple[tuple[str, int], ...] = ()
+    drain_timeout: float | None = None
 
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> Self:
@@ -30,6 +34,9 @@ class Settings:
         for name in ("desired", "images"):
             if said.get(name) is not None:
                 said[name] = Path(said[name]).absolute()
+        said["capacity_map"] = tuple(
+            (label, most) for label, most in said.get("capacity_map") or ()
+        )
         said["image_root"] = tuple(Path(root).absolute() for root in said.get("image_root") or ())
         return cls(**said)
 

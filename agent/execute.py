@@ -9,23 +9,29 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from agent import backoff
+from agent.doing import Doing
 from agent.errors import HoldfastError, StartFailed
 from agent.hypervisor.api import Backend
 from agent.intent import Clock, Intent, event
+from agent.jobs.runner import Runner
+from agent.jobs.store import RunStore
 from agent.leases import excluded, forwards_of
 from agent.machines import Machines
-from agent.observe import Doing
 from agent.steps import (
     Adopt,
+    Attempt,
+    CancelRun,
     Clear,
     Crash,
     Create,
     Destroy,
+    Enqueue,
     Hold,
     Keep,
     Power,
     Replace,
     Restart,
+    Resume,
     Step,
     Update,
     Wait,
@@ -41,13 +47,16 @@ from state.spec.resolved import Forward, ImageSpec, VmSpec
 class Executor:
     """Does steps against one backend and one ledger. Steps of different names run beside each other."""
 
-    def __init__(self, ledger: Ledger, backend: Backend, clock: Clock, doing: Doing) -> None:
+    def __init__(
+        self, ledger: Ledger, backend: Backend, clock: Clock, doing: Doing, store: RunStore
+    ) -> None:
         self._ledger = ledger
         self._backend = backend
         self._hypervisor = backend.hypervisor
         self._clock = clock
         self._doing = doing
         self._machines = Machines(ledger, backend, clock)
+        self.runner = Runner(ledger, backend, self._machines, store, clock, doing)
 
     async def perform(self, step: Step, pass_id: str) -> None:
         """Do one step and record how it ended. Raises nothing but bugs and cancellation."""
@@ -92,7 +101,7 @@ class Executor:
             said = f"image {image.label} is in the store as {base.digest[:19]}"
             change.event(event(now, pass_id, "ImageFetched", said))
 
-    async def _do(self, step: Step, intent: Intent) -> None:
+    async def _do(self, step: Step, intent: Intent) -> None:  # noqa: C901 - one case a step
         match step:
             case Create():
                 await self._create(step, intent)
@@ -115,6 +124,8 @@ class Executor:
                 )
                 with intent.done("Crashed", step.because) as change:
                     change.put_instance(ended)
+            case Enqueue() | Attempt() | Resume() | CancelRun():
+                await self.runner.perform(step, intent)
             case Keep() | Wait() | Hold():
                 raise AssertionError(f"a {step.action} is nothing to do")
 

@@ -37,7 +37,7 @@ class Intent:
                     id=0,
                     pass_id=self._pass_id,
                     action=self._step.action,
-                    kind="vm",
+                    kind=self._step.kind,
                     name=self._step.name,
                     because=self._step.because,
                     begun_at=self._clock().wall,
@@ -89,7 +89,7 @@ class Intent:
             message=message,
             name=self._step.name,
             uid=uid,
-            kind="vm",
+            kind=self._step.kind,
             pass_id=self._pass_id,
         )
 

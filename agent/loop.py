@@ -13,21 +13,26 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from agent.doing import Doing
 from agent.execute import Executor
 from agent.hypervisor.api import Backend
 from agent.intent import Clock
-from agent.observe import Doing, observe
+from agent.jobs.outcome import Fault
+from agent.jobs.requests import Requests
+from agent.jobs.runner import Runner
+from agent.jobs.store import RunStore
+from agent.observe import observe
 from agent.plan import plan
 from agent.policy import Policy
 from agent.ready import Readiness
 from agent.record import Pass, Recorder
 from agent.recover import recover
-from agent.steps import Step, Wait
+from agent.steps import CancelRun, Step, Wait
 from agent.wake import Wake
 from agent.worker import Worker
 from state.desired import Desired
 from state.history import Event
-from state.ids import Name, Uid
+from state.ids import Digest, Name, Uid
 from state.ledger import Ledger
 from state.observed import Observed
 from state.records import LedgerUnreadable
@@ -38,6 +43,10 @@ SHORTEST_WAIT = 0.05
 
 class Source(Protocol):
     """Where documents come from."""
+
+    def attachment(self, path: str, digest: Digest) -> bytes:
+        """The bytes of a file that a document names, as they were when it was read. Raises HoldfastError when they are
+        no longer so. Called in a thread."""
 
     def load(self, now: float) -> Desired:
         """Read everything; `now` is Unix time. Never raises for what is in the documents. Called in a thread of its
@@ -52,6 +61,7 @@ class World:
     ledger: Ledger
     backend: Backend
     clock: Clock
+    store: RunStore
 
 
 class Agent:
@@ -72,6 +82,7 @@ class Agent:
         self._ledger = world.ledger
         self._backend = world.backend
         self._clock = world.clock
+        self._store = world.store
         self._policy = policy
         self._interval = interval
         self._on_pass = on_pass
@@ -81,11 +92,25 @@ class Agent:
         self._reader: Worker | None = None
         self._loading: asyncio.Future[Desired] | None = None
         self._recorder = Recorder(world.ledger)
+        self._runner: Runner | None = None
+        self._desired: Desired | None = None
+        self.requests = Requests(
+            world.ledger,
+            world.store,
+            world.clock,
+            policy.state_id,
+            doing=self._doing,
+            wake=self.wake.notify,
+            desired=lambda: self._desired,
+        )
         self._passes = 0
         self._stopping = False
 
     def stop(self) -> None:
-        """Leave at the next turn; steps under way are finished first, fetches are given up."""
+        """Leave at the next turn; steps under way are finished first, fetches are given up, and runs have the policy's
+        `drain_timeout` to end. Said once more: they end now."""
+        if self._stopping:
+            self._drain()
         self._stopping = True
         self.wake.notify("stop")
         if self._loading is not None:
@@ -93,11 +118,13 @@ class Agent:
 
     async def run(self, *, watching: Coroutine[Any, Any, None] | None = None) -> None:
         """Converge, and go on converging. `watching` runs beside the loop and ends with it."""
-        executor = Executor(self._ledger, self._backend, self._clock, self._doing)
+        executor = Executor(self._ledger, self._backend, self._clock, self._doing, self._store)
+        self._runner = executor.runner
         readiness = Readiness(self._ledger, self._backend.doorway, self._clock, self.wake.notify)
         await self._backend.hypervisor.open(self._changed)
         try:
-            await recover(self._ledger, self._backend.hypervisor, self._clock)
+            known = self._store.known()
+            await recover(self._ledger, self._backend.hypervisor, self._clock, known)
             async with asyncio.TaskGroup() as beside:
                 helpers = [beside.create_task(watching)] if watching else []
                 async with asyncio.TaskGroup() as steps:
@@ -115,6 +142,10 @@ class Agent:
                             timeout = self._until(done)
                     for fetch in self._fetches:
                         fetch.cancel()
+                    drain = asyncio.get_running_loop().call_later(
+                        self._policy.drain_timeout, self._drain
+                    )
+                drain.cancel()
                 readiness.follow(Observed(), beside)
                 for helper in helpers:
                     helper.cancel()
@@ -122,6 +153,10 @@ class Agent:
             if self._reader is not None:
                 self._reader.leave()
             await self._backend.hypervisor.close()
+
+    def _drain(self) -> None:
+        if self._runner is not None:
+            self._runner.drain()
 
     async def _guarded_turn(self, reasons: tuple[str, ...]) -> Pass | None:
         """One turn; None where a bug of ours broke it off, which is told and must not end what else runs."""
@@ -143,6 +178,7 @@ class Agent:
         observed = await observe(self._ledger, self._backend, desired, self._doing)
         decided = plan(desired, observed, self._policy, now)
         done = Pass(f"{int(now.wall):x}-{self._passes}", reasons, desired, observed, decided)
+        self._desired = desired
         self._recorder.record(done, now.wall)
         self._on_pass(done)
         return done
@@ -172,6 +208,9 @@ class Agent:
         if self._stopping:
             return
         for step in done.plan.acting:
+            if isinstance(step, CancelRun) and step.name in self._doing.names:
+                executor.runner.interrupt(step.run, Fault.CANCELLED, step.because)
+                continue
             if getattr(step, "fetch", None) is None:
                 self._doing.names[step.name] = f"{step.action}: {step.because}"
                 group.create_task(self._perform(executor, step, done.id))

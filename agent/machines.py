@@ -62,6 +62,7 @@ class Machines:
         if instance is None:
             instance = Instance(
                 uid=birth.uid,
+                kind=birth.kind,
                 name=spec.name,
                 generation=birth.generation,
                 phase=Phase.PENDING,

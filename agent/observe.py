@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from agent.doing import Doing
 from agent.hypervisor.api import Backend
 from agent.leases import forwards_of
 from state.desired import Desired
 from state.ids import Name
 from state.lifecycle import Cause, Phase
 from state.observed import Instance, Listener, NameRecord, Observed, Retry, Seen, Verdict
-from state.spec.resolved import ImageSpec, VmSpec
-
-
-@dataclass
-class Doing:
-    """What is under way in this agent: for each busy name and each image on its way, a sentence part."""
-
-    names: dict[Name, str] = field(default_factory=dict)
-    images: dict[ImageSpec, str] = field(default_factory=dict)
+from state.runs import Run
+from state.spec.resolved import VmSpec
 
 
 class Records(Protocol):
@@ -28,6 +21,7 @@ class Records(Protocol):
     def instances(self) -> list[Instance]: ...
     def names(self) -> dict[Name, NameRecord]: ...
     def retries(self) -> dict[str, Retry]: ...
+    def runs(self) -> list[Run]: ...
 
 
 class NoRecords:
@@ -42,10 +36,15 @@ class NoRecords:
     def retries(self) -> dict[str, Retry]:
         return {}
 
+    def runs(self) -> list[Run]:
+        return []
+
 
 async def observe(records: Records, backend: Backend, desired: Desired, doing: Doing) -> Observed:
     """The world at this moment: images are looked for first, and the rest is of one moment after that."""
     wanted = {vm.spec.image for vm in desired.vms.values()}
+    wanted |= {job.spec.image for job in desired.jobs.values()}
+    runs = records.runs()
     # Of before the look: what arrives during it is seen by the next pass, and not asked for again by this one.
     fetching = dict(doing.images)
     images = dict(await backend.images.look(wanted))
@@ -61,6 +60,7 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
             break
         images |= await backend.images.look(more)
         wanted = wanted | more
+    waiting = any(not run.phase.ended for run in runs) or bool(desired.jobs)
     return Observed(
         instances=seen,
         names=records.names(),
@@ -69,7 +69,22 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
         busy=dict(doing.names),
         fetching=fetching,
         retries=records.retries(),
+        runs=tuple(runs),
+        free_memory=backend.host.free_memory(_promised(seen)) if waiting else None,
+        free_disk=backend.host.free_disk() if waiting else None,
     )
+
+
+def _promised(seen: tuple[Seen, ...]) -> dict[int, int]:
+    """For each live guest of a job, by pid, its memory in bytes. What vms may use is for their documents' author to
+    add up: they are there whether there is room for jobs or not."""
+    return {
+        one.instance.process.pid: VmSpec.from_canonical(one.instance.spec).memory
+        for one in seen
+        if one.instance.kind == "job"
+        and one.verdict is Verdict.ALIVE
+        and one.instance.process is not None
+    }
 
 
 def _look(instance: Instance, backend: Backend) -> Seen:

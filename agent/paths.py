@@ -8,7 +8,13 @@
         disk.qcow2  seed.iso  efivars.fd  instance.json
         console.log  qemu.log  console.log.1  qemu.log.1    the older end of a log that grew too long
         qemu.pid                 locked by flock(2) for as long as the process lives
-      runs/<id>/  git/
+      runs/<id>/                 0700
+        run.json                 the run as the ledger has it, for an agent that has lost the ledger
+        result.json              the same for programs, once it has ended
+        log  log.progress        what console and script said; how far that was read
+        inputs/<sha256>          files of the source that it needs
+        artifacts/
+      git/
       keys/  id_ed25519  id_ed25519.pub  hosts/<name>  hosts/<name>.pub
 
 A name that begins with a dot is of a file on its way; what a crash leaves of one is removed by the next agent.
@@ -22,7 +28,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from state.ids import Uid
+from state.ids import Digest, RunId, Uid
 
 SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path: QEMU binds 108, Python connects to at most this."""
@@ -31,6 +37,11 @@ SOCKET_PATH_LIMIT = 107
 def older(log: Path) -> Path:
     """Where the end of a log is kept that was cut because it grew too long."""
     return log.with_name(f"{log.name}.1")
+
+
+def progress(log: Path) -> Path:
+    """Where it is kept how far the sources of a run's log were read."""
+    return log.with_name(f"{log.name}.progress")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,32 @@ class InstancePaths:
 
 
 @dataclass(frozen=True, slots=True)
+class RunPaths:
+    """The files of one run."""
+
+    directory: Path
+
+    @property
+    def record(self) -> Path:
+        return self.directory / "run.json"
+
+    @property
+    def result(self) -> Path:
+        return self.directory / "result.json"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "log"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.directory / "artifacts"
+
+    def input(self, digest: Digest) -> Path:
+        return self.directory / "inputs" / digest.partition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
 class StatePaths:
     """The layout below one state directory; `root` is absolute."""
 
@@ -108,6 +145,10 @@ class StatePaths:
     @property
     def instances(self) -> Path:
         return self.root / "instances"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
 
     @property
     def keys(self) -> Path:
@@ -135,8 +176,16 @@ class StatePaths:
         )
         return runtime / "holdfast" / hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
 
+    @property
+    def api_socket(self) -> Path:
+        """Where the running agent answers the commands that need one."""
+        return self.sockets / "api.sock"
+
     def instance(self, uid: Uid) -> InstancePaths:
         return InstancePaths(self.instances / uid, self.sockets / uid)
+
+    def run(self, run: RunId) -> RunPaths:
+        return RunPaths(self.runs / run)
 
 
 def default_state() -> Path:

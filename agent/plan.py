@@ -12,6 +12,7 @@ from dataclasses import replace
 from agent import backoff
 from agent.births import Births
 from agent.fetches import Fetches
+from agent.jobs.plan import JobsPass
 from agent.keepalive import Question, answer
 from agent.leases import Leases
 from agent.policy import Policy
@@ -51,12 +52,13 @@ class _Pass:
         self._now = now
         self._leases = Leases(desired, observed, policy)
         self._births = Births(observed, policy, self._leases)
-        self._seen = observed.by_name()
+        self._seen = observed.by_name("vm")
         self._problems: dict[Name, Problem] = {}
         for problem in desired.problems:
             if problem.name is not None:
                 self._problems.setdefault(problem.name, problem)
         self._fetches = Fetches(observed, now)
+        self._jobs = JobsPass(desired, observed, policy, now, self._births, self._fetches)
 
     def whole(self) -> Plan:
         """Every name's step, and the images that some of them wait for."""
@@ -64,8 +66,10 @@ class _Pass:
 
     def _steps(self) -> tuple[Step, ...]:
         leased = {name for name, record in self._observed.names.items() if record.ssh_port}
-        names = {*self._desired.vms, *self._problems, *self._seen, *leased}
-        return tuple(self._patiently(self._decide(name)) for name in sorted(names))
+        jobs = self._jobs.names
+        names = {*self._desired.vms, *self._problems, *self._seen, *leased} - jobs
+        steps = [self._decide(name) for name in sorted(names)] + self._jobs.steps(self._problems)
+        return tuple(map(self._patiently, sorted(steps, key=lambda step: step.name)))
 
     def _patiently(self, step: Step) -> Step:
         """The step, or the wait for its next try where the very same has failed before."""
@@ -80,6 +84,7 @@ class _Pass:
             if meanwhile is not None and meanwhile.action != step.action:
                 return self._patiently(meanwhile)
         return Wait(
+            kind=step.kind,
             name=step.name,
             because=f"{retry.error}; {backoff.tried(retry)} so far",
             reason="BackOff",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 SSH_PORTS = range(22000, 32768)
 """Ports that SSH forwards are leased from: above the registered services that a host is likely to run, below the
@@ -12,10 +13,14 @@ kernel's default ephemeral range (32768 to 60999), from which any outgoing conne
 @dataclass(frozen=True, slots=True)
 class Policy:
     """`run_as`: uids for QEMU processes, None where the agent is not root and each runs as the agent's user. `memory`:
-    bytes that one guest may have at most, None where nobody said."""
+    bytes that one guest may have at most, None where nobody said. `max_concurrency`: VMs of jobs at once; `capacity`:
+    of those that a label means; `drain_timeout`: seconds that running jobs get when the agent is to leave."""
 
     state_id: str
     accelerator: str
     ssh_ports: range = SSH_PORTS
     run_as: range | None = None
     memory: int | None = None
+    drain_timeout: float = 60.0
+    max_concurrency: int = 2
+    capacity: Mapping[str, int] = field(default_factory=dict)

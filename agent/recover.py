@@ -4,6 +4,7 @@ can be told."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 
 from agent.errors import HoldfastError
@@ -15,13 +16,18 @@ from state.ledger import Ledger
 from state.lifecycle import Cause, Phase
 from state.observed import Instance, NameRecord
 from state.records import instance_of
+from state.runs import Run
 from state.spec.resolved import VmSpec
 
 
-async def recover(ledger: Ledger, hypervisor: Hypervisor, clock: Clock) -> None:
+async def recover(
+    ledger: Ledger, hypervisor: Hypervisor, clock: Clock, runs: Iterable[Run]
+) -> None:
     """Record the processes that an agent started and did not live to record; take in those whose rows are lost; end
-    those of which nothing can be told."""
+    those of which nothing can be told. `runs` are those whose own files are there: what has ended must not run again
+    because the ledger was lost."""
     now = clock()
+    _take_in_runs(ledger, runs, now.wall)
     if any(True for _ in ledger.reader.steps(open_only=True, last=1)):
         with ledger.transaction() as change:
             change.interrupt_open_steps(at=now.wall)
@@ -49,6 +55,18 @@ async def recover(ledger: Ledger, hypervisor: Hypervisor, clock: Clock) -> None:
                 dead = replace(dead, phase=Phase.CRASHED, cause=Cause.EXIT)
             said = "taken in from its files, without a process: the ledger had lost it"
             _take_in(ledger, dead, said, now.wall)
+
+
+def _take_in_runs(ledger: Ledger, runs: Iterable[Run], wall: float) -> None:
+    numbers = {(run.name, run.number) for run in ledger.runs()}
+    for run in runs:
+        if ledger.run(run.id) is None and (run.name, run.number) not in numbers:
+            said = f"run {run.number} was taken in from its files: the ledger had lost it"
+            with ledger.transaction() as change:
+                change.put_run(run)
+                change.event(
+                    Event(at=wall, reason="Recovered", message=said, name=run.name, kind="job")
+                )
 
 
 def _take_in(ledger: Ledger, instance: Instance, said: str, wall: float) -> None:

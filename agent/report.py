@@ -15,7 +15,7 @@ def findings(plan: Plan, desired: Desired) -> dict[str, Finding]:
     from pass to pass."""
     problems = {problem.name: problem for problem in reversed(desired.problems)}
     found = {
-        f"vm/{step.name}": _of_step(
+        f"{step.kind}/{step.name}": _of_step(
             step, problems.get(step.name) if isinstance(step, Hold) else None
         )
         for step in plan.steps
@@ -61,7 +61,7 @@ def _of_step(step: Step, problem: Problem | None) -> Finding:
         scope=scope,
         reason=reason,
         message=step.because,
-        kind="vm",
+        kind=step.kind,
         name=step.name,
         file=problem.file if problem else step.source.file if step.source else None,
         line=problem.line if problem else step.source.line if step.source else None,

@@ -7,16 +7,20 @@ from typing import assert_never
 from agent.steps import (
     ACTING,
     Adopt,
+    Attempt,
+    CancelRun,
     Clear,
     Crash,
     Create,
     Destroy,
+    Enqueue,
     Hold,
     Keep,
     Plan,
     Power,
     Replace,
     Restart,
+    Resume,
     Step,
     Update,
     Wait,
@@ -24,8 +28,10 @@ from agent.steps import (
 from state.desired import Desired
 from state.observed import Observed, image_key, step_key, vm_key
 
-_UNDER_WAY = frozenset({"Booting", "Connecting", "InProgress", "FetchingImage"})
-_WELL = frozenset({"Ready", "Running", "Stopped", "Paused", "Suspended", "GuestPoweredOff"})
+_UNDER_WAY = frozenset({"Booting", "Connecting", "InProgress", "FetchingImage", "Capacity"})
+_WELL = frozenset(
+    {"Ready", "Running", "Stopped", "Paused", "Suspended", "GuestPoweredOff", "Succeeded"}
+)
 _TRIES = 3
 """Failures of one thing after which it has failed, though the agent would try on."""
 
@@ -49,7 +55,9 @@ def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:
         case Wait(reason=reason):
             if reason not in ("BackOff", "ImageUnavailable"):
                 return False
-            wanted = desired.vms.get(step.name)
+            if step.kind == "job" and step.reason == "BackOff":
+                return None  # its own retries are counted, and end
+            wanted = desired.vms.get(step.name) or desired.jobs.get(step.name)
             keys = [vm_key(step.name), *(step_key(step.name, action) for action in ACTING)]
             keys += [image_key(wanted.spec.image)] if wanted else []
             tries = [observed.retries[key].failures for key in keys if key in observed.retries]
@@ -60,5 +68,7 @@ def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:
         case Create() | Replace() | Destroy() | Clear() | Restart():
             return None
         case Adopt() | Update() | Power() | Crash():
+            return None
+        case Enqueue() | Attempt() | Resume() | CancelRun():
             return None
     assert_never(step)

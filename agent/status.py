@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from typing import Any
 
+from agent.jobs.told import job_item
+from agent.paths import StatePaths
+from state.clock import stamp
 from state.history import Finding
 from state.ids import Name
 from state.lifecycle import Phase
@@ -20,18 +22,34 @@ from state.records import SOURCE_KEY, Reader
 
 
 def status(
-    reader: Reader, *, agent_pid: int | None, alive: Callable[[Instance], bool]
+    reader: Reader,
+    paths: StatePaths,
+    *,
+    agent_pid: int | None,
+    alive: Callable[[Instance], bool],
 ) -> dict[str, Any]:
-    """The whole shape. `agent_pid` is the running agent's as `statedir.holder` tells it, None where there is none."""
+    """The whole shape. `paths` are those of the reader's state directory; `agent_pid` is the running agent's as
+    `statedir.holder` tells it, None where there is none."""
     with reader.snapshot():
         findings = reader.findings()
         instances: dict[Name, Instance] = {}
         for instance in reader.instances():
             instances[instance.name] = _current(instances.get(instance.name), instance)
         sockets = reader.qmp_sockets()
+        runs = {run.name: run for run in reader.runs()}
         source = json.loads(reader.meta(SOURCE_KEY) or "null")
     of_name = {one.name: one for key, one in findings.items() if key.startswith("vm/") and one.name}
-    names = sorted({*instances, *(name for name, one in of_name.items() if one.scope != "holding")})
+    of_job = {one.name: one for key, one in findings.items() if key.startswith("job/") and one.name}
+    guests = {
+        name: one if alive(one) else replace(one, process=None)
+        for name, one in instances.items()
+        if one.kind == "job"
+    }
+    vms = {name: one for name, one in instances.items() if one.kind == "vm"}
+    names = sorted({*vms, *(name for name, one in of_name.items() if one.scope != "holding")})
+    under_way = (name for name, run in runs.items() if not run.phase.ended)
+    told = (name for name, one in of_job.items() if one.scope != "holding" or name in runs)
+    jobs = sorted({*told, *under_way})
     return {
         "agent": {
             "running": agent_pid is not None,
@@ -39,7 +57,11 @@ def status(
             "source": _source(source),
         },
         "items": [
-            _item(name, instances.get(name), of_name.get(name), sockets, alive) for name in names
+            *(_item(name, vms.get(name), of_name.get(name), sockets, alive) for name in names),
+            *(
+                job_item(name, runs.get(name), guests.get(name), of_job.get(name), paths)
+                for name in jobs
+            ),
         ],
         "held": [_problem(one) for one in findings.values() if one.scope == "held"],
         "errors": [_problem(one) for one in findings.values() if one.scope == "error"],
@@ -50,15 +72,6 @@ def status(
         ],
         "advice": [_problem(one) for one in findings.values() if one.scope == "advice"],
     }
-
-
-def stamp(unix: float | None) -> str | None:
-    """Unix time as RFC 3339 in UTC."""
-    if unix is None:
-        return None
-    return (
-        datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
 
 
 _ALIVE = frozenset(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import ClassVar, assert_never
+from typing import ClassVar, Literal, assert_never
 
 from state.desired import SourceRef
-from state.ids import Name, Uid
+from state.ids import Name, RunId, Uid
 from state.lifecycle import Cause
 from state.spec.resolved import Forward, ImageSpec, VmSpec
+from state.spec.resolved_job import JobSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class _Step:
     acts: ClassVar[bool] = True
     """Whether doing it changes anything."""
 
+    kind: Literal["vm", "job"] = "vm"
     name: Name
     because: str
     """A sentence part for people: `memory 512MiB -> 1GiB`."""
@@ -33,7 +35,8 @@ class _Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Birth:
-    """Every choice for a new instance. `ssh_port` None: its image takes no keys, so nobody can log in."""
+    """Every choice for a new instance of a vm or of a run (`kind`). `ssh_port` None: its image takes no keys, so nobody
+    can log in."""
 
     uid: Uid
     generation: int
@@ -43,6 +46,7 @@ class Birth:
     ssh_port: int | None
     run_as: int | None
     forwards: tuple[Forward, ...]
+    kind: Literal["vm", "job"] = "vm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +146,50 @@ class Crash(_Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Enqueue(_Step):
+    """Record a new run of a job, with what it needs from the tree: nothing of it is looked up there again."""
+
+    action = "run"
+    kind: Literal["vm", "job"] = "job"
+    source: SourceRef
+    run: RunId
+    number: int
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt(_Step):
+    """Begin an attempt of a run in a fresh VM, and see it to its end. A run that is not recorded yet is queued
+    first."""
+
+    action = "run"
+    kind: Literal["vm", "job"] = "job"
+    source: SourceRef
+    run: RunId
+    number: int
+    spec: JobSpec
+    birth: Birth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume(_Step):
+    """Take up an attempt that another agent began, wherever it stands, and see it to its end."""
+
+    action = "adopt"
+    kind: Literal["vm", "job"] = "job"
+    run: RunId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRun(_Step):
+    """End a run without a result of its own."""
+
+    action = "destroy"
+    kind: Literal["vm", "job"] = "job"
+    run: RunId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Keep(_Step):
     """Nothing to do, and why."""
 
@@ -179,6 +227,10 @@ Step = (
     | Update
     | Power
     | Crash
+    | Enqueue
+    | Attempt
+    | Resume
+    | CancelRun
     | Keep
     | Wait
     | Hold
@@ -201,6 +253,8 @@ def target(step: Step) -> str:
             return f"{step.to} {step.uid} {step.spec.digest}"
         case Adopt() | Crash():
             return f"{step.action} {step.uid}"
+        case Enqueue() | Attempt() | Resume() | CancelRun():
+            return f"{step.action} {step.run}"
         case Keep() | Wait() | Hold():
             return step.action
     assert_never(step)

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 from agent.hypervisor.memory import MemoryHost
+from agent.jobs.store import RunStore
 from agent.loop import Agent, World
+from agent.paths import StatePaths
 from agent.policy import Policy
 from agent.record import Pass
 from agent.source.directory import DirectorySource
@@ -54,7 +56,8 @@ async def _measure(root: Path, tree: Path, rounds: int) -> dict[str, list[float]
         return Moment(1.8e9 + host.clock(), host.clock(), host.boot_id)
 
     source = DirectorySource(tree, host="bench")
-    world = World(source, ledger, host.backend(), clock)
+    store = RunStore(StatePaths(root), source.attachment)
+    world = World(source, ledger, host.backend(), clock, store)
     policy = Policy(STATE_ID, "tcg", ssh_ports=range(10_000, 60_000))
     agent = Agent(world, policy, on_pass=passes.append)
     samples: dict[str, list[float]] = {"stat of the tree": [], "holdfast": []}

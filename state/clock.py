@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +17,11 @@ class Moment:
     wall: float
     boottime: float
     boot_id: str
+
+
+def stamp(unix: float | None) -> str | None:
+    """Unix time as RFC 3339 in UTC, to the millisecond."""
+    if unix is None:
+        return None
+    said = datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds")
+    return said.replace("+00:00", "Z")

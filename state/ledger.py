@@ -18,9 +18,12 @@ from sqlite_utils import Database
 
 from state import database, lifecycle
 from state.history import Event, Finding, StepRecord
-from state.ids import Name, Uid
+from state.ids import Name, RunId, Uid
 from state.observed import Instance, NameRecord, Retry
 from state.records import LedgerUnreadable, Reader, instance_row
+from state.run_rows import run_row
+from state.runs import Run
+from state.runs import move as move_run
 from state.schema import migrations
 
 K = TypeVar("K")
@@ -52,16 +55,18 @@ class Ledger:
         *,
         sockets: Path | None = None,
         on_event: Callable[[Event], None] | None = None,
+        on_run: Callable[[Run], None] | None = None,
     ) -> None:
         """Open or make the database at `path`, mode 0600, and bring its tables up to date.
 
         `sockets` is the directory below which the sockets of each uid lie. `on_event` is told of every event once it is
-        durable. Raises LedgerUnreadable where the file is no sound database, LedgerNewer where it comes from a later
-        version.
+        durable, and `on_run` of every run that was recorded. Raises LedgerUnreadable where the file is no sound
+        database, LedgerNewer where it comes from a later version.
         """
         self._path = path
         self._sockets = sockets
         self._on_event = on_event
+        self._on_run = on_run
         self._appended = 0
         self._file = database.private(path)
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=database.BUSY)
@@ -80,6 +85,7 @@ class Ledger:
             self._instances = {instance.uid: instance for instance in self.reader.instances()}
             self._names = self.reader.names()
             self._retries = self.reader.retries()
+            self._runs = {run.id: run for run in self.reader.runs()}
         except sqlite3.Error as error:
             self.close()
             raise LedgerUnreadable(f"the state database cannot be used: {error}") from error
@@ -125,11 +131,20 @@ class Ledger:
         """What is remembered of the failures of `key`; a fresh record where there are none."""
         return self._retries.get(key, Retry(key))
 
+    def runs(self) -> list[Run]:
+        """Every remembered run, oldest of each name first."""
+        return sorted(self._runs.values(), key=lambda run: (run.name, run.number))
+
+    def run(self, run: RunId) -> Run | None:
+        return self._runs.get(run)
+
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """All that is said inside becomes durable when the block ends well, and nothing of it otherwise. Raises
         LedgerUnwritable."""
-        change = Transaction(self._connection, self._sockets, self._instances, self._retries)
+        change = Transaction(
+            self._connection, self._sockets, self._instances, self._retries, self._runs
+        )
         if database.identity(self._path) != self._file:
             raise LedgerUnwritable("the state database was taken away or replaced")
         try:
@@ -147,9 +162,13 @@ class Ledger:
         _apply(change.instances, self._instances)
         _apply(change.names, self._names)
         _apply(change.retries, self._retries)
+        _apply(change.runs, self._runs)
         if self._on_event is not None:
             for event in change.events:
                 self._on_event(event)
+        if self._on_run is not None:
+            for run in filter(None, change.runs.values()):
+                self._on_run(run)
 
     def _prune(self, appended: int) -> None:
         self._appended += appended
@@ -172,15 +191,18 @@ class Transaction:
         sockets: Path | None,
         instances: Mapping[Uid, Instance],
         retries: Mapping[str, Retry],
+        runs: Mapping[RunId, Run],
     ) -> None:
         self._connection = connection
         self._sockets = sockets
         self._instances = instances
         self._retries = retries
+        self._runs = runs
         # What this transaction changes, None for what it removes.
         self.instances: dict[Uid, Instance | None] = {}
         self.names: dict[Name, NameRecord] = {}
         self.retries: dict[str, Retry | None] = {}
+        self.runs: dict[RunId, Run | None] = {}
         self.events: list[Event] = []
         self.appended = 0
 
@@ -203,6 +225,18 @@ class Transaction:
     def put_name(self, record: NameRecord) -> None:
         self._put("names", asdict(record))
         self.names[record.name] = record
+
+    def put_run(self, run: Run) -> None:
+        """Record a run whole. Raises runs.IllegalRunMove for a phase that cannot follow the recorded one."""
+        old = self.runs.get(run.id, self._runs.get(run.id))
+        if old is not None:
+            move_run(old.phase, run.phase)
+        self._put("runs", run_row(run))
+        self.runs[run.id] = run
+
+    def remove_run(self, run: RunId) -> None:
+        self._connection.execute("DELETE FROM runs WHERE id = ?", [run])
+        self.runs[run] = None
 
     def put_retry(self, retry: Retry) -> None:
         self._put("retries", asdict(retry))

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from state.desired import SourceRef
 from state.ids import Digest, Name, Process, Uid
 from state.lifecycle import Cause, Phase
+from state.runs import Run
 from state.spec.resolved import DiskFormat, Forward, ImageSpec
 
 
@@ -101,6 +103,8 @@ class Instance:
     ready_at: float | None = None
     restarts: int = 0
     detail: str = ""
+    kind: Literal["vm", "job"] = "vm"
+    """What it belongs to: a vm, or one attempt of a job's run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +175,9 @@ class Observed:
     """What the planner is told of the world.
 
     `images` holds the specs whose image is in the store. `busy` are names with a step under way, and what it is;
-    `fetching` are images on their way, each with a sentence part on how far.
+    `fetching` are images on their way, each with a sentence part on how far. `runs` are the runs that are remembered,
+    oldest of each name first; `free_memory` and `free_disk` are the bytes that runs may still come to use, None where
+    nobody looked.
     """
 
     instances: tuple[Seen, ...] = ()
@@ -181,10 +187,14 @@ class Observed:
     busy: Mapping[Name, str] = field(default_factory=dict)
     fetching: Mapping[ImageSpec, str] = field(default_factory=dict)
     retries: Mapping[str, Retry] = field(default_factory=dict)
+    runs: tuple[Run, ...] = ()
+    free_memory: int | None = None
+    free_disk: int | None = None
 
-    def by_name(self) -> dict[Name, list[Seen]]:
-        """The instances of each name, oldest generation first."""
+    def by_name(self, kind: Literal["vm", "job"]) -> dict[Name, list[Seen]]:
+        """The instances of each name of a kind, oldest generation first."""
         grouped: dict[Name, list[Seen]] = {}
-        for seen in sorted(self.instances, key=lambda seen: seen.instance.generation):
+        own = (seen for seen in self.instances if seen.instance.kind == kind)
+        for seen in sorted(own, key=lambda seen: seen.instance.generation):
             grouped.setdefault(seen.instance.name, []).append(seen)
         return grouped

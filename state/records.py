@@ -19,6 +19,8 @@ from state.history import Event, Finding, StepRecord
 from state.ids import Digest, Name, Process, Uid
 from state.lifecycle import Cause, Phase
 from state.observed import BaseImage, Instance, NameRecord, Retry
+from state.run_rows import run_of
+from state.runs import Run
 from state.spec.resolved import Forward
 
 T = TypeVar("T")
@@ -40,7 +42,7 @@ def instance_row(instance: Instance, *, qmp: str) -> dict[str, Any]:
     base = asdict(instance.base) | {"path": str(instance.base.path)}
     return {
         "uid": instance.uid,
-        "kind": "vm",
+        "kind": instance.kind,
         "name": instance.name,
         "generation": instance.generation,
         "phase": instance.phase.value,
@@ -75,6 +77,7 @@ def instance_of(row: Mapping[str, Any]) -> Instance:
     )
     return Instance(
         uid=Uid(row["uid"]),
+        kind=row["kind"],
         name=Name(row["name"]),
         generation=row["generation"],
         phase=Phase(row["phase"]),
@@ -126,9 +129,7 @@ class Reader:
             ) from error
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5.0)
         try:
-            made = connection.execute(
-                "SELECT 1 FROM sqlite_master WHERE name = 'findings'"
-            ).fetchone()
+            made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone()
         except sqlite3.Error as error:
             connection.close()
             raise LedgerUnreadable(f"the state database cannot be read: {error}") from error
@@ -175,6 +176,11 @@ class Reader:
     def instances(self) -> list[Instance]:
         """Every instance, oldest generation of each name first."""
         return self._made(instance_of, "SELECT * FROM instances ORDER BY name, generation")
+
+    def runs(self, name: Name | None = None) -> list[Run]:
+        """Every remembered run, or those of one job, oldest of each name first."""
+        sql = "SELECT * FROM runs WHERE ? IS NULL OR name = ? ORDER BY name, number"
+        return self._made(run_of, sql, [name, name])
 
     def qmp_sockets(self) -> dict[Uid, str]:
         """The control socket of each instance."""

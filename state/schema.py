@@ -112,6 +112,43 @@ def m0001_first(db: Database) -> None:
     )
 
 
+@migrations()
+def m0002_runs(db: Database) -> None:
+    _table(db, "runs").create(
+        {
+            "id": str,
+            "name": str,
+            "number": int,
+            "spec": str,
+            "spec_digest": str,
+            "source_file": str,
+            "source_line": int,
+            "source_commit": str,
+            "phase": str,
+            "reason": str,
+            "message": str,
+            "attempt": int,
+            "spent": str,
+            "boot_id": str,
+            "attempt_began": float,
+            "not_before": float,
+            "queued_at": float,
+            "began_at": float,
+            "started_at": float,
+            "ended_at": float,
+            "exit_code": int,
+            "uid": str,
+            "kept_until": float,
+            "cancel": str,
+            "guest_boot": str,
+            "artifacts": str,
+            "notes": str,
+        },
+        pk="id",
+        not_null={"name", "number", "spec", "spec_digest", "phase", "queued_at"},
+    ).create_index(["name", "number"], unique=True)
+
+
 def newest() -> str:
     """The name of the last migration that this version knows."""
     return migrations.pending(Database(memory=True))[-1].name

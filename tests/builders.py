@@ -8,11 +8,12 @@ from typing import Any
 
 from agent.leases import forwards_of
 from state.clock import Moment
-from state.desired import Desired, Problem, SourceInfo, SourceRef, WantedVm
+from state.desired import Desired, Problem, SourceInfo, SourceRef, WantedJob, WantedVm
 from state.ids import Digest, Name, Process, instance_uid
 from state.lifecycle import Cause, Phase
 from state.observed import BaseImage, Instance
 from state.spec.resolved import ImageSpec, VmSpec
+from state.spec.resolved_job import JobSpec
 
 STATE_ID = "6f0b0c52-6f0a-4b0e-9a59-0a5b3f4f6d10"
 DIRECTORY = SourceInfo("directory", "/desired")
@@ -33,10 +34,18 @@ def wanted(*specs: VmSpec, file: str | None = None) -> dict[Name, WantedVm]:
 
 
 def desired(
-    *specs: VmSpec, problems: Iterable[Problem] = (), unproven: str | None = None
+    *specs: VmSpec | JobSpec, problems: Iterable[Problem] = (), unproven: str | None = None
 ) -> Desired:
-    """A readable tree with these vms."""
-    return Desired(DIRECTORY, wanted(*specs), tuple(problems), unproven=unproven)
+    """A readable tree with these vms and jobs."""
+    vms = [spec for spec in specs if isinstance(spec, VmSpec)]
+    jobs = [spec for spec in specs if isinstance(spec, JobSpec)]
+    return Desired(
+        DIRECTORY,
+        wanted(*vms),
+        tuple(problems),
+        unproven=unproven,
+        jobs=wanted_jobs(*jobs),
+    )
 
 
 def broken(name: str | None, file: str = "web.yaml") -> Problem:
@@ -87,3 +96,21 @@ def running(spec: VmSpec | None = None, **fields: Any) -> Instance:
         "ready_at": 1_700_000_995.0,
     }
     return instance(spec, **(values | fields))
+
+
+def job(name: str = "tests", **fields: Any) -> JobSpec:
+    """A job's spec with every default but what is given."""
+    values: dict[str, Any] = {
+        "runs_on": "debian-12",
+        "image": IMAGE,
+        "cpus": 1,
+        "memory": 512 << 20,
+        "disk": None,
+        "script": "#!/bin/sh\nmake test\n",
+    }
+    return JobSpec(Name(name), **values | fields)
+
+
+def wanted_jobs(*specs: JobSpec) -> dict[Name, WantedJob]:
+    """Each spec from a file of its own name."""
+    return {spec.name: WantedJob(spec, SourceRef(f"{spec.name}.yaml", 1)) for spec in specs}

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.hypervisor.memory import MemoryHost
+from agent.jobs.store import RunStore
 from agent.loop import Agent, World
+from agent.paths import StatePaths
 from agent.policy import Policy
 from agent.record import Pass
 from state.clock import Moment
 from state.desired import Desired
-from state.ids import Name, Uid
+from state.ids import Digest, Name, Uid
 from state.ledger import Ledger
 from state.observed import Instance, RunState
 from tests.builders import STATE_ID, desired
@@ -29,6 +31,10 @@ class EditedSource:
         self.content = content
         self.answers: Callable[[], object] | None = None
         self.asked = False
+        self.files: dict[str, bytes] = {}
+
+    def attachment(self, path: str, digest: Digest) -> bytes:
+        return self.files[path]
 
     def load(self, now: float) -> Desired:
         if self.answers is not None:
@@ -45,6 +51,7 @@ class Lab:
     host: MemoryHost = field(default_factory=MemoryHost)
     source: EditedSource = field(default_factory=lambda: EditedSource(desired()))
     passes: list[Pass] = field(default_factory=list)
+    drain_timeout: float = 0.2
     agent: Agent | None = None
     ledger: Ledger | None = None
 
@@ -77,8 +84,11 @@ class Lab:
     def _make(self) -> Agent:
         self.ledger = Ledger(self.database)
         backend = self.host.backend()
-        world = World(self.source, self.ledger, backend, self.clock)
-        policy = Policy(STATE_ID, "tcg", run_as=range(61000, 61100))
+        store = RunStore(StatePaths(self.database.parent), self.source.attachment)
+        world = World(self.source, self.ledger, backend, self.clock, store)
+        policy = Policy(
+            STATE_ID, "tcg", run_as=range(61000, 61100), drain_timeout=self.drain_timeout
+        )
         self.agent = Agent(world, policy, interval=5.0, on_pass=self._passed)
         return self.agent
 
@@ -128,7 +138,10 @@ class Lab:
 
     async def settled(self) -> Pass:
         """Wait until a fresh pass has nothing to do and nothing under way; that pass."""
-        quiet = {"Ready", "Running", "Stopped", "Suspended", "Paused", "Crashed", "GuestPoweredOff"}
+        quiet = {
+            "Ready", "Running", "Stopped", "Suspended", "Paused", "Crashed", "GuestPoweredOff",
+            "Succeeded", "ScriptFailed", "Cancelled", "InvalidDocument",
+        }  # fmt: skip
 
         def done() -> bool:
             if not self.passes or self.passes[-1].desired is not self.source.content:

@@ -66,7 +66,7 @@ def test_a_held_name_is_never_replaced_or_updated(world: World) -> None:
 def test_what_is_alive_or_unknown_is_never_created_over(world: World) -> None:
     """Sabotage: create whenever the newest instance never ran, without looking at the verdict."""
     _, observed = world
-    by_name = observed.by_name()
+    by_name = observed.by_name("vm")
     for step in planned(world).steps:
         own = by_name.get(step.name, [])
         if isinstance(step, Create):
@@ -82,7 +82,7 @@ def test_what_is_alive_or_unknown_is_never_created_over(world: World) -> None:
 def test_a_replacement_ends_every_older_instance_and_has_a_newer_generation(world: World) -> None:
     """Sabotage: name only the newest of the old instances."""
     _, observed = world
-    by_name = observed.by_name()
+    by_name = observed.by_name("vm")
     for step in planned(world).steps:
         if isinstance(step, Replace):
             others = {seen.instance.uid for seen in by_name[step.name]} - {step.birth.uid}
@@ -95,7 +95,7 @@ def test_a_replacement_ends_every_older_instance_and_has_a_newer_generation(worl
 def test_a_replacement_names_a_field_that_forces_it(world: World) -> None:
     """Sabotage: replace whenever the digests differ."""
     desired, observed = world
-    by_name = observed.by_name()
+    by_name = observed.by_name("vm")
     for step in planned(world).steps:
         if isinstance(step, Replace) and len(by_name[step.name]) == 1:
             assert step.fields
@@ -137,7 +137,7 @@ def test_a_busy_name_is_waited_for(world: World) -> None:
 def test_a_suspended_or_protected_name_is_not_destroyed_or_replaced(world: World) -> None:
     """Sabotage: look at `protect` of the new document only."""
     desired, observed = world
-    by_name = observed.by_name()
+    by_name = observed.by_name("vm")
     for step in planned(world).steps:
         wanted = desired.vms.get(step.name)
         if wanted is not None and wanted.spec.suspend:
@@ -162,7 +162,7 @@ def test_what_is_wanted_stopped_is_not_started(world: World) -> None:
 def test_a_machine_that_is_as_wanted_is_not_replaced_for_one_that_never_ran(world: World) -> None:
     """Sabotage: compare the document with the newest instance alone."""
     desired, observed = world
-    by_name = observed.by_name()
+    by_name = observed.by_name("vm")
     for step in planned(world).steps:
         if not isinstance(step, Replace):
             continue
@@ -183,7 +183,7 @@ def test_only_what_never_ran_is_cleared_away(world: World) -> None:
         if isinstance(step, Clear):
             assert step.uids
             assert all(unborn(seen[uid]) for uid in step.uids)
-            assert len(step.uids) < len(observed.by_name()[step.name])
+            assert len(step.uids) < len(observed.by_name("vm")[step.name])
 
 
 def unborn(seen: Seen) -> bool:

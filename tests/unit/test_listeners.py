@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import pytest
 
+from agent.doing import Doing
 from agent.hypervisor.api import Backend, Machine
 from agent.hypervisor.memory import MemoryHost
 from agent.hypervisor.memory.world import Guest
-from agent.observe import Doing, NoRecords, observe
+from agent.observe import NoRecords, observe
 from agent.plan import plan
 from agent.policy import Policy
 from agent.steps import Create, Replace, Restart, Step, Update, Wait
@@ -62,6 +63,12 @@ class Asked:
     def listeners(self, of_interest: Collection[int]) -> Sequence[Listener]:
         self.ports.append(set(of_interest))
         return [Listener("127.0.0.1", 1)]
+
+    def free_memory(self, promised: Mapping[int, int]) -> None:
+        """Nobody asks."""
+
+    def free_disk(self) -> None:
+        """Nobody asks."""
 
 
 def looked(wish: Desired, *rows: Instance, alive: bool = False) -> tuple[Observed, list[set[int]]]:

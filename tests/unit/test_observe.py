@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from agent.doing import Doing
 from agent.hypervisor.api import BaseImage
 from agent.hypervisor.memory import MemoryHost, MemoryImages
-from agent.observe import Doing, NoRecords, observe
+from agent.observe import NoRecords, observe
 from state.observed import Instance
 from state.spec.resolved import ImageSpec
 from tests.builders import BASE, IMAGE, desired, instance, vm

@@ -64,10 +64,10 @@ async def recovered(ledger: Ledger, host: MemoryHost) -> list[tuple[str, Name | 
     def clock() -> Moment:
         return Moment(5.0, 5.0, host.boot_id)
 
-    await recover(ledger, host.backend().hypervisor, clock)
+    await recover(ledger, host.backend().hypervisor, clock, [])
     told = [(one.reason, one.name) for one in ledger.reader.events()]
     before = ledger._connection.total_changes
-    await recover(ledger, host.backend().hypervisor, clock)
+    await recover(ledger, host.backend().hypervisor, clock, [])
     assert ledger._connection.total_changes == before
     return told
 
@@ -93,7 +93,7 @@ async def test_a_generation_that_another_instance_has_is_left_alone_and_told(
     def clock() -> Moment:
         return Moment(5.0, 5.0, host.boot_id)
 
-    await recover(ledger, host.backend().hypervisor, clock)
+    await recover(ledger, host.backend().hypervisor, clock, [])
     assert {one.reason for one in ledger.reader.events()} == {"RecoverFailed"}
     assert host.running() == {stranger.uid: alive}
     assert [one.uid for one in ledger.instances()] == [running().uid]
@@ -204,7 +204,7 @@ async def test_a_process_that_cannot_be_ended_is_told_and_the_others_are_seen_to
     def clock() -> Moment:
         return Moment(5.0, 5.0, host.boot_id)
 
-    await recover(ledger, host.backend().hypervisor, clock)
+    await recover(ledger, host.backend().hypervisor, clock, [])
     told = {one.reason: one.message for one in ledger.reader.events()}
     assert told["ReapFailed"] == "ending it: it is stuck"
     assert [one.name for one in ledger.instances()] == [DB]

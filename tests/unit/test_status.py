@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from agent.paths import StatePaths
 from agent.statedir import UNSEEN
-from agent.status import stamp, status
+from agent.status import status
+from state.clock import stamp
 from state.desired import SourceInfo, SourceRef
 from state.history import Finding
 from state.ids import Name
@@ -46,7 +48,7 @@ def told(
         for number, finding in enumerate(findings):
             scoped = finding.scope in ("kept", "waiting", "holding", "acting")
             change.put_finding(f"vm/{finding.name}" if scoped else f"other/{number}", finding)
-    found = status(ledger.reader, agent_pid=agent_pid, alive=alive)
+    found = status(ledger.reader, StatePaths(Path("/state")), agent_pid=agent_pid, alive=alive)
     return dict(json.loads(json.dumps(found)))
 
 

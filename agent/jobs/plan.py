@@ -1,0 +1,247 @@
+"""What one pass does about jobs: which runs it queues, begins, takes up again and cancels, and whose VMs go. Pure.
+
+A job's document asks for one run of its spec, ever. What has ended is never begun again by this; a rerun is a new run
+that somebody asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from agent import backoff
+from agent.births import Births
+from agent.fetches import Fetches
+from agent.jobs.machine import machine_spec
+from agent.jobs.schedule import Candidate, Room, schedule
+from agent.policy import Policy
+from agent.steps import Attempt, CancelRun, Destroy, Enqueue, Hold, Keep, Resume, Step, Wait
+from state.clock import Moment
+from state.desired import Desired, Problem, WantedJob, WantedVm
+from state.ids import Name, RunId, run_id
+from state.observed import Observed
+from state.runs import Run
+from state.spec.resolved_job import JobSpec
+
+DISK_PER_RUN = 1 << 30
+"""Bytes that must be free for a run to begin: an overlay grows by what its guest writes, and a full disk hurts all."""
+
+
+class JobsPass:
+    """The jobs' part of one pass. `held` are the names whose documents cannot be read, each with why."""
+
+    def __init__(  # noqa: PLR0913 - what the whole pass shares
+        self,
+        desired: Desired,
+        observed: Observed,
+        policy: Policy,
+        now: Moment,
+        births: Births,
+        fetches: Fetches,
+    ) -> None:
+        self._desired = desired
+        self._observed = observed
+        self._policy = policy
+        self._now = now
+        self._births = births
+        self._fetches = fetches
+        self._runs: dict[Name, list[Run]] = {}
+        for run in observed.runs:
+            self._runs.setdefault(run.name, []).append(run)
+        self._seen = observed.by_name("job")
+
+    @property
+    def names(self) -> set[Name]:
+        """Every name that there is something to say of."""
+        under_way = {run.name for run in self._observed.runs if not run.phase.ended}
+        held = {one.name for one in self._desired.problems if one.kind == "job" and one.name}
+        return {*self._desired.jobs, *under_way, *self._seen, *held}
+
+    def steps(self, held: dict[Name, Problem]) -> list[Step]:
+        """One answer for each of `names`."""
+        steps: list[Step] = []
+        line: list[tuple[WantedJob, Run | None]] = []
+        for name in sorted(self.names):
+            found = self._decide(name, held.get(name))
+            if isinstance(found, tuple):
+                line.append(found)
+            elif found is not None:
+                steps.append(found)
+        return [replace(step, kind="job") for step in (*steps, *self._in_line(line))]
+
+    def _decide(
+        self, name: Name, problem: Problem | None
+    ) -> Step | tuple[WantedJob, Run | None] | None:
+        """What is to be done for a name, or the run of it that stands in line (None: still to be queued)."""
+        runs, wanted = self._runs.get(name, []), self._desired.jobs.get(name)
+        current = next((run for run in runs if not run.phase.ended), None)
+        if current is not None and (why := self._unwanted(current, wanted, problem)):
+            return CancelRun(name=name, because=why, source=current.source, run=current.id)
+        if (doing := self._observed.busy.get(name)) is not None:
+            source = current.source if current else None
+            return Wait(name=name, because=doing, reason="InProgress", source=source)
+        done = [run for run in runs if wanted and run.spec_digest == wanted.spec.digest]
+        begins = current is not None or (wanted is not None and not done)
+        if (reap := self._unleased(name, runs, begins=begins)) is not None:
+            return reap
+        if current is not None and current.phase.active:
+            return Resume(
+                name=name, because=f"its run {current.number} is under way", run=current.id
+            )
+        if problem is not None:
+            return Hold(name=name, because=str(problem), reason="InvalidDocument")
+        if wanted is None:
+            if current is None:
+                return None
+            why = self._desired.unproven or ""
+            return Hold(name=name, because=why, reason="AbsenceUnproven")
+        if current is None and done:
+            return _ended(done[-1], wanted)
+        return wanted, current
+
+    def _unwanted(self, current: Run, wanted: WantedJob | None, problem: Problem | None) -> str:
+        """Why the run under way is to end, empty where it is to go on."""
+        if current.cancel:
+            return current.cancel
+        if problem is not None:
+            return ""
+        if wanted is None:
+            return "" if self._desired.unproven else "no document names it any more"
+        return "" if current.spec_digest == wanted.spec.digest else "its document has changed"
+
+    def _unleased(self, name: Name, runs: list[Run], *, begins: bool) -> Destroy | None:
+        """The end of every VM whose run has ended, or is not known. One that is kept for a look goes when the next run
+        `begins`: it has the name's port."""
+        leased = {
+            run.uid
+            for run in runs
+            if not run.phase.ended or (not begins and (run.kept_until or 0.0) > self._now.wall)
+        }
+        loose = [one for one in self._seen.get(name, []) if one.instance.uid not in leased]
+        if not loose:
+            return None
+        return Destroy(
+            name=name,
+            because="its run has ended",
+            kind="job",
+            uids=tuple(one.instance.uid for one in loose),
+            grace=0.0,
+        )
+
+    # The line
+
+    def _in_line(self, line: list[tuple[WantedJob, Run | None]]) -> Iterable[Step]:
+        ready: list[tuple[WantedJob, Run | None, Candidate]] = []
+        for wanted, run in line:
+            left = 0.0 if run is None else _left(run, self._now)
+            wait = self._fetches.wait(_as_vm(wanted))
+            missing = self._fetches.missing(wanted.spec.image)
+            if run is not None and left > 0:
+                yield _wait(wanted, "BackOff", f"{run.message}; it is tried again", left)
+            elif run is not None and wait is not None:
+                yield wait
+            elif run is None and (wait is not None or missing is not None):
+                yield self._enqueue(wanted, wait.because if wait else "its image is fetched")
+            elif missing is not None:
+                yield _wait(wanted, "FetchingImage", f"image {missing.label} is asked for", None)
+            else:
+                ready.append((wanted, run, self._candidate(wanted, run)))
+        turns = schedule([candidate for _, _, candidate in ready], self._active(), self._room())
+        order = {one: at for at, one in enumerate(turns.begin)}
+        ready.sort(key=lambda one: order.get(one[2].id, len(order)))
+        for wanted, run, candidate in ready:
+            if candidate.id in order:
+                yield self._begin(wanted, run)
+            elif run is None:
+                yield self._enqueue(wanted, turns.waits[candidate.id])
+            else:
+                yield _wait(wanted, "Capacity", turns.waits[candidate.id], None)
+
+    def _begin(self, wanted: WantedJob, run: Run | None) -> Step:
+        birth = self._births.choose(_as_vm(wanted), None, [], kind="job")
+        if isinstance(birth, Wait):
+            return self._enqueue(wanted, birth.because) if run is None else birth
+        number, attempt = self._number(wanted, run), 1 if run is None else run.attempt + 1
+        return Attempt(
+            name=wanted.spec.name,
+            because=f"attempt {attempt} of run {number}",
+            source=wanted.source,
+            run=run_id(self._policy.state_id, wanted.spec.name, number),
+            number=number,
+            spec=wanted.spec,
+            birth=birth,
+        )
+
+    def _enqueue(self, wanted: WantedJob, waits_for: str) -> Enqueue:
+        number = self._number(wanted, None)
+        return Enqueue(
+            name=wanted.spec.name,
+            because=f"run {number} is queued: {waits_for}",
+            source=wanted.source,
+            run=run_id(self._policy.state_id, wanted.spec.name, number),
+            number=number,
+            spec=wanted.spec,
+        )
+
+    def _number(self, wanted: WantedJob, run: Run | None) -> int:
+        if run is not None:
+            return run.number
+        return max((one.number for one in self._runs.get(wanted.spec.name, [])), default=0) + 1
+
+    def _candidate(self, wanted: WantedJob, run: Run | None) -> Candidate:
+        spec = wanted.spec
+        number = self._number(wanted, run)
+        known = run.id if run else run_id(self._policy.state_id, spec.name, number)
+        return _candidate(spec, known, run.queued_at if run else self._now.wall)
+
+    def _active(self) -> list[Candidate]:
+        return [
+            _candidate(JobSpec.from_canonical(run.spec), run.id, run.queued_at)
+            for run in self._observed.runs
+            if run.phase.active
+        ]
+
+    def _room(self) -> Room:
+        return Room(
+            places=self._policy.max_concurrency,
+            labels=self._policy.capacity,
+            memory=self._observed.free_memory,
+            disk=self._observed.free_disk,
+        )
+
+
+def _candidate(spec: JobSpec, run: RunId, queued_at: float) -> Candidate:
+    return Candidate(
+        id=run,
+        labels=frozenset({spec.runs_on, spec.image.label}),
+        memory=spec.memory,
+        disk=DISK_PER_RUN,
+        priority=spec.priority,
+        queued_at=queued_at,
+    )
+
+
+def _as_vm(wanted: WantedJob) -> WantedVm:
+    return WantedVm(machine_spec(wanted.spec), wanted.source)
+
+
+def _left(run: Run, now: Moment) -> float:
+    """Seconds until the next try; a wait that began before a reboot is over."""
+    if run.boot_id != now.boot_id:
+        return 0.0
+    return max(0.0, min(run.not_before - now.boottime, 1.1 * backoff.LONGEST))
+
+
+def _ended(run: Run, wanted: WantedJob) -> Keep:
+    return Keep(
+        name=run.name,
+        because=run.message,
+        reason=run.reason or run.phase.value.capitalize(),
+        source=wanted.source,
+    )
+
+
+def _wait(wanted: WantedJob, reason: str, because: str, until: float | None) -> Wait:
+    return Wait(
+        name=wanted.spec.name, because=because, reason=reason, source=wanted.source, until=until
+    )

@@ -1,0 +1,136 @@
+"""What is kept of runs on disk: what each needs, what it said, and its result. It decides nothing.
+
+A run's directory is made under another name and renamed, so that one that is there is whole; `run.json` in it follows
+the ledger, so that a lost ledger makes no finished job run again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+from agent import durable
+from agent.errors import StartFailed
+from agent.jobs.told import result
+from agent.paths import RunPaths, StatePaths
+from state.ids import Digest, RunId, Uid
+from state.run_rows import run_of, run_row
+from state.runs import Run
+from state.spec.resolved_job import Attachment, JobSpec
+
+Bring = Callable[[str, Digest], bytes]
+"""Returns the bytes of a file of the source, by its path and digest."""
+
+
+class RunStore:
+    """The runs of one state directory."""
+
+    def __init__(self, paths: StatePaths, bring: Bring | None = None) -> None:
+        """`bring` hands over files of the source, and may take its time; without it no run is queued here."""
+        self._paths = paths
+        self._bring = bring
+
+    def of(self, run: RunId) -> RunPaths:
+        """Where the files of a run lie."""
+        return self._paths.run(run)
+
+    def console(self, uid: Uid, offset: int, at_most: int) -> bytes:
+        """Bytes of the serial log of an attempt's VM; none where there is no such log."""
+        try:
+            with self._paths.instance(uid).console_log.open("rb") as log:
+                log.seek(offset)
+                return log.read(at_most)
+        except OSError:
+            return b""
+
+    def enqueue(self, run: Run, spec: JobSpec) -> None:
+        """Put down all that the run needs; one that is there already stays. Raises HoldfastError where a file is not
+        what it was, and OSError."""
+        assert self._bring is not None  # noqa: S101
+        self._make(run, spec, self._bring)
+
+    def _make(self, run: Run, spec: JobSpec, bring: Bring) -> None:
+        mine = self.of(run.id)
+        if mine.record.exists():
+            return
+        durable.directory(self._paths.runs)
+        beside = RunPaths(mine.directory.with_name(f".{run.id}{durable.UNFINISHED}"))
+        shutil.rmtree(beside.directory, ignore_errors=True)
+        durable.directory(beside.directory)
+        durable.directory(beside.directory / "inputs")
+        for one in _attachments(spec):
+            durable.write(beside.input(one.digest), bring(one.path, one.digest), replace=True)
+        durable.write(beside.record, _text(run_row(run)), replace=True)
+        beside.directory.rename(mine.directory)
+        durable.sync_directory(self._paths.runs)
+
+    def again(self, old: Run, new: Run) -> None:
+        """Put down all that a rerun needs, which is what the old run needed."""
+        spec = JobSpec.from_canonical(old.spec)
+        self._make(new, spec, lambda _path, digest: self.of(old.id).input(digest).read_bytes())
+
+    def record(self, run: Run) -> None:
+        """Let the run's own files tell what its row tells."""
+        mine = self.of(run.id)
+        if run.phase.ended:
+            durable.write(mine.result, _text(result(run, mine)), replace=True)
+        durable.write(mine.record, _text(run_row(run)), replace=True)
+
+    def script(self, run: Run, spec: JobSpec) -> bytes:
+        """The program that is to run."""
+        if isinstance(spec.script, str):
+            return spec.script.encode()
+        return self._input(run, spec.script)
+
+    def files(self, run: Run, spec: JobSpec) -> list[tuple[str, bytes, int]]:
+        """What goes into the guest beside the program: absolute path, content, mode."""
+        return [(one.path, self._input(run, one.content), one.mode) for one in spec.files]
+
+    def _input(self, run: Run, one: Attachment) -> bytes:
+        try:
+            return self.of(run.id).input(one.digest).read_bytes()
+        except OSError as error:
+            raise StartFailed(
+                f"{run.name} cannot be run: its file {one.path} is not kept any more: {error.strerror}",
+                hint=f"run it anew with `holdfast job rerun {run.name}` once its document has changed",
+            ) from error
+
+    def known(self) -> Iterator[Run]:
+        """Every run whose own file can be read."""
+        if not self._paths.runs.is_dir():
+            return
+        for directory in sorted(self._paths.runs.iterdir()):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                run = run_of(json.loads((directory / "run.json").read_text()))
+                if run.id == directory.name:
+                    yield run
+
+    def remove(self, run: RunId) -> None:
+        """Remove everything of a run."""
+        shutil.rmtree(self.of(run).directory, ignore_errors=True)
+
+
+def rerun(old: Run, new: RunId, number: int, wall: float) -> Run:
+    """A new run of what an ended one ran."""
+    return Run(
+        id=new,
+        name=old.name,
+        number=number,
+        spec=old.spec,
+        spec_digest=old.spec_digest,
+        source=replace(old.source),
+        phase=type(old.phase).QUEUED,
+        queued_at=wall,
+    )
+
+
+def _attachments(spec: JobSpec) -> list[Attachment]:
+    script = [] if isinstance(spec.script, str) else [spec.script]
+    return [*script, *(one.content for one in spec.files)]
+
+
+def _text(value: object) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"

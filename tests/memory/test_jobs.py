@@ -1,0 +1,308 @@
+"""Jobs on a host in memory: one honest result for each run, whatever happens to the agent, the host or the guest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import GuestRefused, StartFailed
+from agent.hypervisor.memory.work import Scripted
+from state.ids import Name
+from state.observed import RunState
+from state.runs import Run, RunPhase
+from state.spec.resolved_job import Retries
+from tests.builders import broken, desired, job, vm
+from tests.memory.world import Lab
+
+TESTS = Name("tests")
+FOR_EVER = Scripted(output=((0.0, b"on and on\n"),), exit_code=None)
+NO_RETRIES = Retries(0, 0, 0)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path / "state.db")
+
+
+def runs(lab: Lab, name: str = "tests") -> list[Run]:
+    assert lab.ledger is not None
+    return [run for run in lab.ledger.runs() if run.name == name]
+
+
+def last(lab: Lab, name: str = "tests") -> Run:
+    return runs(lab, name)[-1]
+
+
+async def phase(lab: Lab, wanted: RunPhase, name: str = "tests") -> Run:
+    await lab.until(
+        lambda: bool(runs(lab, name)) and last(lab, name).phase is wanted, f"it is {wanted}"
+    )
+    return last(lab, name)
+
+
+def log_of(lab: Lab, run: Run) -> str:
+    return (lab.database.parent / "runs" / run.id / "log").read_text()
+
+
+async def nothing_left(lab: Lab, *but: str) -> None:
+    """No process, no files of a VM, no leased port of a job."""
+    ledger = lab.ledger
+    assert ledger is not None
+    await lab.until(
+        lambda: {one.machine.name for one in lab.host.guests.values()} == set(but),
+        "no VM of a job is left",
+    )
+    await lab.until(
+        lambda: {name for name, one in ledger.names().items() if one.ssh_port} == set(but),
+        "no port of a job is leased",
+    )
+
+
+async def test_a_job_runs_once_in_a_fresh_vm_and_its_result_is_kept(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(job(), vm("web")))
+        run = await phase(lab, RunPhase.SUCCEEDED)
+        assert (run.exit_code, run.attempt, run.number, run.reason) == (0, 1, 1, "Succeeded")
+        assert "script ran in memory" in log_of(lab, run)
+        told = json.loads((lab.database.parent / "runs" / run.id / "result.json").read_text())
+        assert (told["phase"], told["exit_code"]) == ("succeeded", 0)
+        await nothing_left(lab, "web")
+        await lab.settled()
+        assert runs(lab) == [run], "a finished job never runs again by itself"
+    async with lab.running():
+        await lab.settled()
+        assert runs(lab) == [run]
+
+
+async def test_an_edited_document_is_a_new_run_and_the_old_spec_is_never_run_again(
+    lab: Lab,
+) -> None:
+    async with lab.running():
+        for script in ("one", "two", "one"):
+            lab.edit(desired(job(script=script)))
+            await lab.settled()
+        assert [(run.number, run.phase) for run in runs(lab)] == [
+            (1, RunPhase.SUCCEEDED),
+            (2, RunPhase.SUCCEEDED),
+        ]
+
+
+@pytest.mark.parametrize(("allowed", "attempts"), [(0, 1), (2, 3)])
+async def test_a_script_that_fails_has_failed_as_often_as_it_may(
+    lab: Lab, allowed: int, attempts: int
+) -> None:
+    lab.host.scripts[TESTS] = Scripted(exit_code=7)
+    async with lab.running():
+        lab.edit(desired(job(retries=Retries(0, 0, allowed))))
+        run = await phase(lab, RunPhase.FAILED)
+        assert (run.exit_code, run.attempt, run.spent.script) == (7, attempts, allowed)
+        await nothing_left(lab)
+
+
+async def test_what_fails_before_the_script_is_the_machinerys_and_tried_in_a_fresh_vm(
+    lab: Lab,
+) -> None:
+    lab.host.failures["spawn"] = [StartFailed("no memory")]
+    lab.host.failures["upload"] = [GuestRefused("no space")]
+    async with lab.running():
+        lab.edit(desired(job()))
+        run = await phase(lab, RunPhase.SUCCEEDED)
+        assert (run.attempt, run.spent.infrastructure) == (3, 2)
+        await nothing_left(lab)
+
+
+async def test_what_fails_too_often_before_the_script_is_an_error(lab: Lab) -> None:
+    lab.host.failures["spawn"] = [StartFailed("no memory")] * 3
+    async with lab.running():
+        lab.edit(desired(job()))
+        run = await phase(lab, RunPhase.ERROR)
+        assert (run.attempt, run.exit_code, run.message) == (3, None, "no memory")
+        await nothing_left(lab)
+
+
+@pytest.mark.parametrize(
+    ("clock", "wanted", "reason"),
+    [
+        ({"total": 0.5}, RunPhase.TIMEOUT, "TotalTimeout"),
+        ({"silence": 0.5}, RunPhase.TIMEOUT, "Silence"),
+    ],
+)
+async def test_a_script_that_never_ends_is_ended_by_its_clock(
+    lab: Lab, clock: dict[str, Any], wanted: RunPhase, reason: str
+) -> None:
+    lab.host.scripts[TESTS] = FOR_EVER
+    async with lab.running():
+        lab.edit(desired(job(**clock)))
+        run = await phase(lab, wanted)
+        assert (run.reason, run.exit_code) == (reason, None)
+        await nothing_left(lab)
+
+
+async def test_a_guest_that_never_boots_is_an_error_of_the_boot(lab: Lab) -> None:
+    lab.host.boot_delay = 3600
+    async with lab.running():
+        lab.edit(desired(job(boot=0.3, retries=NO_RETRIES)))
+        run = await phase(lab, RunPhase.ERROR)
+        assert run.reason == "BootTimeout"
+        await nothing_left(lab)
+
+
+@pytest.mark.parametrize("how", ["killed", "powered off", "panicked"])
+async def test_a_vm_that_is_lost_while_the_script_runs_interrupts_the_run(
+    lab: Lab, how: str
+) -> None:
+    lab.host.scripts[TESTS] = FOR_EVER
+    async with lab.running():
+        lab.edit(desired(job()))
+        run = await phase(lab, RunPhase.RUNNING)
+        assert run.uid is not None
+        match how:
+            case "killed":
+                lab.host.kill(run.uid)
+            case "powered off":
+                lab.host.guest(run.uid, RunState.OFF)
+            case _:
+                lab.host.guest(run.uid, RunState.PANICKED)
+        run = await phase(lab, RunPhase.INTERRUPTED)
+        assert run.exit_code is None
+        await nothing_left(lab)
+
+
+async def test_a_run_that_was_cut_off_starts_again_where_its_document_allows_it(lab: Lab) -> None:
+    lab.host.scripts[TESTS] = FOR_EVER
+    async with lab.running():
+        lab.edit(desired(job(retries=Retries(0, 1, 0))))
+        run = await phase(lab, RunPhase.RUNNING)
+        assert run.uid is not None
+        lab.host.scripts[TESTS] = Scripted()
+        lab.host.kill(run.uid)
+        run = await phase(lab, RunPhase.SUCCEEDED)
+        assert (run.attempt, run.spent.interrupted) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "operation", ["spawn", "resume", "enter", "upload", "begin", "look", "stop"]
+)
+async def test_a_run_whose_agent_died_anywhere_has_one_result(lab: Lab, operation: str) -> None:
+    """Sabotage: begin the script anew in the next agent."""
+    lab.host.scripts[TESTS] = Scripted(output=((0.0, b"one\n"), (0.1, b"two\n")), exit_code=3)
+    lab.host.delays[operation] = 3600
+    async with lab.killed():
+        lab.edit(desired(job()))
+        await lab.until(lambda: lab.host.calls[operation] > 0, "in the midst of it")
+    lab.host.delays.clear()
+    async with lab.running():
+        lab.look()
+        run = await phase(lab, RunPhase.FAILED)
+        assert (run.exit_code, len(runs(lab))) == (3, 1)
+        assert [line for line in log_of(lab, run).split("\n") if line in ("one", "two")][-2:] == [
+            "one",
+            "two",
+        ]
+        await nothing_left(lab)
+
+
+async def test_a_host_that_reboots_interrupts_what_ran(lab: Lab) -> None:
+    lab.host.scripts[TESTS] = FOR_EVER
+    async with lab.killed():
+        lab.edit(desired(job()))
+        await phase(lab, RunPhase.RUNNING)
+    lab.host.reboot()
+    async with lab.running():
+        lab.look()
+        await phase(lab, RunPhase.INTERRUPTED)
+        await nothing_left(lab)
+
+
+@pytest.mark.parametrize("how", ["deleted", "edited"])
+async def test_a_run_that_nobody_wants_any_more_is_cancelled(lab: Lab, how: str) -> None:
+    lab.host.scripts[TESTS] = FOR_EVER
+    async with lab.running():
+        lab.edit(desired(job()))
+        await phase(lab, RunPhase.RUNNING)
+        lab.host.scripts[TESTS] = Scripted()
+        lab.edit(desired(job(script="other")) if how == "edited" else desired(vm("web")))
+        await lab.until(lambda: runs(lab)[0].phase is RunPhase.CANCELLED, "it is cancelled")
+        await lab.settled()
+        assert len(runs(lab)) == (2 if how == "edited" else 1)
+        await nothing_left(lab, *(["web"] if how == "deleted" else []))
+
+
+async def test_a_broken_document_leaves_its_run_alone(lab: Lab) -> None:
+    lab.host.scripts[TESTS] = Scripted(output=((0.3, b"done\n"),))
+    async with lab.running():
+        lab.edit(desired(job()))
+        await phase(lab, RunPhase.RUNNING)
+        lab.edit(desired(problems=[replace(broken("tests"), kind="job")]))
+        await phase(lab, RunPhase.SUCCEEDED)
+
+
+async def test_no_more_run_at_once_than_there_are_places(lab: Lab) -> None:
+    for number in range(6):
+        lab.host.scripts[Name(f"j{number}")] = Scripted(output=((0.1, b"done\n"),))
+    most = 0
+
+    def count() -> bool:
+        nonlocal most
+        most = max(most, len(lab.host.running()))
+        return len(lab.ledger.runs()) == 6 and all(  # type: ignore[union-attr]
+            run.phase is RunPhase.SUCCEEDED
+            for run in lab.ledger.runs()  # type: ignore[union-attr]
+        )
+
+    async with lab.running():
+        lab.edit(desired(*(job(f"j{number}") for number in range(6))))
+        await lab.until(count, "all have succeeded")
+        await nothing_left(lab)
+    assert most == 2
+
+
+async def test_an_agent_that_leaves_gives_runs_their_time_and_then_interrupts_them(
+    lab: Lab,
+) -> None:
+    lab.host.scripts[TESTS] = FOR_EVER
+    async with lab.running():
+        lab.edit(desired(job()))
+        await phase(lab, RunPhase.RUNNING)
+    async with lab.running():
+        assert last(lab).phase is RunPhase.INTERRUPTED
+        await nothing_left(lab)
+
+
+async def test_a_failed_vm_is_kept_for_a_look(lab: Lab) -> None:
+    lab.host.scripts[TESTS] = Scripted(exit_code=1)
+    async with lab.running():
+        lab.edit(desired(job(keep_on_failure=0.5)))
+        run = await phase(lab, RunPhase.FAILED)
+        assert run.kept_until is not None
+        assert [one.machine.name for one in lab.host.guests.values()] == ["tests"]
+        lab.look()
+        await nothing_left(lab)
+
+
+async def test_a_lost_ledger_makes_no_finished_job_run_again(lab: Lab) -> None:
+    async with lab.running():
+        lab.edit(desired(job()))
+        before = await phase(lab, RunPhase.SUCCEEDED)
+        await lab.settled()
+    lab.database.unlink()
+    async with lab.running():
+        await lab.settled()
+        assert runs(lab) == [before]
+
+
+async def test_a_lost_ledger_loses_no_run_that_is_under_way(lab: Lab) -> None:
+    lab.host.scripts[TESTS] = Scripted(output=((0.0, b"one\n"), (0.5, b"two\n")))
+    async with lab.killed():
+        lab.edit(desired(job()))
+        await phase(lab, RunPhase.RUNNING)
+    lab.database.unlink()
+    async with lab.running():
+        lab.look()
+        run = await phase(lab, RunPhase.SUCCEEDED)
+        assert (run.attempt, len(runs(lab))) == (1, 1)
+        await nothing_left(lab)
