@@ -48,7 +48,7 @@ types: setup
 imports: setup
 	@$(BIN)/lint-imports
 
-unit: setup ## the tests that need no QEMU
+unit: setup-test ## the tests that need no QEMU
 	@$(PYTEST) -n 2 -m 'not qemu and not guest and not debian'
 
 e2e: setup-test guest ## the tests on real QEMU with the tiny guest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from agent.config import Settings
 from agent.errors import StateUnusable
@@ -16,6 +17,7 @@ from state.clock import Moment
 from state.history import Event
 from state.ledger import Ledger
 from state.records import LedgerUnreadable
+from state.runs import Run
 
 DEFAULT_QEMU = "qemu-system-x86_64"
 
@@ -32,10 +34,14 @@ def open_source(settings: Settings) -> Source:
     )
 
 
-def open_ledger(paths: StatePaths, on_event: Callable[[Event], None] | None = None) -> Ledger:
+def open_ledger(
+    paths: StatePaths,
+    on_event: Callable[[Event], None] | None = None,
+    on_run: Callable[[Run], None] | None = None,
+) -> Ledger:
     """The ledger of a state directory that this process holds. Raises StateUnusable."""
     try:
-        return Ledger(paths.database, sockets=paths.sockets, on_event=on_event)
+        return Ledger(paths.database, sockets=paths.sockets, on_event=on_event, on_run=on_run)
     except LedgerUnreadable as error:
         raise StateUnusable(
             f"opening {paths.database}: {error}",
@@ -57,7 +63,7 @@ def open_backend(paths: StatePaths, settings: Settings, state_id: str) -> Backen
         hypervisor=QemuHypervisor(paths, state_id, qemu=settings.qemu or DEFAULT_QEMU),
         images=ImageStore(paths.images),
         doorway=SshDoorway(paths),
-        host=LinuxHost(),
+        host=LinuxHost(paths.root),
     )
 
 
@@ -73,8 +79,11 @@ def clock_of(backend: Backend) -> Callable[[], Moment]:
 
 def policy_of(settings: Settings, state_id: str, accelerator: str) -> Policy:
     """What the operator and the host allow."""
+    policy = Policy(state_id, accelerator, capacity=dict(settings.capacity_map))
+    if settings.max_concurrency is not None:
+        policy = replace(policy, max_concurrency=settings.max_concurrency)
+    if settings.drain_timeout is not None:
+        policy = replace(policy, drain_timeout=settings.drain_timeout)
     if settings.hypervisor == "memory":
-        return Policy(state_id=state_id, accelerator=accelerator)
-    return Policy(
-        state_id=state_id, accelerator=accelerator, run_as=run_as_range(), memory=memory()
-    )
+        return policy
+    return replace(policy, run_as=run_as_range(), memory=memory())

@@ -5,35 +5,48 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from agent.cli.options import option, state_option
-from agent.errors import StateInUse, StateUnusable
+from agent.errors import Blocked, HoldfastError, StateInUse, StateUnusable
 from agent.paths import StatePaths
 from state.records import SETTINGS_KEY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent.execute import Executor
     from agent.hypervisor.api import Hypervisor
-    from agent.steps import Destroy
+    from agent.steps import CancelRun, Destroy, Step
     from state.ids import Name
     from state.ledger import Ledger
     from state.observed import Instance
+    from state.records import Reader
+    from state.runs import Run
 
 _AGENT_LEAVES = 30.0
 """Seconds that a running agent gets to finish its steps and leave, beside those that its slowest guest gets."""
+_REMIND = 0.5
 
 
 @click.command()
 @option("--yes", is_flag=True, envvar=None, help="Do not ask.")
-@option("--volumes", is_flag=True, envvar=None, help="Images and keys too: all that there is.")
+@option(
+    "--volumes",
+    is_flag=True,
+    envvar=None,
+    help="Images, keys, logs and results too: all that there is.",
+)
 @state_option
 def down(state: StatePaths, yes: bool, volumes: bool) -> int:
-    """Destroy every VM of a state directory with its disk, after a yes. A running agent is stopped first.
+    """Destroy every VM of a state directory with its disk, after a yes. A running agent is stopped first, and runs of
+    jobs that have not ended are cancelled.
 
-    Images and keys are kept for the next time, unless --volumes is said."""
+    Images, keys, logs and results are kept for the next time, unless --volumes is said."""
     if not (state.database.exists() or state.instances.exists()):
         click.echo(f"nothing to destroy: there is no state in {state.root}")
         return 0
@@ -51,9 +64,26 @@ def _told(state: StatePaths) -> str:
     except StateUnusable:
         return "whatever is found"
     try:
-        return ", ".join(sorted({one.name for one in reader.instances()})) or "no VM"
+        names = {one.name for one in reader.instances()} | {run.name for run in _unended(reader)}
+        return ", ".join(sorted(names)) or "no VM"
     finally:
         reader.close()
+
+
+def _unended(reader: Reader) -> list[Run]:
+    return [run for run in reader.runs() if not run.phase.ended]
+
+
+def _cancel_runs(state: StatePaths) -> None:
+    """Ask the running agent to cancel what it runs, so that this is what the results say. One that does not answer ends
+    the runs all the same, as it leaves."""
+    from agent.cli.reading import open_reader
+    from agent.web.client import ask_of_job
+
+    with suppress(HoldfastError), closing(open_reader(state)) as reader:
+        for run in _unended(reader):
+            with suppress(Blocked):
+                ask_of_job(state.api_socket, run.name, "cancel")
 
 
 def _stop_agent(state: StatePaths) -> None:
@@ -76,18 +106,39 @@ def _stop_agent(state: StatePaths) -> None:
         # The pid may be another's by now; only if it still holds the lock is it the one that was meant.
         if holder(state) != pid:
             return
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(agent, signal.SIGTERM)
-        import select
-
+        _cancel_runs(state)
         seconds = patience(state)
-        if not select.select([agent], [], [], seconds)[0]:
+        if not _left_in_time(agent, seconds, state):
             raise StateInUse(
                 f"the agent with pid {pid} did not leave within {seconds:.0f} s",
                 hint="see what it is doing with `holdfast events`, end it, and try again",
             )
     finally:
         os.close(agent)
+
+
+def _left_in_time(agent: int, seconds: float, state: StatePaths) -> bool:
+    """Tell the process behind a pidfd to leave, and again while it has running jobs: told twice, it gives them no more
+    time."""
+    import select
+
+    end, told = time.monotonic() + seconds, False
+    while (left := end - time.monotonic()) > 0:
+        if not told or _jobs_run(state):
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(agent, signal.SIGTERM)
+            told = True
+        if select.select([agent], [], [], min(left, _REMIND))[0]:
+            return True
+    return False
+
+
+def _jobs_run(state: StatePaths) -> bool:
+    from agent.cli.reading import open_reader
+
+    with suppress(HoldfastError), closing(open_reader(state)) as reader:
+        return any(run.phase.active for run in _unended(reader))
+    return False
 
 
 def patience(state: StatePaths) -> float:
@@ -109,24 +160,28 @@ def patience(state: StatePaths) -> float:
 async def _destroy(state: StatePaths, *, volumes: bool) -> int:
     from agent.cli.compose import clock_of, open_backend, open_ledger
     from agent.config import Settings
+    from agent.doing import Doing
     from agent.execute import Executor
-    from agent.observe import Doing
+    from agent.jobs.store import RunStore
     from agent.recover import recover
     from agent.statedir import StateDirectory
 
     with closing(StateDirectory(state.root)) as held:
+        held.paths.api_socket.unlink(missing_ok=True)  # one of an agent that was killed
         with closing(open_ledger(held.paths)) as ledger:
             settings = Settings.from_json(ledger.reader.meta(SETTINGS_KEY))
             backend = open_backend(held.paths, settings, held.state_id)
             clock = clock_of(backend)
             await backend.hypervisor.open(lambda _uid, _word: None)
             try:
-                await recover(ledger, backend.hypervisor, clock)
-                executor = Executor(ledger, backend, clock, Doing())
+                store = RunStore(held.paths)
+                await recover(ledger, backend.hypervisor, clock, store.known())
+                executor = Executor(ledger, backend, clock, Doing(), store)
+                unended = _cancellations(ledger)
+                await _all(executor, unended)
+                cancelled = [one.name for one in unended if _has_ended(ledger, one)]
                 steps = _steps(ledger)
-                async with asyncio.TaskGroup() as group:
-                    for step in steps:
-                        group.create_task(executor.perform(step, "down"))
+                await _all(executor, steps)
                 left = _left(ledger, backend.hypervisor)
             finally:
                 await backend.hypervisor.close()
@@ -136,10 +191,33 @@ async def _destroy(state: StatePaths, *, volumes: bool) -> int:
             _remove_everything(held.paths)
     for one in left:
         click.echo(f"holdfast: {one} could not be destroyed; see `holdfast events`", err=True)
+    if cancelled:
+        click.echo(f"cancelled: {', '.join(cancelled)}")
     if not left:
         names = ", ".join(step.name for step in steps)
         click.echo(f"destroyed: {names or 'there was no VM'}")
     return 1 if left else 0
+
+
+async def _all(executor: Executor, steps: Sequence[Step]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for step in steps:
+            group.create_task(executor.perform(step, "down"))
+
+
+def _cancellations(ledger: Ledger) -> list[CancelRun]:
+    from agent.steps import CancelRun
+
+    return [
+        CancelRun(name=run.name, because="holdfast down", source=run.source, run=run.id)
+        for run in ledger.runs()
+        if not run.phase.ended
+    ]
+
+
+def _has_ended(ledger: Ledger, step: CancelRun) -> bool:
+    run = ledger.run(step.run)
+    return run is not None and run.phase.ended
 
 
 def _steps(ledger: Ledger) -> list[Destroy]:
@@ -156,6 +234,7 @@ def _steps(ledger: Ledger) -> list[Destroy]:
         Destroy(
             name=name,
             because="holdfast down",
+            kind=instances[-1].kind if instances else "vm",
             uids=tuple(one.uid for one in instances),
             grace=max(
                 (VmSpec.from_canonical(one.spec).stop_timeout for one in instances), default=0.0
@@ -185,7 +264,7 @@ def _forget_findings(ledger: Ledger) -> None:
 def _remove_everything(paths: StatePaths) -> None:
     import shutil
 
-    for directory in (paths.images, paths.keys, paths.instances, paths.sockets):
+    for directory in (paths.images, paths.keys, paths.instances, paths.runs, paths.sockets):
         shutil.rmtree(directory, ignore_errors=True)
     for file in ("", "-wal", "-shm"):
         paths.database.with_name(paths.database.name + file).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import open_reader
 from agent.cli.text import harmless
 from agent.paths import StatePaths
-from agent.status import stamp
+from state.clock import stamp
 
 if TYPE_CHECKING:
     from state.history import Event

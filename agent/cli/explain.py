@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.jobtext import why
 from agent.cli.options import output_option, state_option
 from agent.cli.reading import alive_of, open_reader
 from agent.cli.text import harmless
 from agent.errors import BadInput
 from agent.paths import StatePaths
-from agent.status import stamp, status
+from agent.status import status
+from state.clock import stamp
 
 if TYPE_CHECKING:
     from state.history import Event, StepRecord
@@ -25,14 +27,14 @@ _LAST = 10
 @output_option
 @state_option
 def explain(state: StatePaths, output: str, name: str) -> None:
-    """Why a name is as it is: document, process, last steps, what it waits for."""
+    """Why a name is as it is: document, process or run, last steps, what it waits for."""
     from agent.statedir import holder
     from state.ids import Name
 
     reader = open_reader(state)
     try:
         agent_pid = holder(state)
-        whole = status(reader, agent_pid=agent_pid, alive=alive_of(reader, agent_pid))
+        whole = status(reader, state, agent_pid=agent_pid, alive=alive_of(reader, agent_pid))
         found: dict[str, Any] = {
             "item": next((one for one in whole["items"] if one["name"] == name), None),
             "held": [one for one in whole["held"] if one["name"] == name],
@@ -69,23 +71,15 @@ def _text(name: str, found: dict[str, Any], state: StatePaths) -> list[str]:
     item = found["item"]
     lines = [f"{name}: no instance of it is known"]
     if item is not None:
-        lines = [f"{name} is {item['phase']}: {item['reason']}: {item['message']}"]
+        said = f"{item['reason']}: {item['message']}"
+        lines = [f"{name} is {item['phase']}: {said if item['kind'] == 'vm' else why(item, None)}"]
         if (source := item["source"]) is not None:
             commit = f" at commit {source['commit']}" if source["commit"] else ""
             lines.append(f"  document    {source['file']}:{source['line']}{commit}")
-        if item["uid"] is not None:
-            files = state.instance(item["uid"])
-            lines += [
-                f"  instance    generation {item['generation']}, uid {item['uid']}",
-                f"  files       {files.directory}",
-                f"  image       {item['image']}, accelerated by {item['accel']}",
-                f"  process     {_process(item)}",
-            ]
+        lines += _of_vm(item, state) if item["kind"] == "vm" else _of_job(item, state)
         if item["ssh"] is not None:
             ssh = item["ssh"]
             lines.append(f"  ssh         {ssh['user']}@{ssh['host']}, port {ssh['port']}")
-        for port in item["ports"]:
-            lines.append(f"  port        {port['address']}:{port['host']} -> {port['guest']}")
     for one in found["held"]:
         lines.append(f"  held        {one['file']}:{one['line']}:{one['column']}: {one['message']}")
     for one in found["waiting"]:
@@ -97,6 +91,46 @@ def _text(name: str, found: dict[str, Any], state: StatePaths) -> list[str]:
         )
     for one in found["events"]:
         lines.append(f"  event       {one['at']} {one['reason']}: {one['message']}")
+    return lines
+
+
+def _of_vm(item: dict[str, Any], state: StatePaths) -> list[str]:
+    lines = []
+    if item["uid"] is not None:
+        files = state.instance(item["uid"])
+        lines += [
+            f"  instance    generation {item['generation']}, uid {item['uid']}",
+            f"  files       {files.directory}",
+            f"  image       {item['image']}, accelerated by {item['accel']}",
+            f"  process     {_process(item)}",
+        ]
+    for port in item["ports"]:
+        lines.append(f"  port        {port['address']}:{port['host']} -> {port['guest']}")
+    return lines
+
+
+def _of_job(item: dict[str, Any], state: StatePaths) -> list[str]:
+    if item["run"] is None:
+        return []
+    used = ", ".join(f"{fault} {n}" for fault, n in item["retries"].items() if n)
+    lines = [
+        f"  run         {item['number']}, id {item['run']}, queued at {item['queued_at']}",
+        f"  attempt     {item['attempt'] or 'none yet'}{f', retries used: {used}' if used else ''}",
+        f"  log         {item['log']}",
+        f"  image       {item['image']}",
+    ]
+    if item["started_at"] is not None:
+        ended = f", it ended at {item['ended_at']}" if item["ended_at"] else ""
+        lines.append(f"  script      began at {item['started_at']}{ended}")
+    if item["exit_code"] is not None:
+        lines.append(f"  exit code   {item['exit_code']}")
+    if item["pid"] is not None:
+        lines.append(f"  VM          uid {item['uid']}, pid {item['pid']}, by {item['accel']}")
+        lines.append(f"  files       {state.instance(item['uid']).directory}")
+    if item["kept_until"] is not None:
+        lines.append(f"  kept        its VM, until {item['kept_until']}")
+    lines += [f"  artifact    {one['path']} -> {one['file']}" for one in item["artifacts"]]
+    lines += [f"  note        {note}" for note in item["notes"]]
     return lines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent.cli.reading import in_memory, open_reader, still_runs
 from agent.errors import BadInput
 from agent.paths import StatePaths
+from state.ids import Name
 from state.lifecycle import Phase
 from state.observed import Instance
 
@@ -14,7 +15,9 @@ def running_instance(state: StatePaths, name: str) -> Instance:
     reader = open_reader(state)
     try:
         own = [one for one in reader.instances() if one.name == name]
-        finding = reader.findings().get(f"vm/{name}")
+        findings = reader.findings()
+        finding = findings.get(f"vm/{name}") or findings.get(f"job/{name}")
+        runs = reader.runs(Name(name))
         unreal = in_memory(reader)
     finally:
         reader.close()
@@ -26,6 +29,11 @@ def running_instance(state: StatePaths, name: str) -> Instance:
     for instance in reversed(own):
         if still_runs(instance):
             return instance
+    if runs and not any(one.kind == "vm" for one in own):
+        raise BadInput(
+            f"{name} has no VM just now: its run {runs[-1].number} is {runs[-1].phase.value}",
+            hint=f"see `holdfast logs {name}`; `keep_on_failure` keeps the VM of a run that fails",
+        )
     if finding is None and not own:
         raise BadInput(f"there is no VM `{name}` here", hint="`holdfast status` lists every name")
     why = f"{finding.reason}: {finding.message}" if finding else own[-1].phase.value

@@ -1,53 +1,101 @@
-"""`holdfast logs`: what a guest wrote to its serial console, or QEMU to its standard error."""
+"""`holdfast logs`: what a run of a job said, what a guest wrote to its serial console, what QEMU said."""
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
+from agent.cli.following import Growing, Replaced
 from agent.cli.options import option, state_option
 from agent.cli.reading import open_reader
-from agent.cli.text import Harmless
+from agent.cli.runs import meant, runs_of
 from agent.errors import BadInput
 from agent.paths import StatePaths
 from state.observed import Instance
 
 _LOOK_AGAIN = 0.2
-_CHUNK = 1 << 16
 
 
 @click.command()
 @click.argument("name")
-@click.option("-f", "--follow", is_flag=True, help="Go on as it is written, until it is destroyed.")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on as it is written, until the run has ended or the VM is destroyed.",
+)
+@option("--run", "run", envvar=None, metavar="RUN", help="Another run of a job: its number or id.")
 @option(
     "--console", is_flag=True, envvar=None, help="The serial console (what a VM has by default)."
 )
 @option("--qemu", is_flag=True, envvar=None, help="QEMU's own words instead.")
 @state_option
-def logs(state: StatePaths, name: str, follow: bool, console: bool, qemu: bool) -> None:
-    """What the guest of a VM wrote to its serial console. Control characters are shown, not obeyed."""
-    if console and qemu:
-        raise click.UsageError("--console and --qemu exclude each other")
+def logs(  # noqa: PLR0913 - one for each option
+    state: StatePaths, name: str, follow: bool, run: str | None, console: bool, qemu: bool
+) -> None:
+    """The log of a job's latest run, or what the guest of a VM wrote to its serial console. Control characters are
+    shown, not obeyed."""
+    if (run is not None) + console + qemu > 1:
+        raise click.UsageError("--run, --console and --qemu exclude each other")
     instance = _newest(state, name)
-    if instance is None:
-        raise BadInput(f"there is no VM `{name}` here", hint="`holdfast status` lists every name")
-    shown, waiting = _Shown(), threading.Event()
-    log = _log(state, instance, qemu)
-    found = shown.go_on(log)
-    if not follow and not found and instance.started_at is not None:
+    if run is not None or (not (console or qemu) and _is_job(state, name, instance)):
+        _of_run(state, name, run, follow=follow)
+    elif instance is not None:
+        _of_vm(state, instance, qemu=qemu, follow=follow)
+    elif _is_job(state, name, instance):
         raise BadInput(
-            f"reading the log of {name}: somebody removed {log}",
+            f"{name} has no VM just now", hint=f"`holdfast logs {name}` shows what its run said"
+        )
+    else:
+        raise BadInput(
+            f"there is no VM or job `{name}` here", hint="`holdfast status` lists every name"
+        )
+
+
+def _is_job(state: StatePaths, name: str, instance: Instance | None) -> bool:
+    """Whether the name is, or last was, a job's."""
+    if instance is not None:
+        return instance.kind == "job"
+    return bool(runs_of(state, name))
+
+
+def _of_run(state: StatePaths, name: str, said: str | None, *, follow: bool) -> None:
+    run = meant(runs_of(state, name), name, said)
+    shown, waiting = Growing(state.run(run.id).log), threading.Event()
+    while True:
+        # Asked first: what an ended run has said is all there when that is recorded.
+        run = meant(runs_of(state, name), name, run.id)
+        shown.go_on()
+        if run.phase.ended or not follow:
+            break
+        waiting.wait(_LOOK_AGAIN)
+    shown.close()
+    if not shown.found:
+        raise BadInput(
+            f"run {run.number} of {name} has said nothing: it is {run.phase.value}",
+            hint=f"see `holdfast explain {name}`",
+        )
+
+
+def _of_vm(state: StatePaths, first: Instance, *, qemu: bool, follow: bool) -> None:
+    def log_of(one: Instance) -> Path:
+        files = state.instance(one.uid)
+        return files.qemu_log if qemu else files.console_log
+
+    shown, waiting = Replaced(), threading.Event()
+    log = log_of(first)
+    if not shown.go_on(log) and not follow and first.started_at is not None:
+        raise BadInput(
+            f"reading the log of {first.name}: somebody removed {log}",
             hint="it is made anew when the VM is started again",
         )
+    instance: Instance | None = first
     while follow and instance is not None:
         waiting.wait(_LOOK_AGAIN)
-        instance = _newest(state, name)
-        shown.go_on(log if instance is None else (log := _log(state, instance, qemu)))
+        instance = _newest(state, first.name)
+        shown.go_on(log if instance is None else (log := log_of(instance)))
     shown.close()
 
 
@@ -60,50 +108,3 @@ def _newest(state: StatePaths, name: str) -> Instance | None:
         reader.close()
     started = [one for one in instances if one.started_at is not None] or instances
     return started[-1] if started else None
-
-
-def _log(state: StatePaths, instance: Instance, qemu: bool) -> Path:
-    files = state.instance(instance.uid)
-    return files.qemu_log if qemu else files.console_log
-
-
-class _Shown:
-    """One file after another, each to its end, although it is put aside or removed meanwhile."""
-
-    def __init__(self) -> None:
-        self._file: BinaryIO | None = None
-        self._harmless = Harmless()
-
-    def go_on(self, log: Path) -> bool:
-        """Print what is new in the file that was read last and, where another one lies at `log` by now, all of that.
-        Whether there was any file to read."""
-        self._rest()
-        try:
-            newest = log.open("rb")
-        except FileNotFoundError:
-            return self._file is not None
-        if self._file and os.path.sameopenfile(self._file.fileno(), newest.fileno()):
-            newest.close()
-            return True
-        self.close()
-        self._file = newest
-        self._rest()
-        return True
-
-    def _rest(self) -> None:
-        """What lies behind what was printed; a file that was cut short is read from its start."""
-        if self._file is None:
-            return
-        if os.fstat(self._file.fileno()).st_size < self._file.tell():
-            self._file.seek(0)
-        while piece := self._file.read(_CHUNK):
-            sys.stdout.write(self._harmless.text(piece))
-        sys.stdout.flush()
-
-    def close(self) -> None:
-        """The end of one file: what could have gone on there does not."""
-        if self._file is not None:
-            self._file.close()
-            sys.stdout.write(self._harmless.end())
-            sys.stdout.flush()
-            self._file = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +13,11 @@ import click
 from agent.config import Settings
 from agent.errors import BadInput, BadUsage
 from agent.paths import StatePaths, default_state
+from state.spec.units import parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_LABEL_MOST = re.compile(r"\s*([^\s=,]+)\s*=\s*([0-9]{1,6})\s*")
 
 
 class _Path(click.Path):
@@ -29,6 +33,31 @@ class _Path(click.Path):
 
 
 PATH = _Path(path_type=Path)
+
+
+def _duration(context: click.Context, param: click.Parameter, said: str | None) -> float | None:
+    """Seconds, written as in documents."""
+    try:
+        return None if said is None else parse_duration(said)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, param) from error
+
+
+def _capacity(
+    context: click.Context, param: click.Parameter, said: tuple[str, ...]
+) -> tuple[tuple[str, int], ...]:
+    """All that was said as one map; of a label that is said twice the last word counts."""
+    most = {}
+    for part in ",".join(said).split(",") if said else ():
+        found = _LABEL_MOST.fullmatch(part)
+        if found is None:
+            raise click.BadParameter(
+                f"{part!r} is no label with a number (write LABEL=N, like debian-12=1)",
+                context,
+                param,
+            )
+        most[found.group(1)] = int(found.group(2))
+    return tuple(sorted(most.items()))
 
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
@@ -172,6 +201,25 @@ def source_options(function: F) -> F:
             "--hypervisor",
             type=click.Choice(["qemu", "memory"]),
             help="What runs the VMs; memory: nothing is started, to try documents.",
+        ),
+        option(
+            "--max-concurrency",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="VMs of jobs at once.  [default: 2]",
+        ),
+        option(
+            "--capacity-map",
+            multiple=True,
+            callback=_capacity,
+            metavar="LABEL=N,…",
+            help="Of those, at most N whose image a label means; may be given again.",
+        ),
+        option(
+            "--drain-timeout",
+            callback=_duration,
+            metavar="DURATION",
+            help="How long running jobs may go on when the agent is to leave.  [default: 60s]",
         ),
     ]
     for one in reversed(options):

@@ -70,7 +70,8 @@ _NO_STATE = "00000000-0000-0000-0000-000000000000"
 
 
 def _observe(reader: Reader | None, backend: Any, desired: Desired, agent_lives: bool) -> Observed:
-    from agent.observe import Doing, NoRecords, observe
+    from agent.doing import Doing
+    from agent.observe import NoRecords, observe
     from state.ids import Name
     from state.observed import RunState, Seen, Verdict, View
 
@@ -131,7 +132,7 @@ def _step(step: Step) -> dict[str, Any]:
     source = step.source
     return {
         "action": step.action,
-        "kind": "vm",
+        "kind": step.kind,
         "name": step.name,
         "because": step.because,
         "fields": list(step.fields),

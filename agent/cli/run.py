@@ -7,8 +7,8 @@ import json
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +21,9 @@ from agent.paths import StatePaths
 from state.records import ACCELERATOR_KEY, SETTINGS_KEY, LedgerUnreadable
 
 if TYPE_CHECKING:
+    import socket
+
+    from agent.cli.showing import Showing
     from agent.loop import Agent
     from agent.record import Pass
     from state.ledger import Ledger
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     "--once",
     is_flag=True,
     envvar=None,
-    help="Leave as soon as every VM is ready or has failed; status 1 if one has failed.",
+    help="Leave as soon as every VM is ready or has failed and every job has ended; status 1 if one has failed.",
 )
 @option(
     "--interval",
@@ -44,32 +47,53 @@ if TYPE_CHECKING:
 @source_options
 @state_option
 def run(state: StatePaths, once: bool, interval: float, **options: Any) -> int:
-    """The agent: keep the VMs of this host as the documents say, until it is told to stop.
+    """The agent: keep the VMs of this host as the documents say, and run their jobs, until it is told to stop.
 
-    VMs run on when it stops, and the next agent adopts them."""
+    VMs run on when it stops, and the next agent adopts them. Running jobs get the drain timeout to end; told a second
+    time to stop, it ends them at once."""
     from agent import log
     from agent.cli.compose import open_ledger
+    from agent.cli.showing import Showing
     from agent.statedir import StateDirectory
+    from agent.web import control
 
     settings = said_settings(state, options)
     settings.desired_directory()
-    log.configure()
-    with (
-        closing(StateDirectory(state.root)) as held,
-        closing(open_ledger(held.paths, log.event_logger())) as ledger,
-        _recording(),
-    ):
+    showing = Showing(state) if once else None
+    with ExitStack() as stack:
+        held = stack.enter_context(closing(StateDirectory(state.root)))
+        if showing is not None:
+            stack.enter_context(showing.on_screen())
+        log.configure()
+        on_run = showing.told if showing is not None else None
+        ledger = stack.enter_context(closing(open_ledger(held.paths, log.event_logger(), on_run)))
+        stack.enter_context(_recording())
+        os.umask(0o077)
+        api = stack.enter_context(control.listening(held.paths.api_socket))
         with ledger.transaction() as change:
             change.put_meta(SETTINGS_KEY, settings.to_json())
-        return _run(ledger, held, settings, once=once, interval=interval)
+        if showing is not None:
+            for under_way in ledger.runs():
+                if not under_way.phase.ended:
+                    showing.told(under_way)
+        return _run(ledger, held, settings, Beside(api, showing), interval)
 
 
-def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval: float) -> int:
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What goes on beside the loop: the API on a listening socket, and the show, which is `run --once`'s."""
+
+    api: socket.socket
+    showing: Showing | None
+
+
+def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval: float) -> int:
     from agent.cli.compose import clock_of, open_backend, open_source, policy_of
+    from agent.jobs.store import RunStore
     from agent.loop import Agent, World
     from agent.settled import settled
 
-    os.umask(0o077)
+    once = beside.showing is not None
     well: list[bool] = []
 
     async def main() -> None:
@@ -78,7 +102,9 @@ def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval:
         if accelerator is None:
             return
         policy = policy_of(settings, held.state_id, accelerator)
-        world = World(open_source(settings), ledger, backend, clock_of(backend))
+        source = open_source(settings)
+        store = RunStore(held.paths, source.attachment)
+        world = World(source, ledger, backend, clock_of(backend), store)
 
         def look(done: Pass) -> None:
             answer = settled(done.desired, done.observed, done.plan) if once else None
@@ -88,7 +114,7 @@ def _run(ledger: Ledger, held: Any, settings: Settings, *, once: bool, interval:
 
         agent = Agent(world, policy, interval=interval, on_pass=look)
         _when_told(agent.stop)
-        await agent.run(watching=_watch(agent, settings))
+        await agent.run(watching=_watch(agent, settings, beside))
 
     asyncio.run(main())
     return 0 if not once or well == [True] else 1
@@ -128,10 +154,14 @@ def _recording() -> Iterator[None]:
         ) from error
 
 
-async def _watch(agent: Agent, settings: Settings) -> None:
+async def _watch(agent: Agent, settings: Settings, beside: Beside) -> None:
     from agent.wake import watch
+    from agent.web import control
 
     async with asyncio.TaskGroup() as group:
+        group.create_task(control.serve(beside.api, agent.requests))
+        if beside.showing is not None:
+            group.create_task(beside.showing.refresh())
         group.create_task(watch(settings.desired_directory(), agent.wake))
         if settings.images is not None:
             group.create_task(watch(settings.images.parent, agent.wake, recursive=False))

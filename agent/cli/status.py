@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.jobtext import history_table, jobs_table
 from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import alive_of, in_memory, open_reader
 from agent.errors import BadInput
+from agent.jobs.told import result
 from agent.paths import StatePaths, default_state
 from agent.status import status as status_of
+from state.ids import Name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN = 0.5
 """Seconds between looks with --watch."""
+_PAST = 5
+"""Runs of the one job that was asked for."""
 _NO_TERMINAL = 240
 """Columns where nobody's screen sets them."""
 
@@ -58,11 +63,13 @@ def status(state: StatePaths, output: str, watch: bool, name: str | None) -> Non
 
 @dataclass(frozen=True)
 class Looked:
-    """One look: `found` is the `status -o json` shape."""
+    """One look: `found` is the `status -o json` shape; `past` are the runs of the one name that was asked for, the
+    latest first, each in the shape of `result.json`."""
 
     found: dict[str, Any]
     state: StatePaths
     in_memory: bool
+    past: list[dict[str, Any]]
 
 
 def _look(state: StatePaths, name: str | None) -> Looked:
@@ -71,15 +78,20 @@ def _look(state: StatePaths, name: str | None) -> Looked:
     reader = open_reader(state)
     try:
         agent_pid = holder(state)
-        found = status_of(reader, agent_pid=agent_pid, alive=alive_of(reader, agent_pid))
-        looked = Looked(found, state, in_memory(reader))
+        found = status_of(reader, state, agent_pid=agent_pid, alive=alive_of(reader, agent_pid))
+        runs = reader.runs(Name(name)) if name is not None else []
+        past = [result(run, state.run(run.id)) for run in reversed(runs)]
+        looked = Looked(found, state, in_memory(reader), past)
     finally:
         reader.close()
     if name is not None:
         for part in ("items", "held", "waiting"):
             found[part] = [one for one in found[part] if one["name"] == name]
         if not (found["items"] or found["held"] or found["waiting"]):
-            raise BadInput(f"there is no `{name}` here", hint="`holdfast status` lists every name")
+            ran = f"its past runs: `holdfast job history {name}`" if looked.past else ""
+            raise BadInput(
+                f"there is no `{name}` here", hint=ran or "`holdfast status` lists every name"
+            )
     return looked
 
 
@@ -98,8 +110,23 @@ def _watch(look: Callable[[], Looked]) -> None:
 
 
 def table(looked: Looked) -> RenderableType:
-    """The table, and under it what is held, waiting or wrong."""
+    """The VMs and the jobs, and under them what is held, waiting or wrong."""
     from rich.console import Group
+    from rich.text import Text
+
+    items = looked.found["items"]
+    vms = [one for one in items if one["kind"] == "vm"]
+    jobs = [one for one in items if one["kind"] == "job"]
+    tables = [] if jobs and not vms else [_vms(vms, looked)]
+    if jobs:
+        tables.append(jobs_table(jobs, lambda one: _ssh(one, looked), time.time()))  # noqa: TID251
+    if looked.past:
+        tables += [Text(), history_table(looked.past[:_PAST])]
+    under = [Text(line) for line in _lines(looked)]
+    return Group(*tables, *under)
+
+
+def _vms(items: list[dict[str, Any]], looked: Looked) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
@@ -117,7 +144,7 @@ def table(looked: Looked) -> RenderableType:
         "REASON",
     ):
         shown.add_column(column, no_wrap=column not in ("SSH", "REASON"), overflow="fold")
-    for item in looked.found["items"]:
+    for item in items:
         reason = item["reason"]
         if reason not in ("Ready", "Running", ""):
             reason = f"{reason}: {item['message']}"
@@ -133,8 +160,7 @@ def table(looked: Looked) -> RenderableType:
             _ssh(item, looked),
             Text(reason),
         )
-    under = [Text(line) for line in _lines(looked)]
-    return Group(shown, *under)
+    return shown
 
 
 _COLOURS = {
@@ -175,7 +201,8 @@ def _place(one: dict[str, Any]) -> str:
 
 
 def _ssh(item: dict[str, Any], looked: Looked) -> str:
-    if item["ssh"] is None or item["phase"] != "running" or looked.in_memory:
+    lives = item["phase"] == "running" if item["kind"] == "vm" else item["pid"] is not None
+    if item["ssh"] is None or not lives or looked.in_memory:
         return "-"
     state = looked.state
     where = "" if state.root == default_state() else f" --state {_short(state)}"

@@ -17,6 +17,21 @@ def harmless(text: str) -> str:
     )
 
 
+def span(seconds: float) -> str:
+    """A stretch of time, for a glance: `0.4s`, `12s`, `3m05s`, `2h10m`, `4d06h`."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f}".removesuffix(".0") + "s"
+    whole = int(seconds)
+    for large, small, length, part in (
+        ("d", "h", 86400, 3600),
+        ("h", "m", 3600, 60),
+        ("m", "s", 60, 1),
+    ):
+        if whole >= length:
+            return f"{whole // length}{large}{whole % length // part:02d}{small}"
+    return f"{whole}s"
+
+
 class Harmless:
     """The same for bytes that come in pieces, which may part a character or the two of a line's end."""
 

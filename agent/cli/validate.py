@@ -110,8 +110,5 @@ def schema(kind: str | None, output: str) -> None:
     the first line of a document `# yaml-language-server: $schema=holdfast.schema.json`.
     """
     from state.spec import jsonschema
-    from state.spec.kinds import NOT_YET
 
-    if kind in NOT_YET:
-        raise click.ClickException(f"kind: {kind} is not supported by this version")
     click.echo(json.dumps(jsonschema.schema(kind), indent=2))

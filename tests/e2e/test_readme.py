@@ -111,7 +111,7 @@ def test_the_documents_of_the_readme_are_valid_together(tmp_path: Path) -> None:
     for number, (kind, text) in enumerate(BLOCKS):
         if kind == "yaml":
             (tmp_path / f"{number}.yaml").write_text(text)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
     told = subprocess.run([*PROGRAM, "validate", tmp_path], capture_output=True, text=True)
     assert told.returncode == 0, told.stdout
 

@@ -1,0 +1,162 @@
+"""`holdfast job`: what can be asked of jobs, and what is kept of their runs.
+
+What changes the ledger is asked of the agent that holds it; where none runs, this process holds the state directory for
+a moment and does the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from agent.cli.jobtext import history_table
+from agent.cli.options import option, output_option, state_option
+from agent.cli.reading import open_reader
+from agent.cli.runs import meant, runs_of
+from agent.cli.text import harmless
+from agent.errors import StateInUse
+from agent.jobs.told import result
+from agent.paths import StatePaths
+
+if TYPE_CHECKING:
+    from state.runs import Run
+
+_PATIENCE = 20.0
+"""Seconds that an agent gets to answer which has just started, or to leave."""
+_KNOCK = 0.1
+
+
+@click.group()
+def job() -> None:
+    """What is asked of jobs, and what is kept of their runs."""
+
+
+@job.command()
+@click.argument("name")
+@state_option
+def rerun(state: StatePaths, name: str) -> None:
+    """Run a job again: a new run of what its document says. A VM that was kept of the last one is removed."""
+    told = _ask(state, name, "rerun")
+    click.echo(f"{name}: run {told['number']} is queued{_by_whom(told)}")
+
+
+@job.command()
+@click.argument("name")
+@state_option
+def cancel(state: StatePaths, name: str) -> None:
+    """End a job's run that has not ended; its VM is removed."""
+    told = _ask(state, name, "cancel")
+    click.echo(f"{name}: run {told['number']} is to be cancelled{_by_whom(told)}")
+
+
+@job.command()
+@click.argument("name")
+@output_option
+@state_option
+def history(state: StatePaths, output: str, name: str) -> None:
+    """The runs of a job that are remembered, the latest first."""
+    runs = runs_of(state, name)
+    meant(runs, name, None)
+    told = [result(run, state.run(run.id)) for run in reversed(runs)]
+    if output == "json":
+        click.echo(json.dumps(told, indent=1))
+        return
+    _print(history_table(told))
+
+
+@job.command()
+@click.argument("name")
+@option("--run", "run", envvar=None, metavar="RUN", help="Its number or id; default: the latest.")
+@output_option
+@state_option
+def artifacts(state: StatePaths, output: str, run: str | None, name: str) -> None:
+    """The files that a run left: name, bytes, sha256, and where they lie on this host."""
+    one = meant(runs_of(state, name), name, run)
+    told = _artifacts(one, state)
+    if output == "json":
+        click.echo(json.dumps(told, indent=1))
+        return
+    for each in told:
+        click.echo(
+            harmless(
+                f"{each['name']}  {each['size']}  {each['sha256']}  {each['path']}".replace(
+                    "\n", "\\n"
+                )
+            )
+        )
+    for note in one.notes:
+        click.echo(harmless(f"note: {note}"), err=True)
+    if not told:
+        click.echo(f"run {one.number} of {name} left no artifacts", err=True)
+
+
+def _artifacts(run: Run, state: StatePaths) -> list[dict[str, Any]]:
+    kept = state.run(run.id).artifacts
+    return [
+        {
+            "name": one.file,
+            "size": one.size,
+            "sha256": one.sha256,
+            "path": str(kept / one.file),
+            "guest_path": one.path,
+        }
+        for one in run.artifacts
+    ]
+
+
+def _print(table: Any) -> None:
+    import sys
+
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
+
+
+def _by_whom(told: dict[str, Any]) -> str:
+    return "" if told["agent"] else "; the next agent sees to it (`holdfast run`)"
+
+
+def _ask(state: StatePaths, name: str, what: Literal["rerun", "cancel"]) -> dict[str, Any]:
+    """Have it done, by the agent or here: `number` of the run, and whether an `agent` does it."""
+    from agent.statedir import holder
+    from agent.web.client import Unanswered, ask_of_job
+
+    open_reader(state).close()  # holding a state directory would make one
+    waiting, end = threading.Event(), time.monotonic() + _PATIENCE
+    while True:
+        try:
+            if holder(state) is None:
+                return {"number": _alone(state, name, what).number, "agent": False}
+            return ask_of_job(state.api_socket, name, what) | {"agent": True}
+        except (StateInUse, Unanswered):
+            # It has just come, or is just leaving, or another command holds the directory for a moment.
+            if time.monotonic() > end:
+                raise
+        waiting.wait(_KNOCK)
+
+
+def _alone(state: StatePaths, name: str, what: Literal["rerun", "cancel"]) -> Run:
+    from agent.cli.compose import clock_of, open_backend, open_ledger
+    from agent.config import Settings
+    from agent.jobs.requests import Requests
+    from agent.jobs.store import RunStore
+    from agent.statedir import StateDirectory
+    from state.ids import Name
+    from state.records import SETTINGS_KEY
+
+    with (
+        closing(StateDirectory(state.root)) as held,
+        closing(open_ledger(held.paths)) as ledger,
+    ):
+        settings = Settings.from_json(ledger.reader.meta(SETTINGS_KEY))
+        clock = clock_of(open_backend(held.paths, settings, held.state_id))
+        requests = Requests(ledger, RunStore(held.paths), clock, held.state_id)
+        if what == "cancel":
+            return requests.cancel(Name(name))
+        return asyncio.run(requests.rerun(Name(name)))
