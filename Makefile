@@ -29,9 +29,10 @@ guest-debian: setup ## a real Debian cloud image with cloud-init, for the tests 
 	@$(if $(SKIP_PACKAGES),,tools/setup.sh packages guests/debian/packages)
 	@guests/debian/build.sh $(DEBIAN)
 
-demo: guest ## converge on examples/desired, show the VMs, leave them running
+demo: guest ## converge on examples/desired, show the VMs and the job's log, leave the VMs running
 	@$(HOLDFAST) run --once --state $(DEMO_STATE) --desired examples/desired --image-root .cache/guests; \
-	code=$$?; $(HOLDFAST) status --state $(DEMO_STATE); exit $$code
+	code=$$?; $(HOLDFAST) status --state $(DEMO_STATE); \
+	$(HOLDFAST) logs hello -n 3 --state $(DEMO_STATE); exit $$code
 
 down: ## remove the demo's VMs
 	@$(HOLDFAST) down --yes --state $(DEMO_STATE)

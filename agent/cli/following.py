@@ -12,11 +12,33 @@ from agent.cli.text import Harmless
 _CHUNK = 1 << 16
 
 
-class Growing:
-    """One log of a run. It may be cut and written anew with the same bytes: what was shown is not shown again."""
+def beginning(file: BinaryIO, lines: int | None) -> int:
+    """Where the last so many lines of a file begin; its beginning where it has no more, or where None says all. A line
+    that has no end yet counts."""
+    if lines is None:
+        return 0
+    at = end = file.seek(0, os.SEEK_END)
+    while at > 0:
+        start = max(0, at - _CHUNK)
+        file.seek(start)
+        piece = file.read(at - start)
+        # The last byte ends a line, and begins none.
+        found = len(piece) - 1 if at == end else len(piece)
+        while (found := piece.rfind(b"\n", 0, found)) >= 0:
+            lines -= 1
+            if lines <= 0:
+                return start + found + 1
+        at = start
+    return 0
 
-    def __init__(self, log: Path) -> None:
+
+class Growing:
+    """One log of a run, from its last so many `lines` on. It may be cut and written anew with the same bytes: what was
+    shown is not shown again."""
+
+    def __init__(self, log: Path, lines: int | None = None) -> None:
         self._log = log
+        self._lines = lines
         self._shown = 0
         self._harmless = Harmless()
         self.found = False
@@ -28,6 +50,8 @@ class Growing:
         except FileNotFoundError:
             return
         with file:
+            if not self.found:
+                self._shown = beginning(file, self._lines)
             self.found = True
             # Beyond the end of one that was cut there is nothing to read yet.
             file.seek(self._shown)
@@ -43,9 +67,11 @@ class Growing:
 
 
 class Replaced:
-    """One log of a VM after another, each to its end, although it is put aside or removed meanwhile."""
+    """One log of a VM after another, the first from its last so many `lines` on, each to its end, although it is put
+    aside or removed meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: int | None = None) -> None:
+        self._lines = lines
         self._file: BinaryIO | None = None
         self._harmless = Harmless()
 
@@ -62,6 +88,8 @@ class Replaced:
             return True
         self.close()
         self._file = newest
+        newest.seek(beginning(newest, self._lines))
+        self._lines = None
         self._rest()
         return True
 

@@ -26,6 +26,9 @@ _LOOK_AGAIN = 0.2
     is_flag=True,
     help="Go on as it is written, until the run has ended or the VM is destroyed.",
 )
+@click.option(
+    "-n", "--lines", type=click.IntRange(1), metavar="N", help="Only the last so many lines."
+)
 @option("--run", "run", envvar=None, metavar="RUN", help="Another run of a job: its number or id.")
 @option(
     "--console", is_flag=True, envvar=None, help="The serial console (what a VM has by default)."
@@ -33,7 +36,13 @@ _LOOK_AGAIN = 0.2
 @option("--qemu", is_flag=True, envvar=None, help="QEMU's own words instead.")
 @state_option
 def logs(  # noqa: PLR0913 - one for each option
-    state: StatePaths, name: str, follow: bool, run: str | None, console: bool, qemu: bool
+    state: StatePaths,
+    name: str,
+    follow: bool,
+    lines: int | None,
+    run: str | None,
+    console: bool,
+    qemu: bool,
 ) -> None:
     """The log of a job's latest run, or what the guest of a VM wrote to its serial console. Control characters are
     shown, not obeyed."""
@@ -41,9 +50,9 @@ def logs(  # noqa: PLR0913 - one for each option
         raise click.UsageError("--run, --console and --qemu exclude each other")
     instance = _newest(state, name)
     if run is not None or (not (console or qemu) and _is_job(state, name, instance)):
-        _of_run(state, name, run, follow=follow)
+        _of_run(state, name, run, lines=lines, follow=follow)
     elif instance is not None:
-        _of_vm(state, instance, qemu=qemu, follow=follow)
+        _of_vm(state, instance, qemu=qemu, lines=lines, follow=follow)
     elif _is_job(state, name, instance):
         raise BadInput(
             f"{name} has no VM just now", hint=f"`holdfast logs {name}` shows what its run said"
@@ -61,9 +70,11 @@ def _is_job(state: StatePaths, name: str, instance: Instance | None) -> bool:
     return bool(runs_of(state, name))
 
 
-def _of_run(state: StatePaths, name: str, said: str | None, *, follow: bool) -> None:
+def _of_run(
+    state: StatePaths, name: str, said: str | None, *, lines: int | None, follow: bool
+) -> None:
     run = meant(runs_of(state, name), name, said)
-    shown, waiting = Growing(state.run(run.id).log), threading.Event()
+    shown, waiting = Growing(state.run(run.id).log, lines), threading.Event()
     while True:
         # Asked first: what an ended run has said is all there when that is recorded.
         run = meant(runs_of(state, name), name, run.id)
@@ -79,12 +90,14 @@ def _of_run(state: StatePaths, name: str, said: str | None, *, follow: bool) -> 
         )
 
 
-def _of_vm(state: StatePaths, first: Instance, *, qemu: bool, follow: bool) -> None:
+def _of_vm(
+    state: StatePaths, first: Instance, *, qemu: bool, lines: int | None, follow: bool
+) -> None:
     def log_of(one: Instance) -> Path:
         files = state.instance(one.uid)
         return files.qemu_log if qemu else files.console_log
 
-    shown, waiting = Replaced(), threading.Event()
+    shown, waiting = Replaced(lines), threading.Event()
     log = log_of(first)
     if not shown.go_on(log) and not follow and first.started_at is not None:
         raise BadInput(

@@ -1,0 +1,148 @@
+"""Agents that are killed in every phase of a run: the next one goes on where the guest is, and there is one result."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from state.runs import RunPhase
+from tests.e2e.jobs import NO_RETRIES, Jobs, count
+from tests.e2e.site import DEADLINE, Site
+
+pytestmark = [pytest.mark.qemu, pytest.mark.guest, pytest.mark.timeout(600)]
+
+LARGE = 24 << 20
+"""Bytes that take seconds to get into a guest or out of it."""
+SCRIPT = "echo begun\nsleep 3\necho ended\nexit 4"
+
+
+@pytest.fixture
+def jobs(tiny: Site) -> Jobs:
+    return Jobs(tiny)
+
+
+@contextmanager
+def killed_once(jobs: Jobs, there: Callable[[], object], *words: str) -> Iterator[None]:
+    """The block beside a second agent, after a first one was killed as soon as it was `there`."""
+    agent = jobs.site.start(*words)
+    try:
+        jobs.site.until(there, "the moment for the kill")
+    finally:
+        agent.kill()
+    assert agent.wait(DEADLINE) < 0, "it ended by itself"
+    with jobs.site.agent():
+        yield
+
+
+def has_one_result(jobs: Jobs) -> None:
+    """What the script of `tests` wrote is in the log once, and its exit code is the run's."""
+    run = jobs.ended("tests", RunPhase.FAILED, "ScriptFailed", 4)
+    said = jobs.log("tests")
+    assert (count(said, "begun"), count(said, "ended")) == (1, 1), said
+    assert run.attempt == 1, said
+
+
+def is_in(jobs: Jobs, phase: RunPhase) -> Callable[[], bool]:
+    return lambda: [run.phase for run in jobs.runs("tests")] == [phase]
+
+
+def test_while_the_run_waits(jobs: Jobs) -> None:
+    jobs.write("first", "echo begun\nsleep 100000", "priority: 1", NO_RETRIES)
+    jobs.write("tests", SCRIPT, NO_RETRIES)
+    with killed_once(jobs, is_in(jobs, RunPhase.QUEUED), "--max-concurrency", "1"):
+        jobs.phase("tests", RunPhase.FAILED)
+        jobs.says("first", "begun")
+        jobs.site.delete("first")
+        jobs.phase("first", RunPhase.CANCELLED)
+        has_one_result(jobs)
+
+
+@pytest.mark.parametrize("phase", [RunPhase.BOOTING, RunPhase.RUNNING])
+def test_as_soon_as_the_run_is(jobs: Jobs, phase: RunPhase) -> None:
+    jobs.write("tests", SCRIPT, NO_RETRIES)
+    with killed_once(jobs, is_in(jobs, phase)):
+        has_one_result(jobs)
+
+
+def test_while_the_kernel_boots(jobs: Jobs) -> None:
+    jobs.write("tests", SCRIPT, NO_RETRIES)
+    with killed_once(
+        jobs,
+        lambda: jobs.runs("tests") and "Linux version" in jobs.log("tests"),
+    ):
+        has_one_result(jobs)
+        assert jobs.log("tests").count("Linux version") == 1
+
+
+def test_while_files_are_uploaded(jobs: Jobs) -> None:
+    site = jobs.site
+    with (site.desired / "large").open("wb") as large:
+        large.truncate(LARGE)
+    jobs.write(
+        "tests",
+        f'[ "$(stat -c %s /root/large)" = {LARGE} ] || exit 9\n{SCRIPT}',
+        "files: [{path: /root/large, source: large}]",
+        NO_RETRIES,
+    )
+
+    def uploads() -> bool:
+        told = site.call("ssh", "tests", "--", "ls /root/.holdfast-*")
+        return told.returncode == 0
+
+    with killed_once(jobs, uploads):
+        assert jobs.runs("tests")[0].phase is RunPhase.BOOTING
+        has_one_result(jobs)
+
+
+def test_while_the_script_speaks(jobs: Jobs) -> None:
+    """What it says while no agent is there is in the log too, in its order."""
+    said = "for n in $(seq 60); do echo line $n; sleep 0.1; done"
+    jobs.write("tests", f"echo begun\n{said}\necho ended\nexit 4", NO_RETRIES)
+    with killed_once(jobs, lambda: jobs.runs("tests") and "line 9\n" in jobs.log("tests")):
+        has_one_result(jobs)
+        lines = [line for line in jobs.log("tests").splitlines() if line.startswith("line ")]
+        assert lines == [f"line {number}" for number in range(1, 61)]
+
+
+def test_while_artifacts_are_collected(jobs: Jobs) -> None:
+    jobs.write(
+        "tests",
+        f"head -c {LARGE} /dev/zero >/root/large\n{SCRIPT}",
+        "artifacts: [/root/large]",
+        NO_RETRIES,
+    )
+
+    def collects() -> bool:
+        return any(one.stat().st_size for one in jobs.site.paths.runs.glob("*/artifacts/.*.part"))
+
+    with killed_once(jobs, collects):
+        assert jobs.runs("tests")[0].phase is RunPhase.RUNNING
+        has_one_result(jobs)
+        [artifact] = jobs.runs("tests")[0].artifacts
+        assert artifact.size == LARGE
+
+
+def test_again_and_again(jobs: Jobs) -> None:
+    """An agent every half second, each killed, while the script speaks for ten."""
+    jobs.write(
+        "tests",
+        "echo begun\nfor n in $(seq 100); do echo line $n; sleep 0.1; done\necho ended\nexit 4",
+        NO_RETRIES,
+    )
+    ended = is_in(jobs, RunPhase.FAILED)
+    for _ in range(40):
+        if ended():
+            break
+        agent = jobs.site.start()
+        try:
+            agent.wait(1.5)
+        except subprocess.TimeoutExpired:
+            agent.kill()
+            agent.wait(DEADLINE)
+    with jobs.site.agent():
+        has_one_result(jobs)
+        lines = [line for line in jobs.log("tests").splitlines() if line.startswith("line ")]
+        assert lines == [f"line {number}" for number in range(1, 101)]
