@@ -50,16 +50,16 @@ imports: setup
 	@$(BIN)/lint-imports
 
 unit: setup-test ## the tests that need no QEMU
-	@$(PYTEST) -n 2 -m 'not qemu and not guest and not debian'
+	@$(PYTEST) -n 2 --dist worksteal -m 'not qemu and not guest and not debian'
 
 e2e: setup-test guest ## the tests on real QEMU with the tiny guest
-	@$(PYTEST) -n 2 -m '(qemu or guest) and not debian'
+	@$(PYTEST) -n 2 --dist worksteal -m '(qemu or guest) and not debian'
 
 test: lint types imports setup-test guest ## everything but the Debian guest
-	@$(PYTEST) -n 2 --durations=15 -m 'not debian'
+	@$(PYTEST) -n 2 --dist worksteal --durations=15 -m 'not debian'
 
 test-debian: setup-test guest-debian ## the end-to-end test on a real cloud image
-	@$(PYTEST) -n 2 --durations=10 -m debian
+	@$(PYTEST) -n 2 --dist worksteal --durations=10 -m debian
 
 bench: guest ## what it costs
 	@$(BIN)/python -m bench

@@ -4,6 +4,7 @@ planning so that the plan can show it."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from agent.policy import Policy
 from state.desired import Desired
@@ -55,7 +56,14 @@ class Leases:
                 self._wanted.setdefault(port.host, []).append((port.address, vm.spec.name))
         self._fixed = self._wanted.keys() | self._forwarded.keys()
         self._listening = {listener.port for listener in observed.listeners}
-        self._next = policy.ssh_ports.start
+        self._used = {
+            seen.instance.name
+            for seen in observed.instances
+            if seen.instance.started_at is not None or seen.verdict is not Verdict.GONE
+        }
+        ports, first = policy.ssh_ports, policy.first_ssh_port
+        at = ports.index(first) if first in ports else 0
+        self._untried = chain(ports[at:], ports[:at])
 
     def asked_for(self, name: Name, forward: Forward) -> bool:
         """Whether the document of another vm asks for what `name` has."""
@@ -63,14 +71,15 @@ class Leases:
         return any(o != name and overlaps(address, forward.address) for address, o in wanted)
 
     def ssh_port(self, name: Name) -> int | None:
-        """The port that is leased to `name`, or the lowest free one, from now on leased to it; None when all are
-        taken."""
+        """The port that is leased to `name`, or the next free one, from now on leased to it; None when all are taken. A
+        lease that somebody else's process has before its first use is given up: nobody knows the port yet."""
         if (leased := self._own_ports.get(name)) is not None:
-            return leased
-        for port in range(self._next, self._policy.ssh_ports.stop):
+            if name in self._used or leased not in self._listening:
+                return leased
+            del self._leased[leased], self._own_ports[name]
+        for port in self._untried:
             if port in self._leased or port in self._fixed or port in self._listening:
                 continue
-            self._next = port + 1
             self._leased[port] = name
             self._own_ports[name] = port
             return port

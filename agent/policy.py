@@ -12,13 +12,16 @@ kernel's default ephemeral range (32768 to 60999), from which any outgoing conne
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`run_as`: uids for QEMU processes, None where the agent is not root and each runs as the agent's user. `memory`:
-    bytes that one guest may have at most, None where nobody said. `max_concurrency`: VMs of jobs at once; `capacity`:
-    of those that a label means; `drain_timeout`: seconds that running jobs get when the agent is to leave."""
+    """`first_ssh_port`: the one that is tried first, in a range that is gone round; two agents on one host that begin
+    at different ones do not reach for the same at the same moment. `run_as`: uids for QEMU processes, None where the
+    agent is not root and each runs as the agent's user. `memory`: bytes that one guest may have at most, None where
+    nobody said. `max_concurrency`: VMs of jobs at once; `capacity`: of those that a label means; `drain_timeout`:
+    seconds that running jobs get when the agent is to leave."""
 
     state_id: str
     accelerator: str
     ssh_ports: range = SSH_PORTS
+    first_ssh_port: int = SSH_PORTS.start
     run_as: range | None = None
     memory: int | None = None
     drain_timeout: float = 60.0

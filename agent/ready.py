@@ -41,7 +41,8 @@ class Readiness:
         for seen in observed.instances:
             instance = seen.instance
             if (
-                instance.process is not None
+                instance.kind == "vm"  # the run of a job goes in by itself
+                and instance.process is not None
                 and instance.ready_at is None
                 and instance.ssh_port is not None
                 and instance.phase is Phase.RUNNING

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from uuid import UUID
 
 from agent.config import Settings
 from agent.errors import StateUnusable
@@ -12,7 +13,7 @@ from agent.host import LinuxHost, memory, run_as_range
 from agent.hypervisor.api import Backend
 from agent.loop import Source
 from agent.paths import StatePaths
-from agent.policy import Policy
+from agent.policy import SSH_PORTS, Policy
 from state.clock import Moment
 from state.history import Event
 from state.ledger import Ledger
@@ -79,7 +80,12 @@ def clock_of(backend: Backend) -> Callable[[], Moment]:
 
 def policy_of(settings: Settings, state_id: str, accelerator: str) -> Policy:
     """What the operator and the host allow."""
-    policy = Policy(state_id, accelerator, capacity=dict(settings.capacity_map))
+    policy = Policy(
+        state_id,
+        accelerator,
+        first_ssh_port=SSH_PORTS[UUID(state_id).int % len(SSH_PORTS)],
+        capacity=dict(settings.capacity_map),
+    )
     if settings.max_concurrency is not None:
         policy = replace(policy, max_concurrency=settings.max_concurrency)
     if settings.drain_timeout is not None:

@@ -206,10 +206,7 @@ class SshDoorway:
         self._tries: dict[Uid, int] = {}
 
     async def answers(self, uid: Uid, name: Name, port: int, user: str) -> None:
-        """Banner first, for that is cheap and most tries end there; then a login and `true`."""
-        tries = self._tries.get(uid, 0)
-        self._tries[uid] = tries + 1
-        await _banner(name, port, BANNER_TIMEOUTS[tries % len(BANNER_TIMEOUTS)])
+        await self._knock(uid, name, port)
         async with self._knockers:
             await _in_thread(lambda: self._login(name, port, user))
         self._tries.pop(uid, None)
@@ -217,14 +214,23 @@ class SshDoorway:
     async def enter(self, uid: Uid, name: Name, port: int, user: str) -> GuestSession:
         to = endpoint(self._paths, name, port, user)
         tried = f"logging into {name} as {user} on {to.address}:{port}"
+        await self._knock(uid, name, port)
         try:
-            return await GuestSession.open(
+            entered = await GuestSession.open(
                 name,
                 lambda: SshLine(_logged_in(self._paths, to, tried, LOGIN_TIMEOUT)),
                 3 * LOGIN_TIMEOUT,
             )
         except SessionLost as error:
             raise NotReady(error.message) from error
+        self._tries.pop(uid, None)
+        return entered
+
+    async def _knock(self, uid: Uid, name: Name, port: int) -> None:
+        """The banner comes before a login, for that is cheap and most tries end there."""
+        tries = self._tries.get(uid, 0)
+        self._tries[uid] = tries + 1
+        await _banner(name, port, BANNER_TIMEOUTS[tries % len(BANNER_TIMEOUTS)])
 
     def _login(self, name: Name, port: int, user: str) -> None:
         to = endpoint(self._paths, name, port, user)

@@ -116,7 +116,7 @@ class Site:
 
     def words(self, command: str, *words: str) -> list[str]:
         """What runs one command of the program on this state."""
-        return [sys.executable, "-m", "agent", command, "--state", str(self.state), *words]
+        return [sys.executable, "-m", "agent", *command.split(), "--state", str(self.state), *words]
 
     def _source(self) -> list[str]:
         return [

@@ -58,7 +58,7 @@ timeouts: {{boot: 5m, silence: 5m, total: 10m}}
     assert any("Linux version" in line for line in lines[:begun]), "the console comes first"
     assert "s3cret-value" not in said
     assert (item["labels"], item["image"]) == ({"team": "edge"}, "copy")
-    told = json.loads(site.call("job", "artifacts", "unit", "-o", "json").stdout)
+    told = json.loads(site.call("job artifacts", "unit", "-o", "json").stdout)
     assert [(one["name"], one["size"]) for one in told] == [("root/report/a.xml", 6)]
     content = Path(told[0]["path"]).read_bytes()
     assert content == b"<ok/>\n"
@@ -136,7 +136,7 @@ def test_a_guest_that_never_boots_and_one_without_ssh_are_errors_of_the_machiner
     images = (jobs.site.desired / "images.yaml").read_text()
     deaf = f'  deaf: {{source: "{jobs.site.image}", ssh_user: tiny, nocloud: false}}\n'
     jobs.site.write("images.yaml", images + deaf)
-    with jobs.site.agent(*jobs.roots):
+    with jobs.site.agent():
         run = jobs.phase("mute", RunPhase.ERROR)
         assert (run.reason, run.attempt, run.spent.infrastructure) == ("BootTimeout", 2, 1)
         jobs.phase("deaf", RunPhase.ERROR)
@@ -169,7 +169,7 @@ def test_a_job_that_is_called_off_ends_and_the_one_that_waits_begins(jobs: Jobs,
         assert waits["phase"] == "queued"
         assert waits["message"] == "capacity: 1 of 1 jobs"
         if how == "cancel":
-            told = jobs.site.call("job", "cancel", "tests")
+            told = jobs.site.call("job cancel", "tests")
             assert told.returncode == 0, told.stderr
         else:
             jobs.site.delete("tests")
@@ -227,7 +227,7 @@ def test_a_failed_vm_is_kept_for_a_look_until_its_time_is_over_or_a_rerun(jobs: 
         assert jobs.site.ssh("tests", "cat /root/evidence") == "left\n"
         assert jobs.site.item("tests")["kept_until"] is not None
         first = jobs.site.processes()
-        told = jobs.site.call("job", "rerun", "tests")
+        told = jobs.site.call("job rerun", "tests")
         assert told.returncode == 0, told.stderr
         jobs.site.until(
             lambda: [one.phase for one in jobs.runs("tests")] == [RunPhase.FAILED] * 2,
@@ -235,7 +235,7 @@ def test_a_failed_vm_is_kept_for_a_look_until_its_time_is_over_or_a_rerun(jobs: 
         )
         assert not first.keys() & jobs.site.processes().keys()
         assert jobs.runs("tests")[0].id == run.id
-        told = jobs.site.call("job", "history", "tests", "-o", "json")
+        told = jobs.site.call("job history", "tests", "-o", "json")
         assert [one["exit_code"] for one in json.loads(told.stdout)] == [3, 3]
         jobs.site.delete("tests")
         jobs.site.until(lambda: jobs.site.processes() == {}, "what was kept goes with its document")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
+
 from agent.leases import Leases, overlaps
 from agent.policy import Policy
 from state.desired import Desired
 from state.ids import Name
+from state.lifecycle import Phase
 from state.observed import Instance, Listener, NameRecord, Observed, Seen, Verdict
 from state.spec.resolved import Forward, VmSpec
 from tests.builders import DIRECTORY, STATE_ID, process, running, vm, wanted
@@ -23,6 +26,7 @@ def leases(
     seen: Iterable[Seen] = (),
     listeners: Iterable[Listener] = (),
     run_as: range | None = None,
+    first: int = PORTS.start,
 ) -> Leases:
     observed = Observed(
         instances=(*(Seen(one, Verdict.ALIVE) for one in instances), *seen),
@@ -32,13 +36,44 @@ def leases(
     return Leases(
         Desired(DIRECTORY, wanted(*specs)),
         observed,
-        Policy(STATE_ID, "tcg", ssh_ports=PORTS, run_as=run_as),
+        Policy(STATE_ID, "tcg", ssh_ports=PORTS, first_ssh_port=first, run_as=run_as),
     )
 
 
-def test_a_leased_port_is_kept_whatever_listens_on_it() -> None:
-    given = leases(names=[NameRecord(WEB, 1, 22003)], listeners=[Listener("0.0.0.0", 22003)])
-    assert given.ssh_port(WEB) == 22003
+def taken(*seen: Seen) -> Leases:
+    """Port 22003 is leased to web, and somebody else listens on it."""
+    return leases(
+        names=[NameRecord(WEB, 1, 22003)], listeners=[Listener("0.0.0.0", 22003)], seen=seen
+    )
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        Seen(running(vm("web"), ssh_port=22003), Verdict.GONE),
+        Seen(running(vm("web"), ssh_port=22003, started_at=None), Verdict.ALIVE),
+        Seen(running(vm("web"), ssh_port=22003, started_at=None), Verdict.UNKNOWN),
+    ],
+    ids=["down", "inert", "unclear"],
+)
+def test_a_leased_port_is_kept_whatever_listens_on_it(seen: Seen) -> None:
+    assert taken(seen).ssh_port(WEB) == 22003
+
+
+def test_a_port_that_was_taken_before_its_first_use_is_leased_anew() -> None:
+    """Sabotage: keep it. A VM would wait for the end of a stranger, for a port that nobody knows."""
+    birth = {"phase": Phase.PENDING, "process": None, "started_at": None, "ssh_port": 22003}
+    begun = running(vm("web"), forwards=(), **birth)
+    for seen in ([], [Seen(begun, Verdict.GONE)]):
+        given = taken(*seen)
+        assert given.ssh_port(WEB) == given.ssh_port(WEB) == 22000
+        assert given.ssh_port(DB) == 22001
+
+
+def test_the_range_is_gone_round_from_where_the_policy_says() -> None:
+    given = leases(first=22002)
+    names = [Name(f"n{n}") for n in range(5)]
+    assert [given.ssh_port(name) for name in names] == [22002, 22003, 22000, 22001, None]
 
 
 def test_a_new_name_gets_the_lowest_port_that_nobody_has() -> None:
