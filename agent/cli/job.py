@@ -19,6 +19,7 @@ from agent.cli.jobtext import history_table
 from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import open_reader
 from agent.cli.runs import meant, runs_of
+from agent.cli.tables import screen
 from agent.cli.text import harmless
 from agent.errors import StateInUse
 from agent.jobs.told import result
@@ -67,7 +68,8 @@ def history(state: StatePaths, output: str, name: str) -> None:
     if output == "json":
         click.echo(json.dumps(told, indent=1))
         return
-    _print(history_table(told))
+    console, width = screen()
+    console.print(history_table(told, width))
 
 
 @job.command()
@@ -108,14 +110,6 @@ def _artifacts(run: Run, state: StatePaths) -> list[dict[str, Any]]:
         }
         for one in run.artifacts
     ]
-
-
-def _print(table: Any) -> None:
-    import sys
-
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
 
 
 def _by_whom(told: dict[str, Any]) -> str:
