@@ -30,7 +30,8 @@ EXIT_CHANGES = 2
 @output_option
 @state_option
 def plan(state: StatePaths, output: str, **options: Any) -> int:
-    """What `run` would do, and why. Exit status: 0 nothing, 2 changes, 1 error, also in a document.
+    """What `run` would do, and why. Exit status: 0 nothing, 2 changes, also such as wait for something, 1 error, also in
+    a document.
 
     Without options for the source, those of the agent that last ran on the state directory are taken."""
     decided, desired = decide(state, said_settings(state, options))
@@ -40,7 +41,12 @@ def plan(state: StatePaths, output: str, **options: Any) -> int:
         _print(decided, desired)
     if desired.source.error is not None or desired.problems:
         return 1
-    return EXIT_CHANGES if any(step.action != "adopt" for step in decided.acting) else 0
+    return EXIT_CHANGES if decided.fetches or any(map(_is_open, decided.steps)) else 0
+
+
+def _is_open(step: Step) -> bool:
+    """Whether something is to be done for the name, be it now or once it can be."""
+    return step.action == "wait" or (step.acts and step.action != "adopt")
 
 
 def decide(state: StatePaths, said: Settings) -> tuple[Plan, Desired]:
@@ -170,5 +176,8 @@ def _print(decided: Plan, desired: Desired) -> None:
         for action in _SIGNS
         if (n := sum(step.action == action for step in decided.acting))
     }
-    told = ", ".join(f"{n} to {action}" for action, n in counts.items()) or "nothing to do"
+    parts = [f"{n} to {action}" for action, n in counts.items()]
+    if waiting := sum(step.action == "wait" for step in decided.steps):
+        parts.append(f"{waiting} waiting")
+    told = ", ".join(parts) or "nothing to do"
     click.echo(f"plan {decided.id}: {told}", file=sys.stdout)

@@ -200,6 +200,17 @@ def test_a_broken_document_makes_a_plan_an_error_and_leaves_it_whole(
     assert [one["name"] for one in plan["problems"]] == ["db"]
 
 
+def test_a_name_that_waits_for_what_it_cannot_have_is_no_plan_of_nothing(
+    holdfast: Call, tree: Path
+) -> None:
+    """Sabotage: look at the steps that act alone. A document that this host cannot do passes for one that is done."""
+    (tree / "all.yaml").write_text(DOCUMENTS + "memory: 4096GiB\n")
+    told = holdfast("plan --desired tree")
+    assert told.returncode == 2
+    assert "wait web: memory 4TiB is more than this host has" in told.stdout
+    assert told.stdout.endswith(": 1 waiting\n")
+
+
 @pytest.mark.parametrize("command", ["run", "plan"])
 @pytest.mark.parametrize(
     ("words", "said"),
