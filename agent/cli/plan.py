@@ -30,8 +30,8 @@ EXIT_CHANGES = 2
 @output_option
 @state_option
 def plan(state: StatePaths, output: str, **options: Any) -> int:
-    """What `run` would do, and why. Exit status: 0 nothing, 2 changes, also such as wait for something, 1 error, also in
-    a document.
+    """What `run` would do, and why. Exit status: 0 nothing, 2 changes, also such as have to wait, 1 error, also in a
+    document.
 
     Without options for the source, those of the agent that last ran on the state directory are taken."""
     decided, desired = decide(state, said_settings(state, options))
@@ -158,15 +158,24 @@ def _print(decided: Plan, desired: Desired) -> None:
     def line(sign: str, colour: str, text: str) -> None:
         click.echo(click.style(f"{sign} ", fg=colour if colour != "dim" else None) + text)
 
+    ours = {one.message: one.place for one in desired.problems if one.name is None}
+    known = {
+        str(one): f"{one.place}: see {ours[one.message]}"
+        for one in desired.problems
+        if one.name is not None and one.message in ours
+    }
     for image in decided.fetches:
         line("↓", "cyan", f"fetch image {image.label} from {image.source}")
     for step in decided.shown():
         sign, colour = _SIGNS[step.action]
         place = f"  [{step.source}]" if step.source else ""
         lost = " with its disk" if step.action in ("destroy", "replace") else ""
-        line(sign, colour, f"{step.action} {step.name}{lost}: {step.because}{place}")
+        because = known.get(step.because, step.because) if step.action == "hold" else step.because
+        line(sign, colour, f"{step.action} {step.name}{lost}: {because}{place}")
+    holds = {step.because for step in decided.steps if step.action == "hold"}
     for problem in desired.problems:
-        line("!", "magenta", str(problem))
+        if str(problem) not in holds:
+            line("!", "magenta", known.get(str(problem), str(problem)))
     for one in desired.advice:
         line("i", "cyan", f"{one.where}: {one.message}")
     if desired.source.error is not None:

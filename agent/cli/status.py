@@ -191,8 +191,12 @@ def _lines(looked: Looked) -> list[str]:
         lines.append("agent: none is running; its VMs existed in its memory and ended with it")
     else:
         lines.append("agent: none is running; VMs run on, and `holdfast run` adopts them")
-    names = {item["name"] for item in found["items"]}
-    lines += [f"held: {one['name']}: {_place(one)}{one['message']}" for one in found["held"]]
+    names = {item["name"] for item in found["items"]} | {one["name"] for one in found["held"]}
+    ours = {one["message"]: _place(one) for one in found["errors"]}
+    for one in found["held"]:
+        place = ours.get(one["message"])
+        said = one["message"] if place is None else f"see {place.removesuffix(': ')}"
+        lines.append(f"held: {one['name']}: {_place(one)}{said}")
     lines += [f"error: {_place(one)}{one['message']}" for one in found["errors"]]
     lines += [
         f"waiting: {one['name']}: {one['reason']}: {one['message']}"

@@ -211,6 +211,35 @@ def test_a_name_that_waits_for_what_it_cannot_have_is_no_plan_of_nothing(
     assert told.stdout.endswith(": 1 waiting\n")
 
 
+def test_one_mistake_is_one_line(holdfast: Call, tree: Path, tmp_path: Path) -> None:
+    """Sabotage: print every problem beside the names that it holds."""
+    source = "source: gopher://x/tiny.qcow2"
+    (tree / "all.yaml").write_text(DOCUMENTS.replace("source: tiny.qcow2", source))
+    (tree / "db.yaml").write_text(BROKEN)
+    told = holdfast("plan --desired tree")
+    assert told.returncode == 1
+    assert told.stdout.splitlines()[:-1] == [
+        "! hold db: db.yaml:4:1: unknown key `memry` (did you mean `memory`?)",
+        "! hold web: all.yaml:8:1: see all.yaml:6:18",
+        "! all.yaml:6:18: image `tiny` has a source that has the scheme `gopher`, which is not supported"
+        " (write an https, http or file URL, or a path; `./` before a path with a colon)",
+    ]
+    assert holdfast("run --once --hypervisor memory --desired tree").returncode == 1
+    lines = holdfast("status").stdout.splitlines()
+    assert [line for line in lines if "web" in line] == [
+        "held: web: all.yaml:8:1: see all.yaml:6:18"
+    ]
+    assert sum("gopher" in line for line in lines) == 1
+    tree.rename(tree.with_name("gone"))
+    told = holdfast("plan")
+    why = f"{tree}: the directory cannot be read: No such file or directory"
+    assert (told.returncode, told.stderr) == (1, f"holdfast: {why}\n")
+    assert "directory" not in told.stdout
+    assert holdfast("run --once --hypervisor memory --desired tree").returncode == 1
+    [line] = [one for one in holdfast("status").stdout.splitlines() if "directory" in one]
+    assert line == f"error: {why}"
+
+
 @pytest.mark.parametrize("command", ["run", "plan"])
 @pytest.mark.parametrize(
     ("words", "said"),
