@@ -14,7 +14,7 @@ from tests.e2e.site import DEADLINE, Site
 
 pytestmark = [pytest.mark.qemu, pytest.mark.guest, pytest.mark.timeout(600)]
 
-LARGE = 24 << 20
+LARGE = 16 << 20
 """Bytes that take seconds to get into a guest or out of it."""
 SCRIPT = "echo begun\nsleep 3\necho ended\nexit 4"
 
@@ -126,10 +126,10 @@ def test_while_artifacts_are_collected(jobs: Jobs) -> None:
 
 
 def test_again_and_again(jobs: Jobs) -> None:
-    """An agent every half second, each killed, while the script speaks for ten."""
+    """An agent every second and a half, each killed, while the script speaks for four."""
     jobs.write(
         "tests",
-        "echo begun\nfor n in $(seq 100); do echo line $n; sleep 0.1; done\necho ended\nexit 4",
+        "echo begun\nfor n in $(seq 40); do echo line $n; sleep 0.1; done\necho ended\nexit 4",
         NO_RETRIES,
     )
     ended = is_in(jobs, RunPhase.FAILED)
@@ -145,4 +145,4 @@ def test_again_and_again(jobs: Jobs) -> None:
     with jobs.site.agent():
         has_one_result(jobs)
         lines = [line for line in jobs.log("tests").splitlines() if line.startswith("line ")]
-        assert lines == [f"line {number}" for number in range(1, 101)]
+        assert lines == [f"line {number}" for number in range(1, 41)]
