@@ -16,6 +16,7 @@ from pathlib import Path
 
 from agent.errors import NotReady
 from agent.guest import keys
+from agent.guest.knocking import knocks
 from agent.guest.seed import HostKey, Seed, write
 from agent.guest.ssh import SshDoorway
 from agent.hypervisor.memory import MemoryHost
@@ -110,6 +111,7 @@ def by_hand(directory: Path, image: Path) -> float:
 async def _let_in(doorway: SshDoorway, name: Name, port: int) -> None:
     while True:
         try:
+            await knocks(name, port, 5.0)
             await doorway.answers(Uid("by hand"), name, port, USER)
         except NotReady:
             await asyncio.sleep(0.005)
