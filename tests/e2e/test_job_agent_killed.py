@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -98,13 +98,26 @@ def test_while_files_are_uploaded(jobs: Jobs) -> None:
 
 
 def test_while_the_script_speaks(jobs: Jobs) -> None:
-    """What it says while no agent is there is in the log too, in its order."""
+    """What it says while no agent is there is in the log too, in its order; whoever follows it reads it once."""
     said = "for n in $(seq 60); do echo line $n; sleep 0.1; done"
     jobs.write("tests", f"echo begun\n{said}\necho ended\nexit 4", NO_RETRIES)
-    with killed_once(jobs, lambda: jobs.runs("tests") and "line 9\n" in jobs.log("tests")):
-        has_one_result(jobs)
-        lines = [line for line in jobs.log("tests").splitlines() if line.startswith("line ")]
-        assert lines == [f"line {number}" for number in range(1, 61)]
+    with ExitStack() as stack:
+        followers: list[subprocess.Popen[bytes]] = []
+
+        def speaks() -> bool:
+            if jobs.runs("tests") and not followers:
+                words = ("logs", "tests", "-f")
+                followers.extend(stack.enter_context(jobs.site.open(*words)) for _ in range(3))
+            return bool(followers) and "line 9\n" in jobs.log("tests")
+
+        with killed_once(jobs, speaks):
+            has_one_result(jobs)
+            log = jobs.log("tests")
+            lines = [line for line in log.splitlines() if line.startswith("line ")]
+            assert lines == [f"line {number}" for number in range(1, 61)]
+            for follower in followers:
+                told, complaint = follower.communicate(timeout=DEADLINE)
+                assert (told.decode(), complaint, follower.returncode) == (log, b"", 0)
 
 
 def test_while_artifacts_are_collected(jobs: Jobs) -> None:

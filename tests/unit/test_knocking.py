@@ -11,6 +11,7 @@ import pytest
 from agent.errors import NotReady
 from agent.guest.knocking import banner, knocks
 from state.ids import Name
+from tests.waiting import eventually
 
 WEB = Name("web")
 
@@ -39,9 +40,7 @@ async def opened(door: Door) -> AsyncIterator[int]:
     server = await asyncio.start_server(door.answer, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
-        async with asyncio.timeout(10):
-            while door.held:
-                await asyncio.sleep(0.005)
+        await eventually(lambda: not door.held, "everybody has left")
 
 
 async def test_a_later_knock_is_answered_though_the_first_is_not() -> None:
