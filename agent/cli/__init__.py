@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
 from agent.cli import output
+from agent.cli.typed import typed
 from agent.errors import BadUsage, HoldfastError, StateInUse
 
 EXIT_USAGE = 64
@@ -51,6 +53,13 @@ class _Lazy(click.Group):
         command = getattr(importlib.import_module(module), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - a bug of this table
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HoldfastError as error:
+            error.message, error.hint = typed(error.message), typed(error.hint)
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import option, state_option
+from agent.cli.typed import typed
 from agent.errors import Blocked, HoldfastError, StateInUse, StateUnusable
 from agent.paths import StatePaths
 from state.records import SETTINGS_KEY
@@ -190,7 +191,8 @@ async def _destroy(state: StatePaths, *, volumes: bool) -> int:
         if volumes and not left:
             _remove_everything(held.paths)
     for one in left:
-        click.echo(f"holdfast: {one} could not be destroyed; see `holdfast events`", err=True)
+        told = f"holdfast: {one} could not be destroyed; see `holdfast events`"
+        click.echo(typed(told), err=True)
     if cancelled:
         click.echo(f"cancelled: {', '.join(cancelled)}")
     if not left:

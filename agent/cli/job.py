@@ -21,6 +21,7 @@ from agent.cli.reading import open_reader
 from agent.cli.runs import meant, runs_of
 from agent.cli.tables import screen
 from agent.cli.text import harmless
+from agent.cli.typed import typed
 from agent.errors import StateInUse
 from agent.jobs.told import result
 from agent.paths import StatePaths
@@ -113,7 +114,7 @@ def _artifacts(run: Run, state: StatePaths) -> list[dict[str, Any]]:
 
 
 def _by_whom(told: dict[str, Any]) -> str:
-    return "" if told["agent"] else "; the next agent sees to it (`holdfast run`)"
+    return "" if told["agent"] else typed("; the next agent sees to it (`holdfast run`)")
 
 
 def _ask(state: StatePaths, name: str, what: Literal["rerun", "cancel"]) -> dict[str, Any]:

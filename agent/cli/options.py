@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from agent.cli.typed import remember
 from agent.config import Settings
 from agent.errors import BadInput, BadUsage
 from agent.paths import StatePaths, default_state
@@ -21,9 +22,14 @@ _LABEL_MOST = re.compile(r"\s*([^\s=,]+)\s*=\s*([0-9]{1,6})\s*")
 
 
 class _Path(click.Path):
-    """A path as text: one that is no UTF-8 can be recorded nowhere."""
+    """A path as text: one that is no UTF-8 can be recorded nowhere. An empty one, such as of a variable that a script
+    has not set, is none: it would mean the current directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail(
+                "an empty path names nothing (leave the option out, or say a path)", param, ctx
+            )
         path = super().convert(value, param, ctx)
         try:
             str(path).encode()
@@ -33,6 +39,7 @@ class _Path(click.Path):
 
 
 PATH = _Path(path_type=Path)
+_PROGRAM = _Path()
 
 
 def _duration(context: click.Context, param: click.Parameter, said: str | None) -> float | None:
@@ -140,7 +147,9 @@ def config_option(function: F) -> F:
 
 
 def _state(context: click.Context, _: click.Parameter, path: Path | None) -> StatePaths:
-    return StatePaths((path or default_state()).absolute())
+    state = StatePaths((path or default_state()).absolute())
+    remember(context, state)
+    return state
 
 
 def state_option(function: F) -> F:
@@ -196,7 +205,7 @@ def source_options(function: F) -> F:
             type=click.Choice(["auto", "kvm", "tcg"]),
             help="Accelerator; auto measures.",
         ),
-        option("--qemu", metavar="PATH", help="The qemu-system-x86_64 to run."),
+        option("--qemu", type=_PROGRAM, metavar="PATH", help="The qemu-system-x86_64 to run."),
         option(
             "--hypervisor",
             type=click.Choice(["qemu", "memory"]),

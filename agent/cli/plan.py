@@ -12,6 +12,7 @@ import click
 
 from agent.cli.options import output_option, said_settings, source_options, state_option
 from agent.cli.reading import open_reader
+from agent.cli.typed import typed
 from agent.config import Settings
 from agent.paths import StatePaths
 from state.records import ACCELERATOR_KEY, SETTINGS_KEY
@@ -171,7 +172,7 @@ def _print(decided: Plan, desired: Desired) -> None:
         place = f"  [{step.source}]" if step.source else ""
         lost = " with its disk" if step.action in ("destroy", "replace") else ""
         because = known.get(step.because, step.because) if step.action == "hold" else step.because
-        line(sign, colour, f"{step.action} {step.name}{lost}: {because}{place}")
+        line(sign, colour, typed(f"{step.action} {step.name}{lost}: {because}{place}"))
     holds = {step.because for step in decided.steps if step.action == "hold"}
     for problem in desired.problems:
         if str(problem) not in holds:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,9 +17,10 @@ from agent.cli.jobtext import history_table, jobs_table
 from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import alive_of, in_memory, open_reader
 from agent.cli.tables import Fitted, fitted, screen
+from agent.cli.typed import program, state_words, typed
 from agent.errors import BadInput
 from agent.jobs.told import result
-from agent.paths import StatePaths, default_state
+from agent.paths import StatePaths
 from agent.status import status as status_of
 from state.ids import Name
 
@@ -123,7 +121,7 @@ def table(looked: Looked, width: int | None = None) -> RenderableType:
     lines = _lines(looked)
     if any("SSH" in one.without for one in shown):
         lines[:0] = _ways(items, looked)
-    return Group(*tables, *map(Text, lines))
+    return Group(*tables, *(Text(typed(line)) for line in lines))
 
 
 def _vms(items: list[dict[str, Any]], looked: Looked, width: int | None) -> Fitted:
@@ -152,7 +150,7 @@ def _vms(items: list[dict[str, Any]], looked: Looked, width: int | None) -> Fitt
             item["image"] or "-",
             item["accel"] or "-",
             _ssh(item, looked),
-            Text(_reason(item)),
+            Text(typed(_reason(item))),
         )
         for item in items
     ]
@@ -221,23 +219,7 @@ def _ssh(item: dict[str, Any], looked: Looked) -> str:
 
 
 def _login(name: str, looked: Looked) -> str:
-    state = looked.state
-    where = "" if state.root == default_state() else f" --state {_short(state)}"
-    return f"{_program()} ssh{where} {name}"
-
-
-def _program() -> str:
-    """How this program was called, so that what is printed can be typed."""
-    called = Path(sys.argv[0])
-    found = shutil.which("holdfast")
-    if called.name != "holdfast" or (found and Path(found).samefile(called)):
-        return "holdfast"
-    return os.path.relpath(called)
-
-
-def _short(state: StatePaths) -> str:
-    relative = os.path.relpath(state.root)
-    return str(state.root) if relative.startswith("..") else relative
+    return f"{program()} ssh{state_words(looked.state)} {name}"
 
 
 def _age(started: str | None) -> str:

@@ -62,7 +62,8 @@ async def test_nothing_is_removed_under_a_machine_that_is_still_there(
     [left] = hypervisor.scan()
     assert (status, said) == (1, "")
     assert wrong == (
-        f"holdfast: the QEMU with pid {left.process.pid} could not be destroyed; see `holdfast events`\n"
+        f"holdfast: the QEMU with pid {left.process.pid} could not be destroyed; see"
+        f" `holdfast events --state {house.paths.root}`\n"
     )
     assert house.paths.instance(left.uid).disk.exists()
     assert house.paths.database.exists()

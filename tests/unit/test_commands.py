@@ -247,6 +247,12 @@ def test_one_mistake_is_one_line(holdfast: Call, tree: Path, tmp_path: Path) -> 
         ("", "no source of documents was given"),
         ("--desired none", "none: No such file or directory"),
         ("--desired tree/all.yaml", "all.yaml: Not a directory"),
+        ("--state= --desired tree", "'--state': an empty path names nothing"),
+        ("--desired=", "'--desired': an empty path names nothing"),
+        ("--desired tree --images=", "'--images': an empty path names nothing"),
+        ("--desired tree --image-root=", "'--image-root': an empty path names nothing"),
+        ("--desired tree --qemu=", "'--qemu': an empty path names nothing"),
+        ("--config=", "'--config': an empty path names nothing"),
         ("--config none", "reading the configuration none: No such file or directory"),
         ("--desired tree --accel fast", "'fast' is not one of"),
     ],
@@ -269,6 +275,7 @@ def test_what_a_command_is_told_wrongly_is_an_error_of_usage(
         ("desired: true", "`desired` must be a text or a number"),
         ("image_root: [tree, [tree]]", "`image_root` must be a text or a number"),
         ("desird: tree", "has the unknown key `desird`"),
+        ('desired: ""', "an empty path names nothing"),
         ("accel: fast", "'fast' is not one of"),
     ],
 )
@@ -301,6 +308,28 @@ def test_a_tree_that_is_gone_since_an_agent_ran_is_no_error_of_usage(
     told = holdfast("plan")
     assert told.returncode == 1
     assert "restart web" in told.stdout
+
+
+# Commands that one may copy
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_command_that_is_told_names_the_state_that_was_given(
+    holdfast: Call, tmp_path: Path
+) -> None:
+    """Sabotage: print hints as they are written. Who copies one is told of another state."""
+    (tmp_path / "a b").symlink_to("state")
+    missing = "holdfast: there is no `db` here (`holdfast status{} lists every name)\n"
+    environment = holdfast("status db").stderr
+    assert environment == missing.format("`")
+    assert holdfast("status --state state db").stderr == missing.format(" --state state`")
+    (tmp_path / "config.yaml").write_text("state: a b\n")
+    told = holdfast("status --config config.yaml db", env={"HOLDFAST_STATE": ""})
+    assert told.stderr == missing.format(" --state 'a b'`")
+    nowhere = holdfast("status --state /nowhere/state").stderr
+    assert (
+        "(say --state DIR, or start an agent with `holdfast run --state /nowhere/state`)" in nowhere
+    )
 
 
 # Leaving
