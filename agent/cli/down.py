@@ -51,10 +51,24 @@ def down(state: StatePaths, yes: bool, volumes: bool) -> int:
     if not (state.database.exists() or state.instances.exists()):
         click.echo(f"nothing to destroy: there is no state in {state.root}")
         return 0
-    if not yes:
-        click.confirm(f"Destroy {_told(state)} of {state.root}, disks included?", abort=True)
+    if not (yes or _confirmed(f"Destroy {_told(state)} of {state.root}, disks included?")):
+        click.echo("nothing was destroyed")
+        return 1
     _stop_agent(state)
     return asyncio.run(_destroy(state, volumes=volumes))
+
+
+def _confirmed(question: str) -> bool:
+    """The answer. Raises Blocked where there is nobody to give one."""
+    try:
+        return click.confirm(question)
+    except click.Abort as abort:
+        click.echo()
+        if isinstance(abort.__context__, EOFError):
+            raise Blocked(
+                "nothing was destroyed: nobody answered", hint="say --yes where nobody can"
+            ) from None
+        raise
 
 
 def _told(state: StatePaths) -> str:
@@ -188,8 +202,12 @@ async def _destroy(state: StatePaths, *, volumes: bool) -> int:
                 await backend.hypervisor.close()
             if not volumes:
                 _forget_findings(ledger)
+        if not left:
+            with suppress(OSError):
+                held.paths.sockets.rmdir()  # what else lies there is not ours
         if volumes and not left:
             _remove_everything(held.paths)
+            held.remove()
     for one in left:
         told = f"holdfast: {one} could not be destroyed; see `holdfast events`"
         click.echo(typed(told), err=True)
