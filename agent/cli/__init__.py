@@ -68,7 +68,9 @@ class _Lazy(click.Group):
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="holdfast", prog_name="holdfast")
-@click.option("--debug", is_flag=True, envvar="HOLDFAST_DEBUG", help="Show tracebacks.")
+@click.option(
+    "--debug", is_flag=True, envvar="HOLDFAST_DEBUG", show_envvar=True, help="Show tracebacks."
+)
 def holdfast(debug: bool) -> None:
     """Virtual machines on one host, kept exactly as a directory of YAML says."""
 

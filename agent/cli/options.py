@@ -68,9 +68,10 @@ def _capacity(
 
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
-    """A click option that `HOLDFAST_NAME` sets too."""
+    """A click option that `HOLDFAST_NAME` sets too, as its help says; with `envvar=None` none does."""
     variable = "HOLDFAST_" + name.removeprefix("--").replace("-", "_").upper()
     settings.setdefault("envvar", variable)
+    settings.setdefault("show_envvar", settings["envvar"] is not None)
     return click.option(name, *more, **settings)
 
 

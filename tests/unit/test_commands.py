@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+
+from agent.cli import holdfast as program
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = """\
@@ -180,6 +183,23 @@ def test_machines_in_memory_are_said_to_be_gone_with_their_agent(holdfast: Call)
         "holdfast: web exists in the memory of its agent alone: there is no guest to go into"
         " (run the agent without `--hypervisor memory`)\n",
     )
+
+
+# Help
+
+
+def test_every_variable_is_in_the_help_of_its_option() -> None:
+    context = click.Context(program)
+    variables = set()
+    for name in program.list_commands(context):
+        command = program.get_command(context, name)
+        assert command is not None
+        said = command.get_help(click.Context(command, terminal_width=200))
+        for parameter in command.params:
+            if isinstance(parameter.envvar, str):
+                variables.add(parameter.envvar)
+                assert f"env var: {parameter.envvar}" in said, (name, parameter.name)
+    assert {"HOLDFAST_STATE", "HOLDFAST_DESIRED", "HOLDFAST_INTERVAL"} <= variables
 
 
 # Exit statuses
