@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 
 from agent.cli.typed import remember
 from agent.config import Settings
-from agent.errors import BadInput, BadUsage
+from agent.errors import BadInput, BadUsage, StateUnusable
 from agent.paths import StatePaths, default_state
 from state.spec.units import parse_duration
 
@@ -38,8 +39,8 @@ class _Path(click.Path):
         return path
 
 
-PATH = _Path(path_type=Path)
-_PROGRAM = _Path()
+PATH = _Path(path_type=Path, readable=False)  # who reads it says better what is wrong with it
+_PROGRAM = _Path(readable=False)
 
 
 def _duration(context: click.Context, param: click.Parameter, said: str | None) -> float | None:
@@ -67,12 +68,22 @@ def _capacity(
     return tuple(sorted(most.items()))
 
 
+class _Option(click.Option):
+    """An option whose errors name its variable only where that is what said the value."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        source = ctx.get_parameter_source(self.name or "") if ctx is not None else None
+        if source is click.core.ParameterSource.ENVIRONMENT:
+            return super().get_error_hint(ctx)
+        return click.Parameter.get_error_hint(self, ctx)
+
+
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
     """A click option that `HOLDFAST_NAME` sets too, as its help says; with `envvar=None` none does."""
     variable = "HOLDFAST_" + name.removeprefix("--").replace("-", "_").upper()
     settings.setdefault("envvar", variable)
     settings.setdefault("show_envvar", settings["envvar"] is not None)
-    return click.option(name, *more, **settings)
+    return click.option(name, *more, cls=_Option, **settings)
 
 
 def _configured(context: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -150,7 +161,35 @@ def config_option(function: F) -> F:
 def _state(context: click.Context, _: click.Parameter, path: Path | None) -> StatePaths:
     state = StatePaths((path or default_state()).absolute())
     remember(context, state)
+    _check_enterable(state)
     return state
+
+
+def _check_enterable(state: StatePaths) -> None:
+    """Raises StateUnusable for a directory of somebody else's, which is private to whom it belongs to."""
+    try:
+        os.stat(state.database)
+    except PermissionError as error:
+        try:
+            owner = _owner(state.root)
+        except OSError:
+            who, hint = "this user may not go there", "say --state DIR"
+        else:
+            who = f"it belongs to {owner}, and nobody else may enter it"
+            hint = f"do this as {owner}, or say --state DIR"
+        raise StateUnusable(
+            f"entering the state directory {state.root}: {who}", hint=hint
+        ) from error
+    except OSError:
+        return  # who needs it says what is wrong with it
+
+
+def _owner(path: Path) -> str:
+    uid = path.stat().st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def state_option(function: F) -> F:

@@ -19,6 +19,9 @@ import click
 import pytest
 
 from agent.cli import holdfast as program
+from agent.errors import StateUnusable
+from tests.unit.test_directory_hostile import open_path as open_path
+from tests.unit.test_directory_hostile import without_privileges
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = """\
@@ -169,6 +172,32 @@ def test_a_damaged_ledger_is_no_bug(holdfast: Call, tmp_path: Path, words: str) 
     assert (told.returncode, told.stdout) == (1, "")
     assert "the state database" in told.stderr
     assert "bug" not in told.stderr
+
+
+# Somebody else's state directory
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("name", ["run", "plan", "status", "explain", "events", "down"])
+def test_a_state_directory_of_somebody_else_is_told_with_its_owner(
+    open_path: Path, name: str
+) -> None:
+    """Sabotage: let the library look whether the path can be read. It calls it an error of usage, and `plan` a bug."""
+    state = open_path / "state"
+    state.mkdir(0o700)
+    command = program.get_command(click.Context(program), name)
+    assert command is not None
+    words = ["web"] if name == "explain" else []
+    for path, said in (
+        (
+            state,
+            "it belongs to root, and nobody else may enter it (do this as root, or say --state DIR)",
+        ),
+        (state / "deeper", "this user may not go there (say --state DIR)"),
+    ):
+        with without_privileges(), pytest.raises(StateUnusable) as told:
+            command.main([*words, "--state", str(path)], standalone_mode=False)
+        assert str(told.value) == f"entering the state directory {path}: {said}"
 
 
 # Machines in memory
