@@ -414,6 +414,29 @@ def test_an_agent_that_still_measures_leaves_when_it_is_told(
     until(lambda: not asleep([child]))
 
 
+def test_an_agent_says_when_it_starts_and_when_it_leaves(holdfast: Call, tmp_path: Path) -> None:
+    words = ["run", "--state", tmp_path / "state", "--desired", "tree", "--hypervisor", "memory"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "agent", *map(str, words)],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    ) as agent:  # fmt: skip
+        try:
+            until(lambda: " yes " in holdfast("status").stdout)
+            agent.terminate()
+            _, said = agent.communicate(timeout=30)
+        finally:
+            agent.kill()
+    lines = [json.loads(line) for line in said.splitlines()]
+    told = [(one["event"], one["pid"], one["message"]) for one in lines if "pid" in one]
+    assert told == [
+        ("Started", agent.pid, f"keeps {tmp_path}/state as {tmp_path}/tree says"),
+        ("Leaving", agent.pid, "told to; what is under way is finished first"),
+        ("Left", agent.pid, "its VMs existed in its memory and ended with it"),
+    ]
+    assert (lines[0]["event"], lines[0]["hypervisor"]) == ("Started", "memory")
+    assert lines[-1]["event"] == "Left"
+
+
 def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
