@@ -215,7 +215,8 @@ async def test_what_the_files_say_of_an_end_is_the_end(lab: Lab, how: str, whole
 
 
 async def test_a_pass_that_takes_its_time_sees_what_ended_meanwhile(lab: Lab) -> None:
-    """Sabotage: look at the runs first. One that ended would be taken up again, and its result written anew."""
+    """Sabotage: look at the runs first, and do what was planned for one that has ended. It would be taken up again, and
+    its result written anew."""
     lab.host.scripts[TESTS] = LASTING
     async with lab.running():
         lab.edit(desired(job(retries=NO_RETRIES)))
