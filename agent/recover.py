@@ -58,15 +58,21 @@ async def recover(
 
 
 def _take_in_runs(ledger: Ledger, runs: Iterable[Run], wall: float) -> None:
-    numbers = {(run.name, run.number) for run in ledger.runs()}
+    numbers = {(run.name, run.number): run.id for run in ledger.runs()}
     for run in runs:
-        if ledger.run(run.id) is None and (run.name, run.number) not in numbers:
+        known = ledger.run(run.id)
+        if known is None and (run.name, run.number) not in numbers:
             said = f"run {run.number} was taken in from its files: the ledger had lost it"
-            with ledger.transaction() as change:
-                change.put_run(run)
-                change.event(
-                    Event(at=wall, reason="Recovered", message=said, name=run.name, kind="job")
-                )
+        elif known is not None and run.phase.ended and not known.phase.ended:
+            said = f"run {run.number} had ended ({run.phase.value}): its files tell, the ledger did not"
+        else:
+            continue
+        with ledger.transaction() as change:
+            change.remove_run(run.id)
+            change.put_run(run)
+            change.event(
+                Event(at=wall, reason="Recovered", message=said, name=run.name, kind="job")
+            )
 
 
 def _take_in(ledger: Ledger, instance: Instance, said: str, wall: float) -> None:

@@ -190,7 +190,7 @@ async def _destroy(state: StatePaths, *, volumes: bool) -> int:
             await backend.hypervisor.open(lambda _uid, _word: None)
             try:
                 store = RunStore(held.paths)
-                await recover(ledger, backend.hypervisor, clock, store.known())
+                await recover(ledger, backend.hypervisor, clock, store.recovered())
                 executor = Executor(ledger, backend, clock, Doing(), store)
                 unended = _cancellations(ledger)
                 await _all(executor, unended)
