@@ -257,7 +257,7 @@ class Executor:
         await self._machines.supervised(instance)
         match step.to:
             case "running":
-                await self._hypervisor.resume(step.uid)
+                await self._machines.resume(instance)
             case "paused":
                 await self._hypervisor.pause(step.uid)
             case _:

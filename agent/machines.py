@@ -115,7 +115,7 @@ class Machines:
     async def let_go(self, instance: Instance, spec: VmSpec) -> Instance:
         """Let the inert guest run, unless it is to be paused; how it is to be recorded then."""
         if spec.power == "running":
-            await self._hypervisor.resume(instance.uid)
+            await self.resume(instance)
         return replace(
             instance,
             phase=Phase.RUNNING,
@@ -124,6 +124,13 @@ class Machines:
             started_at=self._clock().wall,
             ready_at=None,
         )
+
+    async def resume(self, instance: Instance) -> None:
+        """Let the guest run. Its own file says so beforehand: an agent that has lost the ledger takes for inert only
+        what never ran."""
+        if instance.started_at is None:
+            await self.describe(replace(instance, started_at=self._clock().wall))
+        await self._hypervisor.resume(instance.uid)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:

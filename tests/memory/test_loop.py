@@ -121,6 +121,64 @@ async def test_a_replacement_that_was_cut_off_anywhere_is_brought_to_its_end(
         assert lab.host.guests[new.uid].boots == 1
 
 
+@pytest.mark.parametrize("operation", ["spawn", "stop", "set_forwards"])
+async def test_a_replacement_that_never_ran_is_dropped_though_the_ledger_is_lost(
+    lab: Lab, operation: str
+) -> None:
+    """Sabotage: take what is inert for one that has run. It then counts as the one that serves, and the old disk is
+    removed for a machine that nobody has seen."""
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        old, asked = lab.instance().uid, lab.host.calls[operation]
+    lab.host.delays[operation] = 3600
+    async with lab.killed():
+        lab.edit(desired(vm("web", memory=1 << 30)))
+        await lab.until(lambda: lab.host.calls[operation] > asked, "it is in the midst of it")
+    lab.host.delays.clear()
+    lab.database.unlink()
+    lab.edit(desired(vm("web")))
+    async with lab.running():
+        await lab.settled()
+        assert lab.uids() == {"web": old}
+        assert list(lab.host.guests) == [old]
+
+
+@pytest.mark.parametrize("operation", ["prepare", "spawn", "describe", "resume"])
+async def test_a_machine_whose_first_start_was_cut_off_runs_though_the_ledger_is_lost(
+    lab: Lab, operation: str
+) -> None:
+    lab.host.delays[operation] = 3600
+    async with lab.killed():
+        lab.edit(desired(vm("web")))
+        await lab.until(lambda: lab.host.calls[operation] > 0, "it is in the midst of it")
+    lab.host.delays.clear()
+    lab.database.unlink()
+    async with lab.running():
+        await lab.settled()
+        assert lab.instance().generation == 1
+        assert lab.host.guests[lab.uids()[Name("web")]].boots == 1
+
+
+async def test_a_replacement_that_was_let_go_is_never_dropped_though_the_ledger_is_lost(
+    lab: Lab,
+) -> None:
+    """Sabotage: tell in its own file that it runs only afterwards. What its guest wrote is then thrown away."""
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+    lab.host.delays["discard"] = 3600
+    async with lab.killed():
+        lab.edit(desired(vm("web", memory=1 << 30)))
+        await lab.until(lambda: lab.host.calls["discard"] > 0, "the new one runs")
+        [new] = lab.uids().values()
+    lab.database.unlink()
+    async with lab.killed():
+        lab.edit(desired(vm("web")))
+        await lab.until(lambda: len(lab.host.guests) == 3, "it is replaced like any other")
+        assert new in lab.host.guests
+
+
 async def test_files_of_the_old_machine_that_cannot_be_removed_keep_no_replacement_waiting(
     lab: Lab,
 ) -> None:
