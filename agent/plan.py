@@ -24,6 +24,7 @@ from agent.steps import (
     Keep,
     Plan,
     Replace,
+    Restart,
     Step,
     Update,
     Wait,
@@ -135,7 +136,14 @@ class _Pass:
             return None
         [one] = serving
         spec = VmSpec.from_canonical(one.instance.spec)
-        return None if spec.suspend else self._kept(WantedVm(spec, one.instance.source), one)
+        if spec.suspend:
+            return None
+        step = self._kept(WantedVm(spec, one.instance.source), one)
+        others = {other.verdict for other in seen if other is not one}
+        # Beside one that is certainly inert it may go on; what cannot be told may be running.
+        over = isinstance(step, Create) and Verdict.ALIVE in others
+        over |= isinstance(step, Create | Restart) and Verdict.UNKNOWN in others
+        return None if over else step
 
     def _absent(self, name: Name, seen: list[Seen]) -> Step:
         specs = [VmSpec.from_canonical(one.instance.spec) for one in seen]
