@@ -212,6 +212,31 @@ async def test_two_machines_can_exchange_their_ports(lab: Lab) -> None:
         assert set(one) < set(lab.host.guests[before[Name("db")]].forwards)
 
 
+async def test_replacements_can_exchange_their_ports(lab: Lab) -> None:
+    """Sabotage: let each keep its ports until the other has let go of its own. Both then wait for ever."""
+    one, two, three = ((Forward(port, 80),) for port in (8080, 8081, 8082))
+    async with lab.running():
+        lab.edit(desired(vm("a", ports=one), vm("b", ports=two), vm("c", ports=three)))
+        await lab.settled()
+        before = lab.uids()
+        lab.host.failures["spawn"] = [StartFailed("not just now")]
+        lab.edit(
+            desired(
+                vm("a", ports=two, memory=1 << 30),
+                vm("b", ports=three, memory=1 << 30),
+                vm("c", ports=one, memory=1 << 30),
+            )
+        )
+        await lab.until(lambda: not lab.host.failures["spawn"], "one of them cannot be made")
+        assert set(lab.uids()) == set(before)
+        await lab.settled()
+        after = lab.uids()
+        assert set(after) == set(before)
+        assert not set(after.values()) & set(before.values())
+        for name, ports in (("a", two), ("b", three), ("c", one)):
+            assert set(ports) < set(lab.host.guests[after[Name(name)]].forwards)
+
+
 async def test_changed_labels_do_not_touch_the_process(lab: Lab) -> None:
     async with lab.running():
         lab.edit(desired(vm("web")))
