@@ -102,6 +102,7 @@ class Attempted:
                 work.cancel()
                 watch.cancel()
             if self._exit_code is not None and ending.exit_code is None:
+                await self._ledger.free()
                 self._note(f"artifacts may be missing: {ending.message}")
                 ending = _exited(self._exit_code)
             await self._kept(lambda: log.ends(ending.message))
@@ -207,6 +208,7 @@ class Attempted:
             await session.upload(
                 run.id, self._store.script(run, spec), dict(spec.env), self._store.files(run, spec)
             )
+            await self._ledger.free()
             # From here on the script may have begun, whatever becomes of us. Read anew: it may have been cancelled.
             run = replace(
                 self._run,
@@ -256,8 +258,10 @@ class Attempted:
         try:
             found = await session.collect(self._run_id, self._spec.artifacts, into, Limits())
         except (HoldfastError, OSError) as error:
+            await self._ledger.free()
             self._note(f"artifacts may be missing: {error}")
             return
+        await self._ledger.free()
         self._put(
             replace(self._run, artifacts=found.artifacts, notes=(*self._run.notes, *found.notes))
         )

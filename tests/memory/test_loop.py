@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.errors import ImageUnavailable, StartFailed, StopFailed
+from state import database
 from state.ids import Digest, Name
 from state.lifecycle import Phase
 from state.observed import Listener, RunState, image_key
@@ -672,3 +675,28 @@ async def test_a_held_name_that_never_ran_is_started_by_what_it_was_given(lab: L
         lab.edit(desired(problems=[broken("web")]))
         await lab.until(lambda: "web" in lab.uids(), "it is started nevertheless")
         assert lab.host.calls["fetch"] == 1
+
+
+@pytest.mark.parametrize(
+    "operation", ["prepare", "spawn", "stop", "set_forwards", "describe", "resume", "discard"]
+)
+async def test_a_database_that_another_program_holds_delays_a_step_and_ends_no_agent(
+    lab: Lab, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: write without having asked whether the database is free. The loop waits with it, and then ends."""
+    monkeypatch.setattr(database, "BUSY", 0.0)
+    tries: list[str] = []
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.host.calls[operation]
+        lab.host.delays[operation] = 0.05
+        lab.edit(desired(vm("web", memory=1 << 30)))
+        await lab.until(lambda: lab.host.calls[operation] > before, "it is in the midst of it")
+        with closing(sqlite3.connect(lab.database)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            assert lab.ledger is not None
+            lab.ledger._connection.set_trace_callback(tries.append)
+            await lab.until(lambda: len(tries) > 20, "it tries again and again")
+        await lab.settled()
+        assert (lab.instance().generation, list(lab.host.guests)) == (2, list(lab.uids().values()))
