@@ -75,12 +75,14 @@ class ImageStore:
             algorithm = image.digest.partition(":")[0] if image.digest else "sha256"
             hashed, got = hashlib.new(algorithm), 0
             async with download.opened(image.source) as source:
-                while piece := await source.read():
-                    await asyncio.gather(
+                piece = await source.read()
+                while piece:
+                    got += len(piece)
+                    piece, *_ = await asyncio.gather(
+                        source.read(),
                         hasher.submit(partial(hashed.update, piece)),
                         writer.submit(partial(landing.take, piece)),
                     )
-                    got += len(piece)
                     total = source.total
                     progress(f"{100 * got // total}%" if total else f"{got >> 20} MiB")
             whole = await writer.submit(partial(landing.finish, image.format))
