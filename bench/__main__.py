@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from bench import cold, passes, start
+from bench import cold, jobs, passes, start
 
 
 def main() -> int:
@@ -15,6 +15,8 @@ def main() -> int:
     print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} processors")
     figures = [
         start.figure(rounds),
+        jobs.figure(max(1, rounds // 3)),
+        jobs.line(max(1, rounds // 3)),
         passes.figure(rounds),
         cold.status(rounds),
         cold.memory(max(1, rounds // 3)),

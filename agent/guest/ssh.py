@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from agent.errors import HoldfastError, NotReady, SessionLost
 from agent.guest import keys
+from agent.guest.knocking import BANNER_TIMEOUTS, banner, knocks
 from agent.guest.session import GuestSession
 from agent.guest.sftp import Broken, Refused
 from agent.paths import StatePaths
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
 
     Channel = paramiko.Channel
 
-BANNER_TIMEOUTS = (1.0, 1.0, 1.0, 5.0)
-"""Seconds to wait for the other side's first word, try by try.
-
-User-mode networking accepts a connection before the guest has a network, and passes it on only seconds after it has
-one, so short waits and new tries see it sooner; a longer wait now and then is for a guest too busy to speak within one.
-"""
 LOGIN_TIMEOUT = 20.0
 """Seconds for key exchange, login and one command; a guest under emulation takes two for its first key exchange."""
 _KNOCKERS = 8
@@ -206,7 +201,7 @@ class SshDoorway:
         self._tries: dict[Uid, int] = {}
 
     async def answers(self, uid: Uid, name: Name, port: int, user: str) -> None:
-        await self._knock(uid, name, port)
+        await banner(name, port, self._patience(uid))
         async with self._knockers:
             await _in_thread(lambda: self._login(name, port, user))
         self._tries.pop(uid, None)
@@ -214,7 +209,7 @@ class SshDoorway:
     async def enter(self, uid: Uid, name: Name, port: int, user: str) -> GuestSession:
         to = endpoint(self._paths, name, port, user)
         tried = f"logging into {name} as {user} on {to.address}:{port}"
-        await self._knock(uid, name, port)
+        await knocks(name, port, self._patience(uid))
         try:
             entered = await GuestSession.open(
                 name,
@@ -226,11 +221,11 @@ class SshDoorway:
         self._tries.pop(uid, None)
         return entered
 
-    async def _knock(self, uid: Uid, name: Name, port: int) -> None:
-        """The banner comes before a login, for that is cheap and most tries end there."""
+    def _patience(self, uid: Uid) -> float:
+        """How long this try waits for the banner. That comes before a login: it is cheap, and most tries end there."""
         tries = self._tries.get(uid, 0)
         self._tries[uid] = tries + 1
-        await _banner(name, port, BANNER_TIMEOUTS[tries % len(BANNER_TIMEOUTS)])
+        return BANNER_TIMEOUTS[tries % len(BANNER_TIMEOUTS)]
 
     def _login(self, name: Name, port: int, user: str) -> None:
         to = endpoint(self._paths, name, port, user)
@@ -270,19 +265,3 @@ async def _in_thread(work: Callable[[], None]) -> None:
 
     threading.Thread(target=thread, name="ssh", daemon=True).start()
     await done
-
-
-async def _banner(name: Name, port: int, patience: float) -> None:
-    """User-mode networking accepts for the guest, so only words from the other side prove that somebody is there."""
-    writer: asyncio.StreamWriter | None = None
-    try:
-        async with asyncio.timeout(patience):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            line = await reader.read(4)
-    except (OSError, TimeoutError) as error:
-        raise NotReady(f"knocking at {name} on port {port}: {str(error) or 'no answer'}") from error
-    finally:
-        if writer is not None:
-            writer.close()
-    if line != b"SSH-":
-        raise NotReady(f"knocking at {name} on port {port}: nobody speaks SSH there yet")

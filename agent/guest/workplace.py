@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from posixpath import dirname
 from typing import Protocol
@@ -36,6 +37,9 @@ _ROOT = b".holdfast"
 _BALLAST = 256 << 10
 _CODE_ROOM = b" " * 63 + b"\n"
 _DIRECTORY_MODE = 0o755
+_UNFINISHED = re.compile(rb"\.holdfast-[0-9a-f]{16}")
+"""The name of a file that is on its way into the guest."""
+_MOST_ENTRIES = 10_000
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _QUIET_LOOKS = 10
@@ -93,9 +97,13 @@ class Workplace:
         """See Session.upload."""
         here, settings = _directory(run), _settings(env)
         self._make(_ROOT, 0o700)
+        again = self._is_there(here)
         self._make(here, 0o700)
         if self._is_there(here + b"/begun"):
             return
+        if again:
+            for above in sorted({here, *(os.fsencode(dirname(path)) for path, _, _ in files)}):
+                self._clear(above)
         for path, content, mode in files:
             where = os.fsencode(path)
             self._make_all(os.fsencode(dirname(path)))
@@ -207,6 +215,13 @@ class Workplace:
         if path not in (b"", b"/") and not self._is_there(path):
             self._make_all(os.fsencode(dirname(os.fsdecode(path))))
             self._make(path, _DIRECTORY_MODE)
+
+    def _clear(self, directory: bytes) -> None:
+        """Remove what an upload that was cut off has left half: there may be no room for it twice."""
+        with suppress(Refused):
+            found = islice(self.sftp.entries(directory), _MOST_ENTRIES)
+            for name in [name for name, _ in found if _UNFINISHED.fullmatch(name)]:
+                self.sftp.remove(directory + b"/" + name)
 
     def _put(self, path: bytes, content: bytes, mode: int) -> None:
         """Whole or not at all, under a name of its own until then: what a lost connection was writing is written on for

@@ -28,7 +28,7 @@ from state.spec.resolved_job import JobSpec
 
 T = TypeVar("T")
 
-KNOCK = 0.2
+KNOCK = 0.05
 """Seconds from one refused login to the next."""
 SOON, SELDOM = 0.05, 0.5
 """Seconds between looks at the script's output: while it comes, and at most."""

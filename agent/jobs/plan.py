@@ -82,7 +82,8 @@ class JobsPass:
             return Wait(name=name, because=doing, reason="InProgress", source=source)
         done = [run for run in runs if wanted and run.spec_digest == wanted.spec.digest]
         begins = current is not None or (wanted is not None and not done)
-        if (reap := self._unleased(name, runs, begins=begins)) is not None:
+        forgotten = wanted is None and problem is None and not self._desired.unproven
+        if (reap := self._unleased(name, runs, kept=not begins and not forgotten)) is not None:
             return reap
         if current is not None and current.phase.active:
             return Resume(
@@ -109,13 +110,13 @@ class JobsPass:
             return "" if self._desired.unproven else "no document names it any more"
         return "" if current.spec_digest == wanted.spec.digest else "its document has changed"
 
-    def _unleased(self, name: Name, runs: list[Run], *, begins: bool) -> Destroy | None:
-        """The end of every VM whose run has ended, or is not known. One that is kept for a look goes when the next run
-        `begins`: it has the name's port."""
+    def _unleased(self, name: Name, runs: list[Run], *, kept: bool) -> Destroy | None:
+        """The end of every VM whose run has ended, or is not known. One that is `kept` for a look goes when the next
+        run begins, which has the name's port, and with the job's document."""
         leased = {
             run.uid
             for run in runs
-            if not run.phase.ended or (not begins and (run.kept_until or 0.0) > self._now.wall)
+            if not run.phase.ended or (kept and (run.kept_until or 0.0) > self._now.wall)
         }
         loose = [one for one in self._seen.get(name, []) if one.instance.uid not in leased]
         if not loose:

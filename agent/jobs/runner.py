@@ -24,6 +24,7 @@ from state.ledger import Ledger
 from state.lifecycle import Phase
 from state.observed import Instance
 from state.runs import Run, RunPhase
+from state.spec.resolved import VmSpec
 from state.spec.resolved_job import JobSpec
 
 RUNS_KEPT = 20
@@ -157,9 +158,14 @@ class Runner:
             return self._lost(run, "its VM is not recorded any more")
         try:
             process = await self._machines.supervised(instance)
-            if process is None:
+            if process is not None:
+                instance = replace(instance, process=process)
+            elif instance.phase is Phase.PENDING and run.boot_id == self._clock().boot_id:
+                # The last agent died before it had started anything.
+                spec = VmSpec.from_canonical(instance.spec)
+                instance = await self._machines.spawned(instance, spec)
+            else:
                 return self._lost(run, "its VM ended while no agent ran")
-            instance = replace(instance, process=process)
             if instance.phase is not Phase.RUNNING:
                 instance = await self._started(instance)
         except HoldfastError as error:

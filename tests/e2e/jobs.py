@@ -43,8 +43,11 @@ images:
 class Jobs:
     """The jobs of one site."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, images: bool = True) -> None:
+        """`images`: with an image map that has more than the site's own."""
         self.site = site
+        if not images:
+            return
         with (site.desired / "mute.img").open("wb") as disk:
             disk.truncate(64 << 20)
         site.write("images.yaml", IMAGES.format(image=site.image))

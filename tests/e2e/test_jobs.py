@@ -127,14 +127,15 @@ def test_a_script_that_never_ends_and_one_that_goes_silent_are_ended_by_their_cl
 def test_a_guest_that_never_boots_and_one_without_ssh_are_errors_of_the_machinery(
     jobs: Jobs,
 ) -> None:
-    """One disk has nothing on it; the other boots, and lets nobody in, since its login is another."""
+    """One disk has nothing on it. The other boots, and looks for its seed where that is not, so that nobody has a login
+    there: no SSH server is started."""
     jobs.write(
         "mute", "echo never", "runs_on: mute", "timeouts: {boot: 10s}",
         "retries: {infrastructure: 1, interrupted: 0, script: 0}",
     )  # fmt: skip
     jobs.write("deaf", "echo never", "runs_on: deaf", "timeouts: {boot: 20s}", NO_RETRIES)
     images = (jobs.site.desired / "images.yaml").read_text()
-    deaf = f'  deaf: {{source: "{jobs.site.image}", ssh_user: tiny, nocloud: false}}\n'
+    deaf = f'  deaf: {{source: "{jobs.site.image}", ssh_user: tiny, machine: q35}}\n'
     jobs.site.write("images.yaml", images + deaf)
     with jobs.site.agent():
         run = jobs.phase("mute", RunPhase.ERROR)

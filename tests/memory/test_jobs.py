@@ -188,11 +188,11 @@ async def test_a_run_that_was_cut_off_starts_again_where_its_document_allows_it(
     "operation", ["spawn", "resume", "enter", "upload", "begin", "look", "stop"]
 )
 async def test_a_run_whose_agent_died_anywhere_has_one_result(lab: Lab, operation: str) -> None:
-    """Sabotage: begin the script anew in the next agent."""
+    """That an agent died is no failure of the attempt. Sabotage: begin the script anew in the next agent."""
     lab.host.scripts[TESTS] = Scripted(output=((0.0, b"one\n"), (0.1, b"two\n")), exit_code=3)
     lab.host.delays[operation] = 3600
     async with lab.killed():
-        lab.edit(desired(job()))
+        lab.edit(desired(job(retries=NO_RETRIES)))
         await lab.until(lambda: lab.host.calls[operation] > 0, "in the midst of it")
     lab.host.delays.clear()
     async with lab.running():
@@ -282,6 +282,30 @@ async def test_a_failed_vm_is_kept_for_a_look(lab: Lab) -> None:
         assert [one.machine.name for one in lab.host.guests.values()] == ["tests"]
         lab.look()
         await nothing_left(lab)
+
+
+@pytest.mark.parametrize("how", ["deleted", "edited", "held"])
+async def test_what_is_kept_for_a_look_goes_with_its_document(lab: Lab, how: str) -> None:
+    """Not where the document is only unreadable."""
+    lab.host.scripts[TESTS] = Scripted(exit_code=1)
+    kept = job(keep_on_failure=3600.0, retries=NO_RETRIES)
+    async with lab.running():
+        lab.edit(desired(kept))
+        await phase(lab, RunPhase.FAILED)
+        await lab.settled()
+        match how:
+            case "deleted":
+                lab.edit(desired(vm("web")))
+                await nothing_left(lab, "web")
+            case "edited":
+                lab.host.scripts[TESTS] = Scripted()
+                lab.edit(desired(replace(kept, script="other")))
+                await phase(lab, RunPhase.SUCCEEDED)
+                await nothing_left(lab)
+            case _:
+                lab.edit(desired(problems=[replace(broken("tests"), kind="job")]))
+                await lab.settled()
+                assert [one.machine.name for one in lab.host.guests.values()] == ["tests"]
 
 
 async def test_a_lost_ledger_makes_no_finished_job_run_again(lab: Lab) -> None:

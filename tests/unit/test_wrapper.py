@@ -239,3 +239,24 @@ def _umask() -> int:
     before = os.umask(0o022)
     os.umask(before)
     return before
+
+
+async def test_what_a_cut_off_upload_has_left_goes_with_the_next_one(plain: LocalGuest) -> None:
+    """Sabotage: leave it. A guest whose disk holds a large file once, but not twice, would refuse it for ever."""
+    session = await plain.session()
+    large = plain.home / "large"
+    kept = [large.with_name(".holdfast-mine"), large.with_name("holdfast-0123456789abcdef")]
+    for file in kept:
+        file.touch()
+    await session.upload("run", b"", {}, [])
+    half = [
+        plain.home / ".holdfast-0123456789abcdef",
+        plain.run("run") / ".holdfast-fedcba9876543210",
+    ]
+    for file in half:
+        file.write_bytes(b"half")
+    await session.upload("run", b"", {}, [(str(large), b"whole", 0o644)])
+    assert large.read_bytes() == b"whole"
+    assert not any(file.exists() for file in half)
+    assert all(file.exists() for file in kept)
+    await session.close()
