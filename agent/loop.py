@@ -176,6 +176,8 @@ class Agent:
         if desired is None:
             return None
         observed = await observe(self._ledger, self._backend, desired, self._doing)
+        while await self._ledger.free():
+            observed = await observe(self._ledger, self._backend, desired, self._doing)
         decided = plan(desired, observed, self._policy, now)
         done = Pass(f"{int(now.wall):x}-{self._passes}", reasons, desired, observed, decided)
         self._desired = desired

@@ -152,6 +152,5 @@ def _alone(state: StatePaths, name: str, what: Literal["rerun", "cancel"]) -> Ru
         settings = Settings.from_json(ledger.reader.meta(SETTINGS_KEY))
         clock = clock_of(open_backend(held.paths, settings, held.state_id))
         requests = Requests(ledger, RunStore(held.paths), clock, held.state_id)
-        if what == "cancel":
-            return requests.cancel(Name(name))
-        return asyncio.run(requests.rerun(Name(name)))
+        ask = requests.cancel if what == "cancel" else requests.rerun
+        return asyncio.run(ask(Name(name)))

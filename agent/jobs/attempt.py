@@ -110,6 +110,7 @@ class Attempted:
                 watch.cancel()
             code = self._run.exit_code
             if code is not None and ending.exit_code is None:
+                await self._ledger.free()
                 self._note(f"the end of its output and artifacts may be missing: {ending.message}")
                 ending = exited(code)
             with suppress(TimeoutError):
@@ -210,6 +211,7 @@ class Attempted:
             await session.upload(
                 run.id, self._store.script(run, spec), dict(spec.env), self._store.files(run, spec)
             )
+            await self._ledger.free()
             # From here on the script may have begun, whatever becomes of us. Read anew: it may have been cancelled.
             now = self._clock()
             self._clocks.heard(now.boottime)
@@ -229,6 +231,7 @@ class Attempted:
         except GuestRefused as error:
             if (await session.look(run.id, 0, 0)).begun:
                 raise
+            await self._ledger.free()
             self._put(replace(self._run, started_at=None))
             return Ending("GuestRefused", str(error), fault=Fault.MACHINERY)
         await self._kept(lambda: log.script_begins("the script begins"))
@@ -246,6 +249,7 @@ class Attempted:
             now = self._clock().boottime
             if look.exit_code is not None and self._run.exit_code is None:
                 # Whatever is lost from here on, this is how it ended.
+                await self._ledger.free()
                 self._clocks.ended(now)
                 self._put(replace(self._run, exit_code=look.exit_code))
             self._clocks.seen(now)
@@ -272,8 +276,10 @@ class Attempted:
         try:
             found = await session.collect(self._run_id, self._spec.artifacts, into, Limits())
         except (HoldfastError, OSError) as error:
+            await self._ledger.free()
             self._note(f"artifacts may be missing: {error}")
             return
+        await self._ledger.free()
         run = self._run
         self._put(replace(run, artifacts=found.artifacts, notes=_with(run.notes, *found.notes)))
 

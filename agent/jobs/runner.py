@@ -71,6 +71,7 @@ class Runner:
         match step:
             case Enqueue():
                 run = await self._queued(step)
+                await self._ledger.free()
                 with intent.done("Queued", step.because) as change:
                     change.put_run(run)
             case CancelRun():
@@ -119,6 +120,7 @@ class Runner:
         run = self._ledger.run(step.run)
         if run is None:
             run = await self._queued(step)
+            await self._ledger.free()
             with self._ledger.transaction() as change:
                 change.put_run(run)
                 change.event(intent.event("Queued", f"run {run.number}", None))
@@ -175,7 +177,8 @@ class Runner:
 
     async def _started(self, instance: Instance) -> Instance:
         """An attempt's VM whose agent died while it was starting it: saying it again changes nothing but the record."""
-        await self._backend.hypervisor.resume(instance.uid)
+        await self._machines.resume(instance)
+        await self._ledger.free()
         now = self._clock().wall
         instance = replace(instance, phase=Phase.RUNNING, started_at=instance.started_at or now)
         with self._ledger.transaction() as change:
@@ -219,6 +222,8 @@ class Runner:
     async def _end(self, run: Run, ending: Ending, intent: Intent) -> None:
         """Record what the end of an attempt makes of its run: the run's own files first, since nothing would write a
         result that the ledger has already."""
+        await self._ledger.free()
+        run = self._known(run.id)
         attempted = run.uid
         run = outcome.after(run, JobSpec.from_canonical(run.spec), ending, self._clock())
         if not run.phase.ended:
@@ -230,6 +235,7 @@ class Runner:
             change.put_run(run)
         if attempted is not None and run.kept_until is None:
             await self._machines.take_away(attempted, 0.0, intent)
+            await self._ledger.free()
             with self._ledger.transaction() as change:
                 change.put_name(replace(self._ledger.name(run.name), ssh_port=None))
         if run.phase.ended:
