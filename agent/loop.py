@@ -150,6 +150,8 @@ class Agent:
                 for helper in helpers:
                     helper.cancel()
         finally:
+            if watching is not None:
+                watching.close()
             if self._reader is not None:
                 self._reader.leave()
             await self._backend.hypervisor.close()

@@ -116,8 +116,12 @@ class RunPaths:
     def artifacts(self) -> Path:
         return self.directory / "artifacts"
 
+    @property
+    def inputs(self) -> Path:
+        return self.directory / "inputs"
+
     def input(self, digest: Digest) -> Path:
-        return self.directory / "inputs" / digest.partition(":")[2]
+        return self.inputs / digest.partition(":")[2]
 
 
 @dataclass(frozen=True, slots=True)

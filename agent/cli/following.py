@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 from agent.cli.text import Harmless
+from agent.errors import BadInput
 
 _CHUNK = 1 << 16
 
@@ -32,6 +35,23 @@ def beginning(file: BinaryIO, lines: int | None) -> int:
     return 0
 
 
+def opened(log: Path) -> BinaryIO:
+    """The log, if it is a file. Raises BadInput where something else lies there, and FileNotFoundError."""
+    try:
+        descriptor = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        descriptor = -1
+    if descriptor >= 0 and stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    if descriptor >= 0:
+        os.close(descriptor)
+    raise BadInput(
+        f"reading {log}: it is no file, and not what holdfast put there", hint="remove it"
+    )
+
+
 class Growing:
     """One log of a run, from its last so many `lines` on. It may be cut and written anew with the same bytes: what was
     shown is not shown again."""
@@ -46,7 +66,7 @@ class Growing:
     def go_on(self) -> None:
         """Print what is new."""
         try:
-            file = self._log.open("rb")
+            file = opened(self._log)
         except FileNotFoundError:
             return
         with file:

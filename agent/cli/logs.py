@@ -83,6 +83,11 @@ def _of_run(
             break
         waiting.wait(_LOOK_AGAIN)
     shown.close()
+    if not shown.found and run.attempt and run.phase.ended:
+        raise BadInput(
+            f"the log of run {run.number} of {name} is not kept any more",
+            hint=f"`holdfast job history {name}` says how it ended",
+        )
     if not shown.found:
         raise BadInput(
             f"run {run.number} of {name} has said nothing: it is {run.phase.value}",

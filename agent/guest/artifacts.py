@@ -10,7 +10,7 @@ from typing import Protocol
 
 from agent.guest.folder import PARTIAL, Folder
 from agent.guest.globs import Search, Tree
-from agent.guest.sftp import READ, Refused
+from agent.guest.sftp import READ, Broken, Refused
 from state.spec.units import format_size
 from state.work import Artifact, Collected, Limits
 
@@ -30,15 +30,19 @@ class Files(Tree, Protocol):
 
 
 def collect(guest: Files, patterns: Sequence[str], into: Path, limits: Limits) -> Collected:
-    """Copy what the patterns match into the folder `into`. Raises Broken, and RetryLater when it cannot be written."""
+    """Copy what the patterns match into the folder `into`. A connection that breaks or falls silent ends it with what
+    has arrived by then. Raises RetryLater when it cannot be written."""
     with closing(Folder(into)) as folder:
         taking = _Taking(guest, folder, limits)
         search = Search(guest, limits)
-        for pattern in patterns:
-            for path in search.files(pattern):
-                taking.take(path)
-                if taking.over:
-                    break
+        try:
+            for pattern in patterns:
+                for path in search.files(pattern):
+                    taking.take(path)
+                    if taking.over:
+                        break
+        except Broken as error:
+            taking.broke_off(error)
         return Collected(tuple(taking.artifacts), (*search.notes, *taking.notes()))
 
 
@@ -52,6 +56,7 @@ class _Taking:
         self._said: list[str] = []
         self._unsaid = 0
         self._crowded = 0
+        self._at = ""
         self.over = False
         self.artifacts: list[Artifact] = []
 
@@ -63,7 +68,7 @@ class _Taking:
             self.over = True
             self._say(f"no more was copied after {self._limits.seconds:g} seconds")
             return
-        shown = path.decode("utf-8", "replace")
+        self._at = shown = path.decode("utf-8", "replace")
         try:
             handle = self._guest.open(path, READ)
             try:
@@ -72,6 +77,11 @@ class _Taking:
                 self._guest.shut(handle)
         except Refused as error:
             self._say(f"{shown} was left out: {error}")
+
+    def broke_off(self, error: Broken) -> None:
+        """Nothing more can be had of the guest."""
+        at = f" at {self._at}" if self._at else ""
+        self._say(f"collecting broke off{at}, and what comes after it is missing: {error}")
 
     def _copy(self, path: bytes, shown: str, handle: bytes) -> None:
         size = self._guest.size(handle)

@@ -32,7 +32,13 @@ begin) # BOOT, in the home of the login
 		until cat >>output; do
 			rm -f ballast
 			printf '\n[holdfast] output is missing here: the guest could not write it (is its disk full?)\n' >>output
-			sleep 1
+			# Until there is room again, what comes is dropped but for the end of each piece: the script does not wait.
+			while :; do
+				said=$({ LC_ALL=C dd bs=65536 count=8 2>&3 | tail -c 1024 >>output; } 3>&1)
+				case $said in '0+0 '*) break 2 ;; esac
+				dd if=/dev/zero of=ballast bs=1024 count=512 2>/dev/null && break
+				rm -f ballast
+			done
 		done
 		: >drained
 	}

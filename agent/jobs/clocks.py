@@ -13,6 +13,9 @@ have ended well long ago."""
 CLOSING = 900.0
 """Seconds that what a script has left may take to come over, once its exit code is known."""
 
+UNSEEN = 10.0
+"""Seconds without a look after which a silence may be that of the way to the guest."""
+
 
 class Clocks:
     """`resumed`: another agent began the attempt."""
@@ -21,7 +24,7 @@ class Clocks:
         self._spec = spec
         self._judged_from = now + TAKEN_UP if resumed else now
         self._let_in = False
-        self._heard = now
+        self._heard = self._looked = now
         self._ended_at = now
 
     def let_in(self) -> None:
@@ -30,11 +33,12 @@ class Clocks:
 
     def heard(self, now: float) -> None:
         """The script has begun, or has said something."""
-        self._heard = now
+        self._heard = self._looked = now
 
     def seen(self, now: float) -> None:
         """It was seen how far the script is."""
         self._judged_from = min(self._judged_from, now)
+        self._looked = now
 
     def ended(self, now: float) -> None:
         """The script's exit code is known."""
@@ -56,7 +60,18 @@ class Clocks:
             )
         if run.phase is RunPhase.RUNNING:
             if now - self._heard > spec.silence:
-                return Ending("Silence", f"no output for {spec.silence:g} s", fault=Fault.SILENT)
+                return self._unheard(now)
         elif not self._let_in and took > spec.boot:
             return Ending("BootTimeout", f"no login within {spec.boot:g} s", fault=Fault.MACHINERY)
         return None
+
+    def _unheard(self, now: float) -> Ending:
+        """Whether the script says nothing, or nobody hears what it says."""
+        unseen, silence = now - self._looked, self._spec.silence
+        if unseen > max(silence / 2, UNSEEN):
+            return Ending(
+                "Unreachable",
+                f"its guest could not be reached for {unseen:.0f} s",
+                fault=Fault.CUT_OFF,
+            )
+        return Ending("Silence", f"no output for {silence:g} s", fault=Fault.SILENT)

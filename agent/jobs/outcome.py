@@ -48,6 +48,9 @@ def exited(code: int) -> Ending:
 def after(run: Run, spec: JobSpec, ending: Ending, now: Moment) -> Run:
     """The run as it is to be recorded after an attempt ended so."""
     phase, spent = _judged(run, spec, ending)
+    if phase is RunPhase.CANCELLED and run.cancel:
+        # Whatever cut it short in the end, this is why.
+        ending = Ending("Cancelled", run.cancel, fault=Fault.CANCELLED)
     if phase is RunPhase.QUEUED:
         wait = 0.0
         if ending.fault is not Fault.DRAINED:

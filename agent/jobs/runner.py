@@ -28,7 +28,9 @@ from state.spec.resolved import VmSpec
 from state.spec.resolved_job import JobSpec
 
 RUNS_KEPT = 20
-"""Runs of a name that are remembered, with their logs and artifacts; the oldest ended ones go first."""
+"""Runs of a name whose logs and artifacts are kept."""
+SPECS_KEPT = 1000
+"""Specs of a name of which it is remembered that they ran."""
 
 JobStep = Enqueue | Attempt | Resume | CancelRun
 
@@ -247,10 +249,17 @@ class Runner:
         self._store.record(run)
 
     def _forget_old(self, latest: Run) -> None:
+        """Of older runs the result alone is kept, of the last of each spec: it is not forgotten that this ran."""
         own = [run for run in self._ledger.runs() if run.name == latest.name and run.phase.ended]
         now = self._clock().wall
-        for run in own[:-RUNS_KEPT]:
-            if (run.kept_until or 0.0) <= now:
-                with self._ledger.transaction() as change:
-                    change.remove_run(run.id)
-                self._store.remove(run.id)
+        specs = {run.spec_digest for run in own[-RUNS_KEPT:]}
+        for run in reversed(own[:-RUNS_KEPT]):
+            if (run.kept_until or 0.0) > now:
+                continue
+            if run.spec_digest not in specs and len(specs) < SPECS_KEPT:
+                specs.add(run.spec_digest)
+                self._store.shrink(run.id)
+                continue
+            with self._ledger.transaction() as change:
+                change.remove_run(run.id)
+            self._store.remove(run.id)

@@ -60,7 +60,7 @@ class RunStore:
         beside = RunPaths(mine.directory.with_name(f".{run.id}{durable.UNFINISHED}"))
         shutil.rmtree(beside.directory, ignore_errors=True)
         durable.directory(beside.directory)
-        durable.directory(beside.directory / "inputs")
+        durable.directory(beside.inputs)
         for one in _attachments(spec):
             durable.write(beside.input(one.digest), bring(one.path, one.digest), replace=True)
         durable.write(beside.record, _text(run_row(run)), replace=True)
@@ -113,6 +113,15 @@ class RunStore:
     def forget_artifacts(self, run: RunId) -> None:
         """Remove what an attempt left that is not the last."""
         shutil.rmtree(self.of(run).artifacts, ignore_errors=True)
+
+    def shrink(self, run: RunId) -> None:
+        """Keep the record and the result of a run alone."""
+        mine = self.of(run)
+        if mine.log.exists() or mine.inputs.exists():
+            for kept in (mine.artifacts, mine.inputs):
+                shutil.rmtree(kept, ignore_errors=True)
+            for file in mine.directory.glob("log*"):
+                file.unlink(missing_ok=True)
 
     def remove(self, run: RunId) -> None:
         """Remove everything of a run."""

@@ -174,6 +174,13 @@ async def test_a_full_disk_ends_with_the_code_of_the_script(place: Place) -> Non
         await session.upload("next", b"x" * 1_000_000, {}, [])
     assert (await place.guest.run("rm /persist/fill"))[0] == 0
     assert (await ran(session, "next", b"#!/bin/sh\nexit 2")).exit_code == 2
+    left = "$(($(df -k /persist | awk 'END {print $4}') - 4096))"
+    assert (await place.guest.run(f"fallocate -l {left}k /persist/fill"))[0] == 0
+    much = b"#!/bin/sh\ntr '\\0' x </dev/zero | head -c 5000000; echo; echo last words; exit 5"
+    look = await ran(session, "much", much)
+    assert (look.exit_code, look.size < 5_000_000) == (5, True)
+    assert look.data.count(b"output is missing here") == 1
+    assert look.data.endswith(b"last words\n")
     await session.close()
     assert (await place.guest.run("rm -r .holdfast /persist/runs"))[0] == 0
 

@@ -12,7 +12,7 @@ import pytest
 
 from agent.errors import GuestRefused, RetryLater
 from agent.hypervisor.memory.work import Scripted
-from agent.jobs import outcome
+from agent.jobs import outcome, runner
 from agent.jobs.outcome import Ending, Fault
 from agent.jobs.progress import RecordedLog
 from agent.jobs.store import RunStore
@@ -262,3 +262,28 @@ async def test_an_agent_leaves_although_its_logs_have_no_room(
         lab.agent.stop()
         lab.agent.stop()
         assert (await ended(lab)).phase is RunPhase.INTERRUPTED
+
+
+# What is remembered
+
+
+async def test_a_spec_that_ran_long_ago_is_not_run_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: forget a run with its log."""
+    monkeypatch.setattr(runner, "RUNS_KEPT", 2)
+    monkeypatch.setattr(runner, "SPECS_KEPT", 4)
+    async with lab.running():
+        for script in ("one", "two", "three", "two", "four", "five", "six"):
+            lab.edit(desired(job(script=script)))
+            await lab.settled()
+        assert lab.ledger is not None
+        kept = [run.number for run in lab.ledger.runs()]
+        assert kept == [3, 4, 5, 6], "one and two have made room for the specs that came later"
+        first, last_one = lab.ledger.runs()[0], lab.ledger.runs()[-1]
+        assert not store(lab).of(first.id).log.exists()
+        assert result(lab, first)["exit_code"] == 0
+        assert store(lab).of(last_one.id).log.exists()
+        lab.edit(desired(job(script="three")))
+        await lab.settled()
+        assert [run.number for run in lab.ledger.runs()] == kept

@@ -161,6 +161,25 @@ def test_what_is_beyond_a_limit_is_left_out_and_told(
     assert any(one.removeprefix(f"{guest}/") == note for one in told.notes), told.notes
 
 
+def test_a_connection_that_breaks_keeps_what_has_arrived(guest: Path, into: Path) -> None:
+    """Sabotage: keep nothing. One file that can only be waited for would cost all the others."""
+    fill(guest, "a.xml", "b.xml", "c.xml")
+    local = LocalGuest(guest)
+
+    class Breaking(Sftp):
+        def open(self, path: bytes, flags: int, mode: int = 0o600) -> bytes:
+            if path.endswith(b"b.xml"):
+                local.cut()
+            return super().open(path, flags, mode)
+
+    with closing(Breaking(local.line().sftp())) as sftp:
+        found = collect(sftp, [f"{guest}/*.xml"], into, Limits())
+    local.end()
+    assert [one.path for one in found.artifacts] == [f"{guest}/a.xml"]
+    [note] = found.notes
+    assert note.startswith(f"collecting broke off at {guest}/b.xml, and what comes after it is")
+
+
 def test_a_file_that_grows_for_ever_is_cut_off(sftp: Sftp, guest: Path, into: Path) -> None:
     (guest / "b").write_bytes(b"whole")
     soon = threading.Event()

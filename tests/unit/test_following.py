@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from agent.cli import following
 from agent.cli.following import Growing, Replaced, beginning
+from agent.errors import BadInput
 
 
 @given(st.binary(max_size=60), st.integers(1, 8), st.integers(1, 7))
@@ -54,3 +56,18 @@ def test_only_the_first_log_of_a_vm_is_shown_from_its_last_lines_on(
     shown.go_on(log)
     shown.close()
     assert capsys.readouterr().out == "two\nthree\nfour\n"
+
+
+@pytest.mark.parametrize("what", ["directory", "pipe", "link"])
+def test_what_is_no_log_is_not_read(tmp_path: Path, what: str) -> None:
+    log, secret = tmp_path / "log", tmp_path / "secret"
+    secret.write_text("precious")
+    match what:
+        case "directory":
+            log.mkdir()
+        case "pipe":
+            os.mkfifo(log)
+        case _:
+            log.symlink_to(secret)
+    with pytest.raises(BadInput, match="it is no file, and not what holdfast put there"):
+        Growing(log).go_on()
