@@ -11,6 +11,7 @@ import pytest
 
 from agent.errors import GuestRefused, StartFailed
 from agent.hypervisor.memory.work import Scripted
+from agent.settled import settled
 from state.ids import Name
 from state.observed import RunState
 from state.runs import Run, RunPhase
@@ -46,6 +47,12 @@ async def phase(lab: Lab, wanted: RunPhase, name: str = "tests") -> Run:
 
 def log_of(lab: Lab, run: Run) -> str:
     return (lab.database.parent / "runs" / run.id / "log").read_text()
+
+
+def judged(lab: Lab) -> bool | None:
+    """What `run --once` makes of the last pass."""
+    latest = lab.passes[-1]
+    return settled(latest.desired, latest.observed, latest.plan)
 
 
 async def nothing_left(lab: Lab, *but: str) -> None:
@@ -170,6 +177,8 @@ async def test_a_vm_that_is_lost_while_the_script_runs_interrupts_the_run(
         run = await phase(lab, RunPhase.INTERRUPTED)
         assert run.exit_code is None
         await nothing_left(lab)
+        await lab.until(lambda: judged(lab) is not None, "everything has come to rest")
+        assert judged(lab) is False, "nothing went well"
 
 
 async def test_a_run_that_was_cut_off_starts_again_where_its_document_allows_it(lab: Lab) -> None:

@@ -11,9 +11,10 @@ from agent.steps import Adopt, Hold, Keep, Plan, Step, Wait
 from state.desired import Desired, SourceInfo
 from state.ids import Name, Uid
 from state.observed import Observed, Retry, image_key, step_key, vm_key
-from tests.builders import IMAGE, broken, desired, vm
+from state.runs import RunPhase
+from tests.builders import IMAGE, broken, desired, job, run, vm
 
-WEB = Name("web")
+WEB, TESTS = Name("web"), Name("tests")
 
 
 def keep(reason: str, name: str = "web") -> Step:
@@ -55,6 +56,24 @@ def test_what_is_under_way_is_waited_for_whatever_else_has_failed(step: Step) ->
 def test_what_only_a_person_can_mend_has_failed(step: Step) -> None:
     assert judged(step) is False
     assert judged(step, keep("Ready", "db")) is False
+
+
+@pytest.mark.parametrize("phase", [one for one in RunPhase if one.ended])
+def test_a_job_is_well_only_if_its_run_has_succeeded(phase: RunPhase) -> None:
+    """Sabotage: go by the reason. A guest that powers itself off is well for a vm, and cuts off a run."""
+    step = Keep(kind="job", name=TESTS, because="x", reason="GuestPoweredOff")
+    observed = Observed(
+        runs=(run(job(script="an older one"), RunPhase.SUCCEEDED), run(job(), phase))
+    )
+    assert settled(desired(job()), observed, Plan((step,))) is (phase is RunPhase.SUCCEEDED)
+
+
+def test_a_job_is_judged_by_what_its_document_says_now() -> None:
+    """Sabotage: take the last run of the name, whatever it ran."""
+    step = Keep(kind="job", name=TESTS, because="x", reason="Succeeded")
+    failed = run(job(script="another"), RunPhase.FAILED)
+    observed = Observed(runs=(run(job(), RunPhase.SUCCEEDED), failed))
+    assert settled(desired(job()), observed, Plan((step,))) is True
 
 
 def test_an_image_that_is_to_be_fetched_is_waited_for() -> None:
