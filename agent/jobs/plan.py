@@ -135,9 +135,12 @@ class JobsPass:
         ready: list[tuple[WantedJob, Run | None, Candidate]] = []
         for wanted, run in line:
             left = 0.0 if run is None else _left(run, self._now)
-            wait = self._fetches.wait(_as_vm(wanted))
+            large = self._births.too_large(_as_vm(wanted))
+            wait = None if large else self._fetches.wait(_as_vm(wanted))
             missing = self._fetches.missing(wanted.spec.image)
-            if run is not None and left > 0:
+            if large is not None:
+                yield self._enqueue(wanted, large.because) if run is None else large
+            elif run is not None and left > 0:
                 yield _wait(wanted, "BackOff", f"{run.message}; it is tried again", left)
             elif run is not None and wait is not None:
                 yield wait
@@ -151,12 +154,14 @@ class JobsPass:
         order = {one: at for at, one in enumerate(turns.begin)}
         ready.sort(key=lambda one: order.get(one[2].id, len(order)))
         for wanted, run, candidate in ready:
+            never = turns.too_large.get(candidate.id)
+            why = never or turns.waits.get(candidate.id, "")
             if candidate.id in order:
                 yield self._begin(wanted, run)
             elif run is None:
-                yield self._enqueue(wanted, turns.waits[candidate.id])
+                yield self._enqueue(wanted, why)
             else:
-                yield _wait(wanted, "Capacity", turns.waits[candidate.id], None)
+                yield _wait(wanted, "NotEnoughMemory" if never else "Capacity", why, None)
 
     def _begin(self, wanted: WantedJob, run: Run | None) -> Step:
         birth = self._births.choose(_as_vm(wanted), None, [], kind="job")

@@ -12,6 +12,7 @@ import pytest
 from agent.errors import GuestRefused, StartFailed
 from agent.hypervisor.memory.work import Scripted
 from agent.settled import settled
+from agent.steps import Wait
 from state.ids import Name
 from state.observed import RunState
 from state.runs import Run, RunPhase
@@ -268,6 +269,30 @@ async def test_no_more_run_at_once_than_there_are_places(lab: Lab) -> None:
         await lab.until(count, "all have succeeded")
         await nothing_left(lab)
     assert most == 2
+
+
+@pytest.mark.parametrize("whose", ["host", "vms"])
+async def test_a_job_that_can_never_fit_stops_no_other(lab: Lab, whose: str) -> None:
+    """Neither one that is larger than the host, nor one for which the vms leave too little. Sabotage: let it stand
+    first in line. No job then runs any more, and `run --once` never leaves."""
+    lab.host.memory = 2 << 30
+    lab.most_memory = 4 << 30
+    large = (64 if whose == "host" else 3) << 30
+    async with lab.running():
+        lab.edit(desired(job("a-large", memory=large), job("b-small"), job("c-small")))
+        await phase(lab, RunPhase.SUCCEEDED, "b-small")
+        await phase(lab, RunPhase.SUCCEEDED, "c-small")
+        await phase(lab, RunPhase.QUEUED, "a-large")
+        await lab.until(lambda: judged(lab) is not None, "everything has come to rest")
+        assert judged(lab) is False
+        [waits] = [step for step in lab.passes[-1].plan.steps if step.name == "a-large"]
+        assert isinstance(waits, Wait)
+        assert (waits.kind, waits.reason) == ("job", "NotEnoughMemory")
+        assert waits.because == (
+            "memory 64GiB is more than this host has (4GiB)"
+            if whose == "host"
+            else "memory: it needs 3GiB, 2GiB are free where no job runs"
+        )
 
 
 async def test_an_agent_that_leaves_gives_runs_their_time_and_then_interrupts_them(

@@ -52,6 +52,7 @@ class Lab:
     source: EditedSource = field(default_factory=lambda: EditedSource(desired()))
     passes: list[Pass] = field(default_factory=list)
     drain_timeout: float = 0.2
+    most_memory: int | None = None
     agent: Agent | None = None
     ledger: Ledger | None = None
 
@@ -87,7 +88,11 @@ class Lab:
         store = RunStore(StatePaths(self.database.parent), self.source.attachment)
         world = World(self.source, self.ledger, backend, self.clock, store)
         policy = Policy(
-            STATE_ID, "tcg", run_as=range(61000, 61100), drain_timeout=self.drain_timeout
+            STATE_ID,
+            "tcg",
+            run_as=range(61000, 61100),
+            memory=self.most_memory,
+            drain_timeout=self.drain_timeout,
         )
         self.agent = Agent(world, policy, interval=5.0, on_pass=self._passed)
         return self.agent
