@@ -57,17 +57,22 @@ class JobsPass:
         held = {one.name for one in self._desired.problems if one.kind == "job" and one.name}
         return {*self._desired.jobs, *under_way, *self._seen, *held}
 
-    def steps(self, held: dict[Name, Problem]) -> list[Step]:
-        """One answer for each of `names`."""
+    def steps(self, held: dict[Name, Problem], vms: dict[Name, Step]) -> list[Step]:
+        """One answer for each of `names`, and those of `vms`, which say what is done about a vm that has the name of a
+        job: until it is gone, the job waits."""
         steps: list[Step] = []
         line: list[tuple[WantedJob, Run | None]] = []
+        first: list[Step] = []
         for name in sorted(self.names):
             found = self._decide(name, held.get(name))
+            if (vm := vms.get(name)) is not None and not isinstance(found, CancelRun | Destroy):
+                first.append(vm)
+                found = self._behind(name, vm)
             if isinstance(found, tuple):
                 line.append(found)
             elif found is not None:
                 steps.append(found)
-        return [replace(step, kind="job") for step in (*steps, *self._in_line(line))]
+        return [*first, *(replace(step, kind="job") for step in (*steps, *self._in_line(line)))]
 
     def _decide(
         self, name: Name, problem: Problem | None
@@ -85,6 +90,8 @@ class JobsPass:
         forgotten = wanted is None and problem is None and not self._desired.unproven
         if (reap := self._unleased(name, runs, kept=not begins and not forgotten)) is not None:
             return reap
+        if wanted is not None and not begins and self._leaks(name):
+            return Destroy(name=name, because="its run has ended", uids=(), grace=0.0)
         if current is not None and current.phase.active:
             return Resume(
                 name=name, because=f"its run {current.number} is under way", run=current.id
@@ -99,6 +106,12 @@ class JobsPass:
         if current is None and done:
             return _ended(done[-1], wanted)
         return wanted, current
+
+    def _behind(self, name: Name, vm: Step) -> Wait | None:
+        """The wait of a job for the vm that still has its name, and its port."""
+        if (wanted := self._desired.jobs.get(name)) is None:
+            return None
+        return _wait(wanted, "NameTaken", f"a vm still has its name: {vm.because}", None)
 
     def _unwanted(self, current: Run, wanted: WantedJob | None, problem: Problem | None) -> str:
         """Why the run under way is to end, empty where it is to go on."""
@@ -128,6 +141,12 @@ class JobsPass:
             uids=tuple(one.instance.uid for one in loose),
             grace=0.0,
         )
+
+    def _leaks(self, name: Name) -> bool:
+        """Whether a port is leased to the name though nothing of it is there: what was to give it back was cut off."""
+        record = self._observed.names.get(name)
+        there = any(one.instance.name == name for one in self._observed.instances)
+        return record is not None and record.ssh_port is not None and not there
 
     # The line
 

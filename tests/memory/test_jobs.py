@@ -295,6 +295,55 @@ async def test_a_job_that_can_never_fit_stops_no_other(lab: Lab, whose: str) -> 
         )
 
 
+async def test_a_vm_whose_document_becomes_a_jobs_goes_before_the_job_runs(lab: Lab) -> None:
+    """Sabotage: leave the name to the job. It then wants the port that the vm listens on, and nobody ends the vm."""
+    async with lab.running():
+        lab.edit(desired(vm("tests")))
+        await lab.settled()
+        lab.edit(desired(job(retries=NO_RETRIES)))
+        run = await phase(lab, RunPhase.SUCCEEDED)
+        assert run.attempt == 1
+        assert not any(one.kind == "vm" for one in lab.ledger.instances())  # type: ignore[union-attr]
+        await nothing_left(lab)
+        lab.edit(desired(vm("tests")))
+        await lab.settled()
+        assert lab.instance("tests").kind == "vm"
+        assert lab.uids().keys() == {TESTS}
+
+
+@pytest.mark.parametrize("why", ["protected", "unproven"])
+async def test_a_job_waits_for_a_vm_of_its_name_that_may_not_go(lab: Lab, why: str) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("tests", protect=why == "protected")))
+        await lab.settled()
+        before = lab.uids()
+        unproven = None if why == "protected" else "the tree is gone"
+        lab.edit(desired(job(), unproven=unproven))
+        await lab.until(lambda: judged(lab) is False, "everything has come to rest")
+        told = {step.kind: step for step in lab.passes[-1].plan.steps}
+        assert (told["vm"].action, told["job"].action) == ("hold", "wait")
+        assert told["job"].because == f"a vm still has its name: {told['vm'].because}"
+        assert lab.uids() == before
+        assert runs(lab) == []
+        lab.edit(desired(job(), vm("web")))
+        if why == "unproven":
+            await phase(lab, RunPhase.SUCCEEDED)
+            await nothing_left(lab, "web")
+
+
+async def test_a_port_that_an_ended_run_did_not_give_back_is_given_back(lab: Lab) -> None:
+    """Its agent died between taking its VM away and that. Sabotage: look for a run's VM alone."""
+    async with lab.running():
+        lab.edit(desired(job()))
+        await phase(lab, RunPhase.SUCCEEDED)
+        await lab.settled()
+        assert lab.ledger is not None
+        with lab.ledger.transaction() as change:
+            change.put_name(replace(lab.ledger.name(TESTS), ssh_port=22000))
+        lab.look()
+        await nothing_left(lab)
+
+
 async def test_an_agent_that_leaves_gives_runs_their_time_and_then_interrupts_them(
     lab: Lab,
 ) -> None:
