@@ -212,7 +212,7 @@ class Agent:
                 executor.runner.interrupt(step.run, Fault.CANCELLED, step.because)
                 continue
             if getattr(step, "fetch", None) is None:
-                self._doing.names[step.name] = f"{step.action}: {step.because}"
+                self._doing.begin(step)
                 group.create_task(self._perform(executor, step, done.id))
 
     async def _perform(self, executor: Executor, step: Step, pass_id: str) -> None:
@@ -223,7 +223,7 @@ class Agent:
         except Exception as bug:  # noqa: BLE001 - one name fails alone, also by a bug of ours
             self._bug(f"{step.action} of {step.name}", step.name, bug)
         finally:
-            self._doing.names.pop(step.name, None)
+            self._doing.end(step)
             self.wake.notify(f"{step.name}: {step.action} ended")
 
     async def _fetch(self, executor: Executor, image: ImageSpec, pass_id: str) -> None:

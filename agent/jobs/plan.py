@@ -19,7 +19,7 @@ from agent.steps import Attempt, CancelRun, Destroy, Enqueue, Hold, Keep, Resume
 from state.clock import Moment
 from state.desired import Desired, Problem, WantedJob, WantedVm
 from state.ids import Name, RunId, run_id
-from state.observed import Observed
+from state.observed import Observed, Seen, Verdict
 from state.runs import Run
 from state.spec.resolved_job import JobSpec
 
@@ -169,7 +169,9 @@ class JobsPass:
                 yield _wait(wanted, "FetchingImage", f"image {missing.label} is asked for", None)
             else:
                 ready.append((wanted, run, self._candidate(wanted, run)))
-        turns = schedule([candidate for _, _, candidate in ready], self._active(), self._room())
+        active = self._active()
+        queued = [candidate for _, _, candidate in ready]
+        turns = schedule(queued, active.values(), self._room(active))
         order = {one: at for at, one in enumerate(turns.begin)}
         ready.sort(key=lambda one: order.get(one[2].id, len(order)))
         for wanted, run, candidate in ready:
@@ -219,19 +221,29 @@ class JobsPass:
         known = run.id if run else run_id(self._policy.state_id, spec.name, number)
         return _candidate(spec, known, run.queued_at if run else self._now.wall)
 
-    def _active(self) -> list[Candidate]:
-        return [
-            _candidate(JobSpec.from_canonical(run.spec), run.id, run.queued_at)
+    def _active(self) -> dict[Name, Candidate]:
+        """The attempts under way: those that are recorded, and those that were begun and are about to be."""
+        begun = {
+            name: _candidate(given.attempt[1], given.attempt[0], self._now.wall)
+            for name, given in self._observed.given.items()
+            if given.attempt is not None
+        }
+        return begun | {
+            run.name: _candidate(JobSpec.from_canonical(run.spec), run.id, run.queued_at)
             for run in self._observed.runs
             if run.phase.active
-        ]
+        }
 
-    def _room(self) -> Room:
+    def _room(self, active: dict[Name, Candidate]) -> Room:
+        """What is left beside the active ones. The host's free memory and disk know those alone that have a process."""
+        living = {name for name, seen in self._seen.items() if any(map(_lives, seen))}
+        to_come = [one for name, one in active.items() if name not in living]
+        memory, disk = self._observed.free_memory, self._observed.free_disk
         return Room(
             places=self._policy.max_concurrency,
             labels=self._policy.capacity,
-            memory=self._observed.free_memory,
-            disk=self._observed.free_disk,
+            memory=None if memory is None else memory - sum(one.memory for one in to_come),
+            disk=None if disk is None else disk - sum(one.disk for one in to_come),
         )
 
 
@@ -244,6 +256,10 @@ def _candidate(spec: JobSpec, run: RunId, queued_at: float) -> Candidate:
         priority=spec.priority,
         queued_at=queued_at,
     )
+
+
+def _lives(seen: Seen) -> bool:
+    return seen.verdict is Verdict.ALIVE
 
 
 def _as_vm(wanted: WantedJob) -> WantedVm:

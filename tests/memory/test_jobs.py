@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,12 @@ from agent.errors import GuestRefused, StartFailed
 from agent.hypervisor.memory.work import Scripted
 from agent.settled import settled
 from agent.steps import Wait
-from state.ids import Name
+from state.ids import Digest, Name
 from state.observed import RunState
 from state.runs import Run, RunPhase
-from state.spec.resolved_job import Retries
+from state.spec.resolved_job import Attachment, Retries
 from tests.builders import broken, desired, job, vm
-from tests.memory.world import Lab
+from tests.memory.world import DEADLINE, Lab
 
 TESTS = Name("tests")
 FOR_EVER = Scripted(output=((0.0, b"on and on\n"),), exit_code=None)
@@ -269,6 +271,53 @@ async def test_no_more_run_at_once_than_there_are_places(lab: Lab) -> None:
         await lab.until(count, "all have succeeded")
         await nothing_left(lab)
     assert most == 2
+
+
+async def test_attempts_that_are_not_recorded_yet_have_their_places_ports_and_users(
+    lab: Lab,
+) -> None:
+    """Sabotage: go by what is recorded alone. What an attempt needs may take long to come, and meanwhile others
+    begin."""
+    content, come, asked = b"#!/bin/sh\n", threading.Event(), []
+    lab.source.files["script"] = content
+    digest = Digest("sha256:" + hashlib.sha256(content).hexdigest())
+    slow = [job(name, script=Attachment("script", digest, len(content))) for name in ("a", "b")]
+
+    def hand_over() -> None:
+        asked.append(1)
+        come.wait(DEADLINE)
+
+    def apart() -> bool:
+        there = lab.ledger.instances()  # type: ignore[union-attr]
+        assert len({one.ssh_port for one in there}) == len({one.run_as for one in there})
+        assert len({one.ssh_port for one in there}) == len(there)
+        return True
+
+    async with lab.running():
+        lab.edit(desired(job("first")))
+        await phase(lab, RunPhase.SUCCEEDED, "first")
+        await nothing_left(lab)
+        lab.source.hands_over = hand_over
+        try:
+            lab.edit(desired(*slow))
+            await lab.until(lambda: len(asked) == 2, "both wait for their files")
+            lab.edit(desired(*slow, job("c"), vm("web")))
+            await lab.until(lambda: Name("web") in lab.uids(), "a vm comes up beside them")
+            await lab.until(lambda: bool(runs(lab, "c")), "the third is queued")
+            lab.passes.clear()
+            lab.look()
+            await lab.until(lambda: bool(lab.passes), "it has been looked at again")
+            assert last(lab, "c").phase is RunPhase.QUEUED
+        finally:
+            come.set()
+        for name in ("a", "b", "c"):
+            await lab.until(
+                lambda name=name: (
+                    apart() and [one.phase for one in runs(lab, name)] == [RunPhase.SUCCEEDED]
+                ),  # type: ignore[misc]
+                f"{name} has succeeded",
+            )
+            assert last(lab, name).attempt == 1
 
 
 @pytest.mark.parametrize("whose", ["host", "vms"])

@@ -25,15 +25,18 @@ DEADLINE = 10.0
 
 
 class EditedSource:
-    """A source whose content a test sets, and which answers once `answers` returns."""
+    """A source whose content a test sets, and which answers once `answers` returns; a file of it is handed over once
+    `hands_over` returns."""
 
     def __init__(self, content: Desired) -> None:
         self.content = content
         self.answers: Callable[[], object] | None = None
         self.asked = False
+        self.hands_over: Callable[[], object] = lambda: None
         self.files: dict[str, bytes] = {}
 
     def attachment(self, path: str, digest: Digest) -> bytes:
+        self.hands_over()
         return self.files[path]
 
     def load(self, now: float) -> Desired:

@@ -1,0 +1,48 @@
+"""What one pass decides about jobs, from what it is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.plan import plan
+from agent.policy import Policy
+from agent.steps import Attempt, Step
+from state.ids import Name, RunId
+from state.observed import Given, Observed
+from state.runs import RunPhase
+from tests.builders import BASE, IMAGE, STATE_ID, desired, job, moment, run
+
+GIB = 1 << 30
+BUSY = Name("busy")
+
+
+def answer(*, places: int = 2, **world: Any) -> Step:
+    """What is decided of the job `tests`, which has a queued run, beside the job `busy`."""
+    wish = desired(job(memory=GIB), job("busy", memory=GIB))
+    runs = (run(job(memory=GIB)), *world.pop("runs", ()))
+    observed = Observed(images={IMAGE: BASE}, busy={BUSY: "x"}, runs=runs, **world)
+    policy = Policy(STATE_ID, "tcg", max_concurrency=places)
+    [found] = [one for one in plan(wish, observed, policy, moment()).steps if one.name == "tests"]
+    return found
+
+
+def test_an_attempt_that_is_not_recorded_yet_has_its_place() -> None:
+    """Sabotage: count the recorded ones."""
+    given = {BUSY: Given(attempt=(RunId("1"), job("busy")))}
+    assert answer(places=1, given=given).because == "capacity: 1 of 1 jobs"
+    assert isinstance(answer(places=2, given=given), Attempt)
+
+
+def test_an_attempt_is_counted_once() -> None:
+    """Sabotage: add those that are recorded to those that were begun."""
+    busy = run(job("busy"), RunPhase.BOOTING)
+    given = {BUSY: Given(attempt=(busy.id, job("busy")))}
+    assert isinstance(answer(places=2, given=given, runs=(busy,)), Attempt)
+
+
+def test_memory_is_kept_for_an_attempt_that_has_no_process_yet() -> None:
+    """Sabotage: take what the host says is free for what is left."""
+    given = {BUSY: Given(attempt=(RunId("1"), job("busy", memory=GIB)))}
+    told = answer(given=given, free_memory=GIB)
+    assert told.because == "memory: the first in line needs 1GiB, none is free"
+    assert isinstance(answer(given=given, free_memory=2 * GIB), Attempt)
