@@ -24,6 +24,7 @@ _EXPECTED = frozenset(
         "Paused",
         "InProgress",
         "BackOff",
+        "Retrying",
         "JustGone",
     }
 )

@@ -29,7 +29,10 @@ from state.desired import Desired
 from state.observed import Observed, image_key, step_key, vm_key
 from state.runs import RunPhase
 
-_UNDER_WAY = frozenset({"Booting", "Connecting", "InProgress", "FetchingImage", "Capacity"})
+_UNDER_WAY = frozenset(
+    {"Booting", "Connecting", "InProgress", "FetchingImage", "Capacity", "Retrying"}
+)
+"""What comes to an end by itself: the retries of a run are counted."""
 _WELL = frozenset({"Ready", "Running", "Stopped", "Paused", "Suspended", "GuestPoweredOff"})
 _TRIES = 3
 """Failures of one thing after which it has failed, though the agent would try on."""
@@ -70,8 +73,6 @@ def _waiting(step: Wait, desired: Desired, observed: Observed) -> bool | None:
     """None where what is waited for comes by itself, or is tried again; False where it has failed."""
     if step.reason not in ("BackOff", "ImageUnavailable"):
         return False
-    if step.kind == "job" and step.reason == "BackOff":
-        return None  # its own retries are counted, and end
     wanted = desired.vms.get(step.name) or desired.jobs.get(step.name)
     keys = [vm_key(step.name), *(step_key(step.name, action) for action in ACTING)]
     keys += [image_key(wanted.spec.image)] if wanted else []

@@ -160,7 +160,7 @@ class JobsPass:
             if large is not None:
                 yield self._enqueue(wanted, large.because) if run is None else large
             elif run is not None and left > 0:
-                yield _wait(wanted, "BackOff", f"{run.message}; it is tried again", left)
+                yield _wait(wanted, "Retrying", f"{run.message}; it is tried again", left)
             elif run is not None and wait is not None:
                 yield wait
             elif run is None and (wait is not None or missing is not None):

@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.plan import plan
 from agent.policy import Policy
-from agent.steps import Attempt, Step
+from agent.steps import Attempt, Step, Wait
 from state.ids import Name, RunId
 from state.observed import Given, Observed
 from state.runs import RunPhase
@@ -46,3 +46,14 @@ def test_memory_is_kept_for_an_attempt_that_has_no_process_yet() -> None:
     told = answer(given=given, free_memory=GIB)
     assert told.because == "memory: the first in line needs 1GiB, none is free"
     assert isinstance(answer(given=given, free_memory=2 * GIB), Attempt)
+
+
+def test_a_run_that_is_tried_again_says_so_in_a_word_of_its_own() -> None:
+    """Sabotage: say the word of a step that failed, whose tries nobody counts."""
+    wish = desired(job())
+    again = run(job(), message="attempt 1: no memory", boot_id="boot-1", not_before=1001.0)
+    observed = Observed(images={IMAGE: BASE}, runs=(again,))
+    [step] = plan(wish, observed, Policy(STATE_ID, "tcg"), moment(1000.0)).steps
+    assert isinstance(step, Wait)
+    assert (step.reason, step.until) == ("Retrying", 1.0)
+    assert step.because == "attempt 1: no memory; it is tried again"

@@ -87,6 +87,21 @@ def test_what_is_tried_again_has_failed_after_three_times(key: str, reason: str)
     assert judged(wait(reason), retries=[Retry(key, failures=3)]) is False
 
 
+@pytest.mark.parametrize(("failures", "judgement"), [(2, None), (3, False)])
+def test_a_step_of_a_job_that_fails_has_failed_after_three_times(
+    failures: int, judgement: bool | None
+) -> None:
+    """Sabotage: take it for a run that is tried again. Those tries are counted; these go on for ever."""
+    step = Wait(kind="job", name=TESTS, because="x", reason="BackOff")
+    observed = Observed(retries={(key := step_key(TESTS, "run")): Retry(key, failures=failures)})
+    assert settled(desired(job()), observed, Plan((step,))) is judgement
+
+
+def test_a_run_that_is_tried_again_is_waited_for() -> None:
+    step = Wait(kind="job", name=TESTS, because="x", reason="Retrying", until=1.0)
+    assert settled(desired(job()), Observed(), Plan((step,))) is None
+
+
 def test_a_held_name_that_waits_for_its_own_image_has_failed() -> None:
     """Sabotage: take the largest of no failures. The agent then ends with a bug."""
     assert judged(wait("ImageUnavailable"), wish=desired(problems=[broken("web")])) is False
