@@ -20,7 +20,7 @@ from state.clock import Moment
 from state.desired import Desired, Problem, WantedJob, WantedVm
 from state.ids import Name, RunId, run_id
 from state.observed import Observed, Seen, Verdict
-from state.runs import Run
+from state.runs import Run, RunPhase
 from state.spec.resolved_job import JobSpec
 
 DISK_PER_RUN = 1 << 30
@@ -85,7 +85,8 @@ class JobsPass:
         if (doing := self._observed.busy.get(name)) is not None:
             source = current.source if current else None
             return Wait(name=name, because=doing, reason="InProgress", source=source)
-        done = [run for run in runs if wanted and run.spec_digest == wanted.spec.digest]
+        same = [run for run in runs if wanted and run.spec_digest == wanted.spec.digest]
+        done = [run for run in same if not _passed_over(run)]
         begins = current is not None or (wanted is not None and not done)
         forgotten = wanted is None and problem is None and not self._desired.unproven
         if (reap := self._unleased(name, runs, kept=not begins and not forgotten)) is not None:
@@ -264,6 +265,11 @@ def _lives(seen: Seen) -> bool:
 
 def _as_vm(wanted: WantedJob) -> WantedVm:
     return WantedVm(machine_spec(wanted.spec), wanted.source)
+
+
+def _passed_over(run: Run) -> bool:
+    """Whether the run ended before anything of it began, and nobody asked for that: its document was away."""
+    return run.phase is RunPhase.CANCELLED and not run.attempt and not run.cancel
 
 
 def _left(run: Run, now: Moment) -> float:

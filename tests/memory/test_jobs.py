@@ -244,6 +244,35 @@ async def test_a_run_that_nobody_wants_any_more_is_cancelled(lab: Lab, how: str)
         await nothing_left(lab, *(["web"] if how == "deleted" else []))
 
 
+@pytest.mark.parametrize("how", ["deleted", "edited", "by hand"])
+async def test_a_run_that_was_cancelled_before_it_began_is_run_once_its_document_is_back(
+    lab: Lab, how: str
+) -> None:
+    """Not where somebody has cancelled it. Sabotage: take what has ended for what was run."""
+    busy = (job("busy1"), job("busy2"))
+    lab.host.scripts.update({one.name: FOR_EVER for one in busy})
+    async with lab.running():
+        lab.edit(desired(*busy))
+        for one in busy:
+            await phase(lab, RunPhase.RUNNING, one.name)
+        lab.edit(desired(*busy, job()))
+        await phase(lab, RunPhase.QUEUED)
+        if how == "by hand":
+            assert lab.agent is not None
+            lab.agent.requests.cancel(TESTS)
+        else:
+            lab.edit(desired(*busy, *([job(script="other")] if how == "edited" else [])))
+        await lab.until(lambda: runs(lab)[0].phase is RunPhase.CANCELLED, "it is cancelled")
+        lab.edit(desired(job()))
+        await lab.until(lambda: last(lab).phase.ended, "it has ended")
+        await lab.settled()
+        ended = RunPhase.CANCELLED if how == "by hand" else RunPhase.SUCCEEDED
+        assert last(lab).phase is ended
+        assert len([run for run in runs(lab) if run.spec_digest == job().digest]) == (
+            1 if how == "by hand" else 2
+        )
+
+
 async def test_a_broken_document_leaves_its_run_alone(lab: Lab) -> None:
     lab.host.scripts[TESTS] = Scripted(output=((0.3, b"done\n"),))
     async with lab.running():
