@@ -259,7 +259,7 @@ async def test_a_run_that_was_cancelled_before_it_began_is_run_once_its_document
         await phase(lab, RunPhase.QUEUED)
         if how == "by hand":
             assert lab.agent is not None
-            lab.agent.requests.cancel(TESTS)
+            await lab.agent.requests.cancel(TESTS)
         else:
             lab.edit(desired(*busy, *([job(script="other")] if how == "edited" else [])))
         await lab.until(lambda: runs(lab)[0].phase is RunPhase.CANCELLED, "it is cancelled")
