@@ -32,7 +32,7 @@ from agent.wake import Wake
 from agent.worker import Worker
 from state.desired import Desired
 from state.history import Event
-from state.ids import Digest, Name, Uid
+from state.ids import Digest, Name, RunId, Uid
 from state.ledger import Ledger
 from state.observed import Observed
 from state.records import LedgerUnreadable
@@ -102,6 +102,7 @@ class Agent:
             doing=self._doing,
             wake=self.wake.notify,
             desired=lambda: self._desired,
+            interrupt=self._cancel,
         )
         self._passes = 0
         self._stopping = False
@@ -153,6 +154,10 @@ class Agent:
             if self._reader is not None:
                 self._reader.leave()
             await self._backend.hypervisor.close()
+
+    def _cancel(self, run: RunId, why: str) -> None:
+        if self._runner is not None:
+            self._runner.interrupt(run, Fault.CANCELLED, why)
 
     def _drain(self) -> None:
         if self._runner is not None:

@@ -54,6 +54,7 @@ class Lab:
     host: MemoryHost = field(default_factory=MemoryHost)
     source: EditedSource = field(default_factory=lambda: EditedSource(desired()))
     passes: list[Pass] = field(default_factory=list)
+    told: Callable[[Pass], object] = lambda _: None
     drain_timeout: float = 0.2
     most_memory: int | None = None
     agent: Agent | None = None
@@ -102,6 +103,7 @@ class Lab:
 
     def _passed(self, done: Pass) -> None:
         self.passes.append(done)
+        self.told(done)
 
     def _close(self) -> None:
         assert self.ledger is not None
