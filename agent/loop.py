@@ -143,6 +143,7 @@ class Agent:
                             timeout = self._until(done)
                     for fetch in self._fetches:
                         fetch.cancel()
+                    helpers.append(beside.create_task(self._look_on(executor)))
                     drain = asyncio.get_running_loop().call_later(
                         self._policy.drain_timeout, self._drain
                     )
@@ -163,6 +164,15 @@ class Agent:
         if self._runner is not None:
             self._runner.drain()
 
+    async def _look_on(self, executor: Executor) -> None:
+        """See, while runs get their time to end, which of them nobody wants any more. Nothing is begun by it."""
+        timeout = self._interval
+        while True:
+            reasons = await self.wake.wait(timeout)
+            if (done := await self._guarded_turn(reasons)) is not None:
+                self._end_unwanted(done, executor)
+                timeout = self._until(done)
+
     async def _guarded_turn(self, reasons: tuple[str, ...]) -> Pass | None:
         """One turn; None where a bug of ours broke it off, which is told and must not end what else runs."""
         try:
@@ -174,7 +184,8 @@ class Agent:
             return None
 
     async def _turn(self, reasons: tuple[str, ...]) -> Pass | None:
-        """Look, decide, and record why; None when told to stop before the source has answered."""
+        """Look, decide, and record why; None when told to stop before the source has answered. Nothing is recorded of
+        an agent that is about to leave: it does not do what it would have decided."""
         self._passes += 1
         now = self._clock()
         desired = await self._load(now.wall)
@@ -186,8 +197,9 @@ class Agent:
         decided = plan(desired, observed, self._policy, now)
         done = Pass(f"{int(now.wall):x}-{self._passes}", reasons, desired, observed, decided)
         self._desired = desired
-        self._recorder.record(done, now.wall)
-        self._on_pass(done)
+        if not self._stopping:
+            self._recorder.record(done, now.wall)
+            self._on_pass(done)
         return done
 
     async def _load(self, wall: float) -> Desired | None:
@@ -214,13 +226,17 @@ class Agent:
         """Begin every step that nothing stands before, unless the agent is about to leave."""
         if self._stopping:
             return
+        self._end_unwanted(done, executor)
+        for step in done.plan.acting:
+            if step.name not in self._doing.names and getattr(step, "fetch", None) is None:
+                self._doing.begin(step)
+                group.create_task(self._perform(executor, step, done.id))
+
+    def _end_unwanted(self, done: Pass, executor: Executor) -> None:
+        """Let the runs under way end that are not wanted any more: the only steps for names that are busy."""
         for step in done.plan.acting:
             if isinstance(step, CancelRun) and step.name in self._doing.names:
                 executor.runner.interrupt(step.run, Fault.CANCELLED, step.because)
-                continue
-            if getattr(step, "fetch", None) is None:
-                self._doing.begin(step)
-                group.create_task(self._perform(executor, step, done.id))
 
     async def _perform(self, executor: Executor, step: Step, pass_id: str) -> None:
         try:

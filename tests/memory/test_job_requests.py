@@ -334,6 +334,25 @@ async def test_a_run_is_cancelled_while_the_agent_waits_for_it_to_end(lab: Lab) 
         assert (run.phase, run.message) == (RunPhase.CANCELLED, BY_HAND)
 
 
+@pytest.mark.parametrize("how", ["deleted", "edited"])
+async def test_a_run_that_nobody_wants_any_more_ends_while_the_agent_waits_for_it(
+    lab: Lab, how: str
+) -> None:
+    """Sabotage: look no more once told to leave. Nothing else is begun by such a look."""
+    lab.host.scripts[TESTS] = FOR_EVER
+    lab.drain_timeout = 3600.0
+    async with lab.running():
+        lab.edit(desired(job()))
+        await phase(lab, RunPhase.RUNNING)
+        assert lab.agent is not None
+        lab.agent.stop()
+        lab.edit(desired(vm("web"), *([job(script="other")] if how == "edited" else [])))
+        run = await ended(lab, 1)
+        assert run.phase is RunPhase.CANCELLED
+        await nothing_left(lab)
+        assert runs(lab) == [run]
+
+
 async def test_an_attempt_that_was_only_planned_when_the_agent_had_to_leave_is_the_next_ones(
     lab: Lab,
 ) -> None:
