@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from agent.plan import plan
 from agent.policy import Policy
-from agent.steps import Attempt, Step, Wait
+from agent.steps import Attempt, Destroy, Step, Wait
 from state.ids import Name, RunId
-from state.observed import Given, Observed
+from state.observed import Given, Observed, Seen, Verdict
 from state.runs import RunPhase
-from tests.builders import BASE, IMAGE, STATE_ID, desired, job, moment, run
+from tests.builders import BASE, IMAGE, STATE_ID, broken, desired, job, moment, run, running, vm
 
 GIB = 1 << 30
 BUSY = Name("busy")
@@ -57,3 +60,23 @@ def test_a_run_that_is_tried_again_says_so_in_a_word_of_its_own() -> None:
     assert isinstance(step, Wait)
     assert (step.reason, step.until) == ("Retrying", 1.0)
     assert step.because == "attempt 1: no memory; it is tried again"
+
+
+def test_a_vm_is_looked_after_while_the_document_that_makes_it_a_job_cannot_be_read() -> None:
+    """Sabotage: leave whatever a job's document names to the jobs. Nobody then starts the vm again."""
+    wish = desired(problems=[replace(broken("web"), kind="job")])
+    observed = Observed(instances=(Seen(running(), Verdict.GONE),), images={IMAGE: BASE})
+    [step] = plan(wish, observed, Policy(STATE_ID, "tcg"), moment()).steps
+    assert (step.action, step.kind) == ("restart", "vm")
+
+
+@pytest.mark.parametrize("phase", [RunPhase.BOOTING, RunPhase.SUCCEEDED])
+def test_what_is_left_of_a_run_goes_before_the_vm_of_its_name(phase: RunPhase) -> None:
+    """One name has one step at a time. Sabotage: plan both ends at once."""
+    old = running(vm("tests"), generation=2, kind="job")
+    seen = (Seen(running(vm("tests")), Verdict.ALIVE), Seen(old, Verdict.ALIVE))
+    observed = Observed(instances=seen, images={IMAGE: BASE}, runs=(run(job(), phase),))
+    steps = plan(desired(job()), observed, Policy(STATE_ID, "tcg"), moment()).steps
+    [acts] = [step for step in steps if step.acts]
+    assert isinstance(acts, Destroy)
+    assert (acts.kind, acts.uids) == ("job", (old.uid,))
