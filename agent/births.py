@@ -23,6 +23,18 @@ class Births:
         self._policy = policy
         self._leases = leases
 
+    def too_large(self, wanted: WantedVm) -> Wait | None:
+        """The wait of what this host could not hold if it held nothing else."""
+        memory, most = wanted.spec.memory, self._policy.memory
+        if most is None or memory <= most:
+            return None
+        return _wait(
+            wanted,
+            "NotEnoughMemory",
+            f"memory {format_size(memory)} is more than this host has ({format_size(most >> 20 << 20)})",
+            "memory",
+        )
+
     def choose(
         self,
         wanted: WantedVm,
@@ -33,13 +45,8 @@ class Births:
         """What an instance of `wanted` is to be given, or the wait for what it cannot have. `begun`: the one whose
         making was cut off; `own`: the instances of the name that it is to replace."""
         spec = wanted.spec
-        if (most := self._policy.memory) is not None and spec.memory > most:
-            return _wait(
-                wanted,
-                "NotEnoughMemory",
-                f"memory {format_size(spec.memory)} is more than this host has ({format_size(most >> 20 << 20)})",
-                "memory",
-            )
+        if (wait := self.too_large(wanted)) is not None:
+            return wait
         port = self._leases.ssh_port(spec.name) if spec.image.nocloud else None
         if spec.image.nocloud and port is None:
             ports = self._policy.ssh_ports

@@ -41,15 +41,22 @@ class Leases:
         self._leased = {
             record.ssh_port: name for name, record in observed.names.items() if record.ssh_port
         }
-        self._run_as = {
-            seen.instance.run_as for seen in observed.instances if seen.instance.run_as is not None
+        self._leased |= {
+            given.ssh_port: name for name, given in observed.given.items() if given.ssh_port
         }
+        users = [seen.instance.run_as for seen in observed.instances]
+        users += [given.run_as for given in observed.given.values()]
+        self._run_as = {uid for uid in users if uid is not None}
         self._own_ports: dict[Name, int] = {name: port for port, name in self._leased.items()}
         self._forwarded: dict[int, list[tuple[str, Name]]] = {}
         for seen in observed.instances:
             for forward in _kept(seen, desired):
                 owner = (forward.address, seen.instance.name)
                 self._forwarded.setdefault(forward.host, []).append(owner)
+        for name, given in observed.given.items():
+            for forward in given.forwards:
+                if forward.host != given.ssh_port:
+                    self._forwarded.setdefault(forward.host, []).append((forward.address, name))
         self._wanted: dict[int, list[tuple[str, Name]]] = {}
         for vm in desired.vms.values():
             for port in vm.spec.ports:

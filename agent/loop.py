@@ -32,7 +32,7 @@ from agent.wake import Wake
 from agent.worker import Worker
 from state.desired import Desired
 from state.history import Event
-from state.ids import Digest, Name, Uid
+from state.ids import Digest, Name, RunId, Uid
 from state.ledger import Ledger
 from state.observed import Observed
 from state.records import LedgerUnreadable
@@ -102,6 +102,7 @@ class Agent:
             doing=self._doing,
             wake=self.wake.notify,
             desired=lambda: self._desired,
+            interrupt=self._cancel,
         )
         self._passes = 0
         self._stopping = False
@@ -142,6 +143,7 @@ class Agent:
                             timeout = self._until(done)
                     for fetch in self._fetches:
                         fetch.cancel()
+                    helpers.append(beside.create_task(self._look_on(executor)))
                     drain = asyncio.get_running_loop().call_later(
                         self._policy.drain_timeout, self._drain
                     )
@@ -156,9 +158,22 @@ class Agent:
                 self._reader.leave()
             await self._backend.hypervisor.close()
 
+    def _cancel(self, run: RunId, why: str) -> None:
+        if self._runner is not None:
+            self._runner.interrupt(run, Fault.CANCELLED, why)
+
     def _drain(self) -> None:
         if self._runner is not None:
             self._runner.drain()
+
+    async def _look_on(self, executor: Executor) -> None:
+        """See, while runs get their time to end, which of them nobody wants any more. Nothing is begun by it."""
+        timeout = self._interval
+        while True:
+            reasons = await self.wake.wait(timeout)
+            if (done := await self._guarded_turn(reasons)) is not None:
+                self._end_unwanted(done, executor)
+                timeout = self._until(done)
 
     async def _guarded_turn(self, reasons: tuple[str, ...]) -> Pass | None:
         """One turn; None where a bug of ours broke it off, which is told and must not end what else runs."""
@@ -171,7 +186,8 @@ class Agent:
             return None
 
     async def _turn(self, reasons: tuple[str, ...]) -> Pass | None:
-        """Look, decide, and record why; None when told to stop before the source has answered."""
+        """Look, decide, and record why; None when told to stop before the source has answered. Nothing is recorded of
+        an agent that is about to leave: it does not do what it would have decided."""
         self._passes += 1
         now = self._clock()
         desired = await self._load(now.wall)
@@ -183,8 +199,9 @@ class Agent:
         decided = plan(desired, observed, self._policy, now)
         done = Pass(f"{int(now.wall):x}-{self._passes}", reasons, desired, observed, decided)
         self._desired = desired
-        self._recorder.record(done, now.wall)
-        self._on_pass(done)
+        if not self._stopping:
+            self._recorder.record(done, now.wall)
+            self._on_pass(done)
         return done
 
     async def _load(self, wall: float) -> Desired | None:
@@ -211,13 +228,17 @@ class Agent:
         """Begin every step that nothing stands before, unless the agent is about to leave."""
         if self._stopping:
             return
+        self._end_unwanted(done, executor)
+        for step in done.plan.acting:
+            if step.name not in self._doing.names and getattr(step, "fetch", None) is None:
+                self._doing.begin(step)
+                group.create_task(self._perform(executor, step, done.id))
+
+    def _end_unwanted(self, done: Pass, executor: Executor) -> None:
+        """Let the runs under way end that are not wanted any more: the only steps for names that are busy."""
         for step in done.plan.acting:
             if isinstance(step, CancelRun) and step.name in self._doing.names:
                 executor.runner.interrupt(step.run, Fault.CANCELLED, step.because)
-                continue
-            if getattr(step, "fetch", None) is None:
-                self._doing.names[step.name] = f"{step.action}: {step.because}"
-                group.create_task(self._perform(executor, step, done.id))
 
     async def _perform(self, executor: Executor, step: Step, pass_id: str) -> None:
         try:
@@ -227,7 +248,7 @@ class Agent:
         except Exception as bug:  # noqa: BLE001 - one name fails alone, also by a bug of ours
             self._bug(f"{step.action} of {step.name}", step.name, bug)
         finally:
-            self._doing.names.pop(step.name, None)
+            self._doing.end(step)
             self.wake.notify(f"{step.name}: {step.action} ended")
 
     async def _fetch(self, executor: Executor, image: ImageSpec, pass_id: str) -> None:

@@ -67,6 +67,7 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
         images=images,
         listeners=_listeners(desired, seen, backend),
         busy=dict(doing.names),
+        given=dict(doing.given),
         fetching=fetching,
         retries=records.retries(),
         runs=tuple(runs),

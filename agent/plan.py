@@ -69,7 +69,10 @@ class _Pass:
         leased = {name for name, record in self._observed.names.items() if record.ssh_port}
         jobs = self._jobs.names
         names = {*self._desired.vms, *self._problems, *self._seen, *leased} - jobs
-        steps = [self._decide(name) for name in sorted(names)] + self._jobs.steps(self._problems)
+        steps = [self._decide(name) for name in sorted(names)]
+        # A vm whose name a job has now goes first.
+        left = {name: self._decide(name) for name in sorted(jobs & self._seen.keys())}
+        steps += self._jobs.steps(self._problems, left)
         return tuple(map(self._patiently, sorted(steps, key=lambda step: step.name)))
 
     def _patiently(self, step: Step) -> Step:
@@ -152,23 +155,26 @@ class _Pass:
     def _absent(self, name: Name, seen: list[Seen]) -> Step:
         specs = [VmSpec.from_canonical(one.instance.spec) for one in seen]
         source = seen[-1].instance.source if seen else None
+        why = "no document names it any more"
+        if name in self._desired.jobs:
+            why = "its document asks for a job now"
         if any(spec.protect for spec in specs):
             return self._meanwhile(name) or Hold(
                 name=name,
-                because="no document names it any more, but it is protected",
+                because=f"{why}, but it is protected",
                 reason="Protected",
                 source=source,
             )
         if any(one.verdict is Verdict.UNKNOWN for one in seen):
             return Wait(
                 name=name,
-                because="no document names it any more, but its process cannot be looked at",
+                because=f"{why}, but its process cannot be looked at",
                 reason="Unknown",
                 source=source,
             )
         return Destroy(
             name=name,
-            because="no document names it any more",
+            because=why,
             source=source,
             uids=tuple(one.instance.uid for one in seen),
             grace=max((spec.stop_timeout for spec in specs), default=0.0),

@@ -26,6 +26,7 @@ _EXPECTED = frozenset(
         "Paused",
         "InProgress",
         "BackOff",
+        "Retrying",
         "JustGone",
     }
 )

@@ -27,11 +27,13 @@ from agent.steps import (
 )
 from state.desired import Desired
 from state.observed import Observed, image_key, step_key, vm_key
+from state.runs import RunPhase
 
-_UNDER_WAY = frozenset({"Booting", "Connecting", "InProgress", "FetchingImage", "Capacity"})
-_WELL = frozenset(
-    {"Ready", "Running", "Stopped", "Paused", "Suspended", "GuestPoweredOff", "Succeeded"}
+_UNDER_WAY = frozenset(
+    {"Booting", "Connecting", "InProgress", "FetchingImage", "Capacity", "Retrying"}
 )
+"""What comes to an end by itself: the retries of a run are counted."""
+_WELL = frozenset({"Ready", "Running", "Stopped", "Paused", "Suspended", "GuestPoweredOff"})
 _TRIES = 3
 """Failures of one thing after which it has failed, though the agent would try on."""
 
@@ -50,19 +52,12 @@ def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:
     match step:
         case Keep(reason=reason) | Wait(reason=reason) if reason in _UNDER_WAY:
             return None
+        case Keep(kind="job"):
+            return _succeeded(step, desired, observed)
         case Keep(reason=reason):
             return reason in _WELL
-        case Wait(reason=reason):
-            if reason not in ("BackOff", "ImageUnavailable"):
-                return False
-            if step.kind == "job" and step.reason == "BackOff":
-                return None  # its own retries are counted, and end
-            wanted = desired.vms.get(step.name) or desired.jobs.get(step.name)
-            keys = [vm_key(step.name), *(step_key(step.name, action) for action in ACTING)]
-            keys += [image_key(wanted.spec.image)] if wanted else []
-            tries = [observed.retries[key].failures for key in keys if key in observed.retries]
-            # Without any, a name is held that waits for the image of its own, older spec.
-            return False if max(tries, default=_TRIES) >= _TRIES else None
+        case Wait():
+            return _waiting(step, desired, observed)
         case Hold():
             return False
         case Create() | Replace() | Destroy() | Clear() | Restart():
@@ -72,3 +67,27 @@ def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:
         case Enqueue() | Attempt() | Resume() | CancelRun():
             return None
     assert_never(step)
+
+
+def _waiting(step: Wait, desired: Desired, observed: Observed) -> bool | None:
+    """None where what is waited for comes by itself, or is tried again; False where it has failed."""
+    if step.reason not in ("BackOff", "ImageUnavailable"):
+        return False
+    wanted = desired.vms.get(step.name) or desired.jobs.get(step.name)
+    keys = [vm_key(step.name), *(step_key(step.name, action) for action in ACTING)]
+    keys += [image_key(wanted.spec.image)] if wanted else []
+    tries = [observed.retries[key].failures for key in keys if key in observed.retries]
+    # Without any, a name is held that waits for the image of its own, older spec.
+    return False if max(tries, default=_TRIES) >= _TRIES else None
+
+
+def _succeeded(step: Keep, desired: Desired, observed: Observed) -> bool:
+    """Whether the latest run of what the job's document says has succeeded. Its reason does not tell: a guest that
+    powers itself off is well for a vm, and cuts off a run."""
+    wanted = desired.jobs.get(step.name)
+    phases = [
+        run.phase
+        for run in observed.runs
+        if run.name == step.name and (wanted is None or run.spec_digest == wanted.spec.digest)
+    ]
+    return phases[-1:] == [RunPhase.SUCCEEDED]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from state.desired import SourceRef
-from state.ids import Digest, Name, Process, Uid
+from state.ids import Digest, Name, Process, RunId, Uid
 from state.lifecycle import Cause, Phase
 from state.runs import Run
 from state.spec.resolved import DiskFormat, Forward, ImageSpec
+from state.spec.resolved_job import JobSpec
 
 
 class RunState(StrEnum):
@@ -170,14 +171,25 @@ class Listener:
     owner: str = "another program"
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a step under way was given, which is recorded only in its course: the forwards, the SSH port and the user of
+    its instance, and, where it is an attempt, which run of which job that is for."""
+
+    forwards: tuple[Forward, ...] = ()
+    ssh_port: int | None = None
+    run_as: int | None = None
+    attempt: tuple[RunId, JobSpec] | None = None
+
+
 @dataclass(frozen=True)
 class Observed:
     """What the planner is told of the world.
 
     `images` holds the specs whose image is in the store. `busy` are names with a step under way, and what it is;
-    `fetching` are images on their way, each with a sentence part on how far. `runs` are the runs that are remembered,
-    oldest of each name first; `free_memory` and `free_disk` are the bytes that runs may still come to use, None where
-    nobody looked.
+    `given` is what those steps were given; `fetching` are images on their way, each with a sentence part on how far.
+    `runs` are the runs that are remembered, oldest of each name first; `free_memory` and `free_disk` are the bytes that
+    runs may still come to use, None where nobody looked.
     """
 
     instances: tuple[Seen, ...] = ()
@@ -185,6 +197,7 @@ class Observed:
     images: Mapping[ImageSpec, BaseImage] = field(default_factory=dict)
     listeners: tuple[Listener, ...] = ()
     busy: Mapping[Name, str] = field(default_factory=dict)
+    given: Mapping[Name, Given] = field(default_factory=dict)
     fetching: Mapping[ImageSpec, str] = field(default_factory=dict)
     retries: Mapping[str, Retry] = field(default_factory=dict)
     runs: tuple[Run, ...] = ()

@@ -9,9 +9,10 @@ from typing import Any
 from agent.leases import forwards_of
 from state.clock import Moment
 from state.desired import Desired, Problem, SourceInfo, SourceRef, WantedJob, WantedVm
-from state.ids import Digest, Name, Process, instance_uid
+from state.ids import Digest, Name, Process, instance_uid, run_id
 from state.lifecycle import Cause, Phase
 from state.observed import BaseImage, Instance
+from state.runs import Run, RunPhase
 from state.spec.resolved import ImageSpec, VmSpec
 from state.spec.resolved_job import JobSpec
 
@@ -114,3 +115,19 @@ def job(name: str = "tests", **fields: Any) -> JobSpec:
 def wanted_jobs(*specs: JobSpec) -> dict[Name, WantedJob]:
     """Each spec from a file of its own name."""
     return {spec.name: WantedJob(spec, SourceRef(f"{spec.name}.yaml", 1)) for spec in specs}
+
+
+def run(spec: JobSpec | None = None, phase: RunPhase = RunPhase.QUEUED, **fields: Any) -> Run:
+    """A run of `spec`, the first of its name unless `fields` say otherwise."""
+    spec = spec or job()
+    number = fields.setdefault("number", 1)
+    values: dict[str, Any] = {
+        "id": run_id(STATE_ID, spec.name, number),
+        "name": spec.name,
+        "spec": spec.canonical(),
+        "spec_digest": spec.digest,
+        "source": SourceRef(f"{spec.name}.yaml", 1),
+        "phase": phase,
+        "queued_at": 1_700_000_000.0,
+    }
+    return Run(**values | fields)

@@ -19,8 +19,8 @@ from agent.steps import Attempt, CancelRun, Destroy, Enqueue, Hold, Keep, Resume
 from state.clock import Moment
 from state.desired import Desired, Problem, WantedJob, WantedVm
 from state.ids import Name, RunId, run_id
-from state.observed import Observed
-from state.runs import Run
+from state.observed import Observed, Seen, Verdict
+from state.runs import Run, RunPhase
 from state.spec.resolved_job import JobSpec
 
 DISK_PER_RUN = 1 << 30
@@ -57,17 +57,22 @@ class JobsPass:
         held = {one.name for one in self._desired.problems if one.kind == "job" and one.name}
         return {*self._desired.jobs, *under_way, *self._seen, *held}
 
-    def steps(self, held: dict[Name, Problem]) -> list[Step]:
-        """One answer for each of `names`."""
+    def steps(self, held: dict[Name, Problem], vms: dict[Name, Step]) -> list[Step]:
+        """One answer for each of `names`, and those of `vms`, which say what is done about a vm that has the name of a
+        job: until it is gone, the job waits."""
         steps: list[Step] = []
         line: list[tuple[WantedJob, Run | None]] = []
+        first: list[Step] = []
         for name in sorted(self.names):
             found = self._decide(name, held.get(name))
+            if (vm := vms.get(name)) is not None and not isinstance(found, CancelRun | Destroy):
+                first.append(vm)
+                found = self._behind(name, vm)
             if isinstance(found, tuple):
                 line.append(found)
             elif found is not None:
                 steps.append(found)
-        return [replace(step, kind="job") for step in (*steps, *self._in_line(line))]
+        return [*first, *(replace(step, kind="job") for step in (*steps, *self._in_line(line)))]
 
     def _decide(
         self, name: Name, problem: Problem | None
@@ -80,11 +85,14 @@ class JobsPass:
         if (doing := self._observed.busy.get(name)) is not None:
             source = current.source if current else None
             return Wait(name=name, because=doing, reason="InProgress", source=source)
-        done = [run for run in runs if wanted and run.spec_digest == wanted.spec.digest]
+        same = [run for run in runs if wanted and run.spec_digest == wanted.spec.digest]
+        done = [run for run in same if not _passed_over(run)]
         begins = current is not None or (wanted is not None and not done)
         forgotten = wanted is None and problem is None and not self._desired.unproven
         if (reap := self._unleased(name, runs, kept=not begins and not forgotten)) is not None:
             return reap
+        if wanted is not None and not begins and self._leaks(name):
+            return Destroy(name=name, because="its run has ended", uids=(), grace=0.0)
         if current is not None and current.phase.active:
             return Resume(
                 name=name, because=f"its run {current.number} is under way", run=current.id
@@ -99,6 +107,12 @@ class JobsPass:
         if current is None and done:
             return _ended(done[-1], wanted)
         return wanted, current
+
+    def _behind(self, name: Name, vm: Step) -> Wait | None:
+        """The wait of a job for the vm that still has its name, and its port."""
+        if (wanted := self._desired.jobs.get(name)) is None:
+            return None
+        return _wait(wanted, "NameTaken", f"a vm still has its name: {vm.because}", None)
 
     def _unwanted(self, current: Run, wanted: WantedJob | None, problem: Problem | None) -> str:
         """Why the run under way is to end, empty where it is to go on."""
@@ -129,16 +143,25 @@ class JobsPass:
             grace=0.0,
         )
 
+    def _leaks(self, name: Name) -> bool:
+        """Whether a port is leased to the name though nothing of it is there: what was to give it back was cut off."""
+        record = self._observed.names.get(name)
+        there = any(one.instance.name == name for one in self._observed.instances)
+        return record is not None and record.ssh_port is not None and not there
+
     # The line
 
     def _in_line(self, line: list[tuple[WantedJob, Run | None]]) -> Iterable[Step]:
         ready: list[tuple[WantedJob, Run | None, Candidate]] = []
         for wanted, run in line:
             left = 0.0 if run is None else _left(run, self._now)
-            wait = self._fetches.wait(_as_vm(wanted))
+            large = self._births.too_large(_as_vm(wanted))
+            wait = None if large else self._fetches.wait(_as_vm(wanted))
             missing = self._fetches.missing(wanted.spec.image)
-            if run is not None and left > 0:
-                yield _wait(wanted, "BackOff", f"{run.message}; it is tried again", left)
+            if large is not None:
+                yield self._enqueue(wanted, large.because) if run is None else large
+            elif run is not None and left > 0:
+                yield _wait(wanted, "Retrying", f"{run.message}; it is tried again", left)
             elif run is not None and wait is not None:
                 yield wait
             elif run is None and (wait is not None or missing is not None):
@@ -147,16 +170,20 @@ class JobsPass:
                 yield _wait(wanted, "FetchingImage", f"image {missing.label} is asked for", None)
             else:
                 ready.append((wanted, run, self._candidate(wanted, run)))
-        turns = schedule([candidate for _, _, candidate in ready], self._active(), self._room())
+        active = self._active()
+        queued = [candidate for _, _, candidate in ready]
+        turns = schedule(queued, active.values(), self._room(active))
         order = {one: at for at, one in enumerate(turns.begin)}
         ready.sort(key=lambda one: order.get(one[2].id, len(order)))
         for wanted, run, candidate in ready:
+            never = turns.too_large.get(candidate.id)
+            why = never or turns.waits.get(candidate.id, "")
             if candidate.id in order:
                 yield self._begin(wanted, run)
             elif run is None:
-                yield self._enqueue(wanted, turns.waits[candidate.id])
+                yield self._enqueue(wanted, why)
             else:
-                yield _wait(wanted, "Capacity", turns.waits[candidate.id], None)
+                yield _wait(wanted, "NotEnoughMemory" if never else "Capacity", why, None)
 
     def _begin(self, wanted: WantedJob, run: Run | None) -> Step:
         birth = self._births.choose(_as_vm(wanted), None, [], kind="job")
@@ -195,19 +222,29 @@ class JobsPass:
         known = run.id if run else run_id(self._policy.state_id, spec.name, number)
         return _candidate(spec, known, run.queued_at if run else self._now.wall)
 
-    def _active(self) -> list[Candidate]:
-        return [
-            _candidate(JobSpec.from_canonical(run.spec), run.id, run.queued_at)
+    def _active(self) -> dict[Name, Candidate]:
+        """The attempts under way: those that are recorded, and those that were begun and are about to be."""
+        begun = {
+            name: _candidate(given.attempt[1], given.attempt[0], self._now.wall)
+            for name, given in self._observed.given.items()
+            if given.attempt is not None
+        }
+        return begun | {
+            run.name: _candidate(JobSpec.from_canonical(run.spec), run.id, run.queued_at)
             for run in self._observed.runs
             if run.phase.active
-        ]
+        }
 
-    def _room(self) -> Room:
+    def _room(self, active: dict[Name, Candidate]) -> Room:
+        """What is left beside the active ones. The host's free memory and disk know those alone that have a process."""
+        living = {name for name, seen in self._seen.items() if any(map(_lives, seen))}
+        to_come = [one for name, one in active.items() if name not in living]
+        memory, disk = self._observed.free_memory, self._observed.free_disk
         return Room(
             places=self._policy.max_concurrency,
             labels=self._policy.capacity,
-            memory=self._observed.free_memory,
-            disk=self._observed.free_disk,
+            memory=None if memory is None else memory - sum(one.memory for one in to_come),
+            disk=None if disk is None else disk - sum(one.disk for one in to_come),
         )
 
 
@@ -222,8 +259,17 @@ def _candidate(spec: JobSpec, run: RunId, queued_at: float) -> Candidate:
     )
 
 
+def _lives(seen: Seen) -> bool:
+    return seen.verdict is Verdict.ALIVE
+
+
 def _as_vm(wanted: WantedJob) -> WantedVm:
     return WantedVm(machine_spec(wanted.spec), wanted.source)
+
+
+def _passed_over(run: Run) -> bool:
+    """Whether the run ended before anything of it began, and nobody asked for that: its document was away."""
+    return run.phase is RunPhase.CANCELLED and not run.attempt and not run.cancel
 
 
 def _left(run: Run, now: Moment) -> float:

@@ -17,7 +17,7 @@ from agent.jobs.store import RunStore, rerun
 from agent.worker import Worker
 from state.desired import Desired
 from state.history import Event
-from state.ids import Name, run_id
+from state.ids import Name, RunId, run_id
 from state.ledger import Ledger
 from state.runs import Run
 
@@ -41,9 +41,10 @@ class Requests:
         doing: Doing | None = None,
         wake: Callable[[str], None] = lambda _: None,
         desired: Callable[[], Desired | None] = lambda: None,
+        interrupt: Callable[[RunId, str], None] = lambda _run, _why: None,
     ) -> None:
         """`wake` tells the loop why to look; `desired` is what the last pass found wanted, None where nothing is known
-        of that."""
+        of that; `interrupt` ends an attempt that is under way, also where no pass will do so any more."""
         self._ledger = ledger
         self._store = store
         self._clock = clock
@@ -51,6 +52,7 @@ class Requests:
         self._doing = doing or Doing()
         self._wake = wake
         self._desired = desired
+        self._interrupt = interrupt
 
     async def cancel(self, name: Name) -> Run:
         """Want the end of the job's run that has not ended; that run. Raises BadInput where the job never ran, Blocked
@@ -64,6 +66,7 @@ class Requests:
         if not latest.cancel:
             latest = replace(latest, cancel=BY_HAND)
             self._record(latest, "CancelAsked", f"run {latest.number} is to be cancelled")
+            self._interrupt(latest.id, BY_HAND)
         return latest
 
     async def rerun(self, name: Name) -> Run:

@@ -32,6 +32,8 @@ RUNS_KEPT = 20
 SPECS_KEPT = 1000
 """Specs of a name of which it is remembered that they ran."""
 
+_LEAVES = "the agent had to leave"
+
 JobStep = Enqueue | Attempt | Resume | CancelRun
 
 
@@ -54,6 +56,7 @@ class Runner:
         self._clock = clock
         self._doing = doing
         self._under_way: dict[RunId, Interruption] = {}
+        self._draining = False
 
     def interrupt(self, run: RunId, fault: Fault, why: str) -> None:
         """Let an attempt that is under way here end soon; nothing where there is none."""
@@ -61,9 +64,10 @@ class Runner:
             found.fault, found.why = fault, why
 
     def drain(self) -> None:
-        """Let every attempt that is under way here end soon, since the agent has to leave."""
+        """Let every attempt that is under way here end soon, since the agent has to leave, and begin no other."""
+        self._draining = True
         for run in self._under_way:
-            self.interrupt(run, Fault.DRAINED, "the agent had to leave")
+            self.interrupt(run, Fault.DRAINED, _LEAVES)
 
     async def perform(self, step: JobStep, intent: Intent) -> None:
         """Do one step; nothing where its run has ended meanwhile. Raises HoldfastError and OSError for what the
@@ -81,8 +85,14 @@ class Runner:
                 await self._end(
                     run, Ending("Cancelled", step.because, fault=Fault.CANCELLED), intent
                 )
+            case Attempt() if self._draining:
+                return  # nothing of it has begun: it is the next agent's
             case Attempt() | Resume():
                 self._under_way[step.run] = interruption = Interruption()
+                if self._draining:
+                    self.interrupt(step.run, Fault.DRAINED, _LEAVES)
+                elif known is not None and known.cancel:
+                    self.interrupt(step.run, Fault.CANCELLED, known.cancel)
                 try:
                     begin = self._begun if isinstance(step, Attempt) else self._resumed
                     ending = await begin(step, intent, interruption)  # type: ignore[arg-type]

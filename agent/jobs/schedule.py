@@ -2,7 +2,8 @@
 
 Runs stand in one line: the highest priority first, then the oldest. What all of them share (places and memory) goes
 strictly by the line, so that a large run is not overtaken for ever by small ones behind it. What belongs to one label
-goes by that label alone: a label that has no room lets the others past, and holds none of the places.
+goes by that label alone: a label that has no room lets the others past, and holds none of the places. A run that would
+find too little memory though no other ran stands in nobody's way: nothing that the line does brings its turn nearer.
 """
 
 from __future__ import annotations
@@ -40,10 +41,12 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """`begin` in the order of the line; `waits` says for every other queued run what it waits for."""
+    """`begin` in the order of the line; `waits` says for every other queued run what it waits for, and `too_large` for
+    those to which no end of another run brings their turn."""
 
     begin: tuple[RunId, ...]
     waits: Mapping[RunId, str]
+    too_large: Mapping[RunId, str] = field(default_factory=dict)
 
 
 def schedule(queued: Iterable[Candidate], active: Iterable[Candidate], room: Room) -> Turns:
@@ -54,8 +57,14 @@ def schedule(queued: Iterable[Candidate], active: Iterable[Candidate], room: Roo
     places, memory, disk = room.places - len(under_way), room.memory, room.disk
     begin: list[RunId] = []
     waits: dict[RunId, str] = {}
+    too_large: dict[RunId, str] = {}
+    most = None if memory is None else memory + sum(one.memory for one in under_way)
     blocked = ""
     for one in line:
+        if most is not None and one.memory > most:
+            needs = f"memory: it needs {format_size(one.memory)}"
+            too_large[one.id] = f"{needs}, {_left(most)} free where no job runs"
+            continue
         full = next((label for label in sorted(one.labels) if _full(label, busy, room)), None)
         if full is not None:
             waits[one.id] = f"capacity: {full} {busy[full]} of {room.labels[full]}"
@@ -69,7 +78,7 @@ def schedule(queued: Iterable[Candidate], active: Iterable[Candidate], room: Roo
         places -= 1
         memory = None if memory is None else memory - one.memory
         disk = None if disk is None else disk - one.disk
-    return Turns(tuple(begin), waits)
+    return Turns(tuple(begin), waits, too_large)
 
 
 def _full(label: str, busy: Counter[str], room: Room) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import threading
@@ -17,6 +18,8 @@ from agent.hypervisor.memory.work import Scripted
 from agent.jobs.requests import BY_HAND, Requests
 from agent.jobs.store import RunStore
 from agent.paths import StatePaths
+from agent.record import Pass
+from agent.steps import Attempt
 from state.ids import Digest, Name
 from state.ledger import Ledger
 from state.runs import Run, RunPhase
@@ -231,8 +234,8 @@ async def test_a_run_that_stands_in_line_is_cancelled(lab: Lab) -> None:
 async def test_a_wish_to_cancel_is_not_lost_while_an_attempt_comes_up(
     lab: Lab, during: str
 ) -> None:
-    """The source answers no more, so that no pass tells the attempt. Sabotage: record the next phase of the run from
-    what was read before the wait."""
+    """The source answers no more, so that no pass tells the attempt. Sabotage: leave it to the next pass; or record the
+    next phase of the run from what was read before the wait."""
     answered = threading.Event()
     lab.host.scripts[TESTS] = FOR_EVER
     lab.host.delays[during] = 0.2
@@ -245,11 +248,10 @@ async def test_a_wish_to_cancel_is_not_lost_while_an_attempt_comes_up(
             lab.look()
             await lab.until(lambda: lab.source.asked, "no pass goes on")
             await requests(lab).cancel(TESTS)
-            run = await phase(lab, RunPhase.RUNNING)
-            assert run.cancel == BY_HAND
+            run = await ended(lab, 1)
+            assert (run.phase, run.cancel) == (RunPhase.CANCELLED, BY_HAND)
         finally:
             answered.set()
-        assert (await ended(lab, 1)).phase is RunPhase.CANCELLED
 
 
 @pytest.mark.parametrize("at", [RunPhase.QUEUED, RunPhase.BOOTING, RunPhase.RUNNING])
@@ -316,3 +318,70 @@ async def test_told_twice_to_leave_it_ends_running_jobs_at_once(lab: Lab) -> Non
         lab.agent.stop()
         lab.agent.stop()
         assert (await ended(lab, 1)).phase is RunPhase.INTERRUPTED
+
+
+async def test_a_run_is_cancelled_while_the_agent_waits_for_it_to_end(lab: Lab) -> None:
+    """Sabotage: leave it to the next pass. There is none any more."""
+    lab.host.scripts[TESTS] = FOR_EVER
+    lab.drain_timeout = 3600.0
+    async with lab.running():
+        lab.edit(desired(job()))
+        await phase(lab, RunPhase.RUNNING)
+        assert lab.agent is not None
+        lab.agent.stop()
+        await requests(lab).cancel(TESTS)
+        run = await ended(lab, 1)
+        assert (run.phase, run.message) == (RunPhase.CANCELLED, BY_HAND)
+
+
+@pytest.mark.parametrize("how", ["deleted", "edited"])
+async def test_a_run_that_nobody_wants_any_more_ends_while_the_agent_waits_for_it(
+    lab: Lab, how: str
+) -> None:
+    """Sabotage: look no more once told to leave. Nothing else is begun by such a look."""
+    lab.host.scripts[TESTS] = FOR_EVER
+    lab.drain_timeout = 3600.0
+    async with lab.running():
+        lab.edit(desired(job()))
+        await phase(lab, RunPhase.RUNNING)
+        assert lab.agent is not None
+        lab.agent.stop()
+        lab.edit(desired(vm("web"), *([job(script="other")] if how == "edited" else [])))
+        run = await ended(lab, 1)
+        assert run.phase is RunPhase.CANCELLED
+        await nothing_left(lab)
+        assert runs(lab) == [run]
+
+
+async def test_an_attempt_that_was_only_planned_when_the_agent_had_to_leave_is_the_next_ones(
+    lab: Lab,
+) -> None:
+    """Sabotage: interrupt what is under way, and forget what is about to be."""
+    lab.host.scripts[TESTS] = FOR_EVER
+    lab.drain_timeout = 3600.0
+    left: list[str] = []
+
+    def leave() -> None:
+        assert lab.agent is not None
+        lab.agent.stop()
+        lab.agent.stop()
+        left.append("told twice, after its steps were planned and before they began")
+
+    def told(done: Pass) -> None:
+        if any(isinstance(step, Attempt) and step.name == TESTS for step in done.plan.steps):
+            asyncio.get_running_loop().call_soon(leave)
+
+    async with lab.running():
+        lab.edit(desired(job("first")))
+        await phase(lab, RunPhase.SUCCEEDED, "first")
+        await lab.settled()
+        lab.told = told
+        lab.edit(desired(job()))
+        await lab.until(lambda: bool(left), "it was told to leave")
+    lab.told = lambda _: None
+    async with lab.running():
+        lab.look()
+        assert (await phase(lab, RunPhase.RUNNING)).attempt == 1
+        assert lab.agent is not None
+        lab.agent.stop()
+        lab.agent.stop()

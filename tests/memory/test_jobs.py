@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ import pytest
 
 from agent.errors import GuestRefused, StartFailed
 from agent.hypervisor.memory.work import Scripted
-from state.ids import Name
+from agent.settled import settled
+from agent.steps import Wait
+from state.ids import Digest, Name
 from state.observed import RunState
 from state.runs import Run, RunPhase
-from state.spec.resolved_job import Retries
+from state.spec.resolved_job import Attachment, Retries
 from tests.builders import broken, desired, job, vm
-from tests.memory.world import Lab
+from tests.memory.world import DEADLINE, Lab
 
 TESTS = Name("tests")
 FOR_EVER = Scripted(output=((0.0, b"on and on\n"),), exit_code=None)
@@ -46,6 +50,12 @@ async def phase(lab: Lab, wanted: RunPhase, name: str = "tests") -> Run:
 
 def log_of(lab: Lab, run: Run) -> str:
     return (lab.database.parent / "runs" / run.id / "log").read_text()
+
+
+def judged(lab: Lab) -> bool | None:
+    """What `run --once` makes of the last pass."""
+    latest = lab.passes[-1]
+    return settled(latest.desired, latest.observed, latest.plan)
 
 
 async def nothing_left(lab: Lab, *but: str) -> None:
@@ -170,6 +180,8 @@ async def test_a_vm_that_is_lost_while_the_script_runs_interrupts_the_run(
         run = await phase(lab, RunPhase.INTERRUPTED)
         assert run.exit_code is None
         await nothing_left(lab)
+        await lab.until(lambda: judged(lab) is not None, "everything has come to rest")
+        assert judged(lab) is False, "nothing went well"
 
 
 async def test_a_run_that_was_cut_off_starts_again_where_its_document_allows_it(lab: Lab) -> None:
@@ -232,6 +244,35 @@ async def test_a_run_that_nobody_wants_any_more_is_cancelled(lab: Lab, how: str)
         await nothing_left(lab, *(["web"] if how == "deleted" else []))
 
 
+@pytest.mark.parametrize("how", ["deleted", "edited", "by hand"])
+async def test_a_run_that_was_cancelled_before_it_began_is_run_once_its_document_is_back(
+    lab: Lab, how: str
+) -> None:
+    """Not where somebody has cancelled it. Sabotage: take what has ended for what was run."""
+    busy = (job("busy1"), job("busy2"))
+    lab.host.scripts.update({one.name: FOR_EVER for one in busy})
+    async with lab.running():
+        lab.edit(desired(*busy))
+        for one in busy:
+            await phase(lab, RunPhase.RUNNING, one.name)
+        lab.edit(desired(*busy, job()))
+        await phase(lab, RunPhase.QUEUED)
+        if how == "by hand":
+            assert lab.agent is not None
+            await lab.agent.requests.cancel(TESTS)
+        else:
+            lab.edit(desired(*busy, *([job(script="other")] if how == "edited" else [])))
+        await lab.until(lambda: runs(lab)[0].phase is RunPhase.CANCELLED, "it is cancelled")
+        lab.edit(desired(job()))
+        await lab.until(lambda: last(lab).phase.ended, "it has ended")
+        await lab.settled()
+        ended = RunPhase.CANCELLED if how == "by hand" else RunPhase.SUCCEEDED
+        assert last(lab).phase is ended
+        assert len([run for run in runs(lab) if run.spec_digest == job().digest]) == (
+            1 if how == "by hand" else 2
+        )
+
+
 async def test_a_broken_document_leaves_its_run_alone(lab: Lab) -> None:
     lab.host.scripts[TESTS] = Scripted(output=((0.3, b"done\n"),))
     async with lab.running():
@@ -259,6 +300,126 @@ async def test_no_more_run_at_once_than_there_are_places(lab: Lab) -> None:
         await lab.until(count, "all have succeeded")
         await nothing_left(lab)
     assert most == 2
+
+
+async def test_attempts_that_are_not_recorded_yet_have_their_places_ports_and_users(
+    lab: Lab,
+) -> None:
+    """Sabotage: go by what is recorded alone. What an attempt needs may take long to come, and meanwhile others
+    begin."""
+    content, come, asked = b"#!/bin/sh\n", threading.Event(), []
+    lab.source.files["script"] = content
+    digest = Digest("sha256:" + hashlib.sha256(content).hexdigest())
+    slow = [job(name, script=Attachment("script", digest, len(content))) for name in ("a", "b")]
+
+    def hand_over() -> None:
+        asked.append(1)
+        come.wait(DEADLINE)
+
+    def apart() -> bool:
+        there = lab.ledger.instances()  # type: ignore[union-attr]
+        assert len({one.ssh_port for one in there}) == len({one.run_as for one in there})
+        assert len({one.ssh_port for one in there}) == len(there)
+        return True
+
+    async with lab.running():
+        lab.edit(desired(job("first")))
+        await phase(lab, RunPhase.SUCCEEDED, "first")
+        await nothing_left(lab)
+        lab.source.hands_over = hand_over
+        try:
+            lab.edit(desired(*slow))
+            await lab.until(lambda: len(asked) == 2, "both wait for their files")
+            lab.edit(desired(*slow, job("c"), vm("web")))
+            await lab.until(lambda: Name("web") in lab.uids(), "a vm comes up beside them")
+            await lab.until(lambda: bool(runs(lab, "c")), "the third is queued")
+            lab.passes.clear()
+            lab.look()
+            await lab.until(lambda: bool(lab.passes), "it has been looked at again")
+            assert last(lab, "c").phase is RunPhase.QUEUED
+        finally:
+            come.set()
+        for name in ("a", "b", "c"):
+            await lab.until(
+                lambda name=name: (
+                    apart() and [one.phase for one in runs(lab, name)] == [RunPhase.SUCCEEDED]
+                ),  # type: ignore[misc]
+                f"{name} has succeeded",
+            )
+            assert last(lab, name).attempt == 1
+
+
+@pytest.mark.parametrize("whose", ["host", "vms"])
+async def test_a_job_that_can_never_fit_stops_no_other(lab: Lab, whose: str) -> None:
+    """Neither one that is larger than the host, nor one for which the vms leave too little. Sabotage: let it stand
+    first in line. No job then runs any more, and `run --once` never leaves."""
+    lab.host.memory = 2 << 30
+    lab.most_memory = 4 << 30
+    large = (64 if whose == "host" else 3) << 30
+    async with lab.running():
+        lab.edit(desired(job("a-large", memory=large), job("b-small"), job("c-small")))
+        await phase(lab, RunPhase.SUCCEEDED, "b-small")
+        await phase(lab, RunPhase.SUCCEEDED, "c-small")
+        await phase(lab, RunPhase.QUEUED, "a-large")
+        await lab.until(lambda: judged(lab) is not None, "everything has come to rest")
+        assert judged(lab) is False
+        [waits] = [step for step in lab.passes[-1].plan.steps if step.name == "a-large"]
+        assert isinstance(waits, Wait)
+        assert (waits.kind, waits.reason) == ("job", "NotEnoughMemory")
+        assert waits.because == (
+            "memory 64GiB is more than this host has (4GiB)"
+            if whose == "host"
+            else "memory: it needs 3GiB, 2GiB are free where no job runs"
+        )
+
+
+async def test_a_vm_whose_document_becomes_a_jobs_goes_before_the_job_runs(lab: Lab) -> None:
+    """Sabotage: leave the name to the job. It then wants the port that the vm listens on, and nobody ends the vm."""
+    async with lab.running():
+        lab.edit(desired(vm("tests")))
+        await lab.settled()
+        lab.edit(desired(job(retries=NO_RETRIES)))
+        run = await phase(lab, RunPhase.SUCCEEDED)
+        assert run.attempt == 1
+        assert not any(one.kind == "vm" for one in lab.ledger.instances())  # type: ignore[union-attr]
+        await nothing_left(lab)
+        lab.edit(desired(vm("tests")))
+        await lab.settled()
+        assert lab.instance("tests").kind == "vm"
+        assert lab.uids().keys() == {TESTS}
+
+
+@pytest.mark.parametrize("why", ["protected", "unproven"])
+async def test_a_job_waits_for_a_vm_of_its_name_that_may_not_go(lab: Lab, why: str) -> None:
+    async with lab.running():
+        lab.edit(desired(vm("tests", protect=why == "protected")))
+        await lab.settled()
+        before = lab.uids()
+        unproven = None if why == "protected" else "the tree is gone"
+        lab.edit(desired(job(), unproven=unproven))
+        await lab.until(lambda: judged(lab) is False, "everything has come to rest")
+        told = {step.kind: step for step in lab.passes[-1].plan.steps}
+        assert (told["vm"].action, told["job"].action) == ("hold", "wait")
+        assert told["job"].because == f"a vm still has its name: {told['vm'].because}"
+        assert lab.uids() == before
+        assert runs(lab) == []
+        lab.edit(desired(job(), vm("web")))
+        if why == "unproven":
+            await phase(lab, RunPhase.SUCCEEDED)
+            await nothing_left(lab, "web")
+
+
+async def test_a_port_that_an_ended_run_did_not_give_back_is_given_back(lab: Lab) -> None:
+    """Its agent died between taking its VM away and that. Sabotage: look for a run's VM alone."""
+    async with lab.running():
+        lab.edit(desired(job()))
+        await phase(lab, RunPhase.SUCCEEDED)
+        await lab.settled()
+        assert lab.ledger is not None
+        with lab.ledger.transaction() as change:
+            change.put_name(replace(lab.ledger.name(TESTS), ssh_port=22000))
+        lab.look()
+        await nothing_left(lab)
 
 
 async def test_an_agent_that_leaves_gives_runs_their_time_and_then_interrupts_them(

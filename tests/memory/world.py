@@ -25,15 +25,18 @@ DEADLINE = 10.0
 
 
 class EditedSource:
-    """A source whose content a test sets, and which answers once `answers` returns."""
+    """A source whose content a test sets, and which answers once `answers` returns; a file of it is handed over once
+    `hands_over` returns."""
 
     def __init__(self, content: Desired) -> None:
         self.content = content
         self.answers: Callable[[], object] | None = None
         self.asked = False
+        self.hands_over: Callable[[], object] = lambda: None
         self.files: dict[str, bytes] = {}
 
     def attachment(self, path: str, digest: Digest) -> bytes:
+        self.hands_over()
         return self.files[path]
 
     def load(self, now: float) -> Desired:
@@ -51,7 +54,9 @@ class Lab:
     host: MemoryHost = field(default_factory=MemoryHost)
     source: EditedSource = field(default_factory=lambda: EditedSource(desired()))
     passes: list[Pass] = field(default_factory=list)
+    told: Callable[[Pass], object] = lambda _: None
     drain_timeout: float = 0.2
+    most_memory: int | None = None
     agent: Agent | None = None
     ledger: Ledger | None = None
 
@@ -87,13 +92,18 @@ class Lab:
         store = RunStore(StatePaths(self.database.parent), self.source.attachment)
         world = World(self.source, self.ledger, backend, self.clock, store)
         policy = Policy(
-            STATE_ID, "tcg", run_as=range(61000, 61100), drain_timeout=self.drain_timeout
+            STATE_ID,
+            "tcg",
+            run_as=range(61000, 61100),
+            memory=self.most_memory,
+            drain_timeout=self.drain_timeout,
         )
         self.agent = Agent(world, policy, interval=5.0, on_pass=self._passed)
         return self.agent
 
     def _passed(self, done: Pass) -> None:
         self.passes.append(done)
+        self.told(done)
 
     def _close(self) -> None:
         assert self.ledger is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pytest
 
@@ -11,7 +11,7 @@ from agent.policy import Policy
 from state.desired import Desired
 from state.ids import Name
 from state.lifecycle import Phase
-from state.observed import Instance, Listener, NameRecord, Observed, Seen, Verdict
+from state.observed import Given, Instance, Listener, NameRecord, Observed, Seen, Verdict
 from state.spec.resolved import Forward, VmSpec
 from tests.builders import DIRECTORY, STATE_ID, process, running, vm, wanted
 
@@ -27,11 +27,13 @@ def leases(
     listeners: Iterable[Listener] = (),
     run_as: range | None = None,
     first: int = PORTS.start,
+    given: Mapping[Name, Given] | None = None,
 ) -> Leases:
     observed = Observed(
         instances=(*(Seen(one, Verdict.ALIVE) for one in instances), *seen),
         names={record.name: record for record in names},
         listeners=tuple(listeners),
+        given=given or {},
     )
     return Leases(
         Desired(DIRECTORY, wanted(*specs)),
@@ -174,3 +176,14 @@ def test_addresses_overlap_when_they_agree_or_one_is_every_address() -> None:
     assert overlaps("0.0.0.0", "127.0.0.1")
     assert overlaps("127.0.0.1", "0.0.0.0")
     assert not overlaps("127.0.0.1", "127.0.0.2")
+
+
+def test_what_a_step_under_way_was_given_is_given_to_nobody_else() -> None:
+    """Sabotage: go by what is recorded alone. A step that is only just begun has recorded nothing."""
+    forwards = (Forward(22000, 22), Forward(8080, 80))
+    busy = leases(run_as=range(100, 102), given={DB: Given(forwards, 22000, 100)})
+    assert busy.ssh_port(WEB) == 22001
+    assert busy.run_as() == 101
+    clash = busy.conflict(WEB, [Forward(8080, 80)], [])
+    assert clash == "port 8080 of 127.0.0.1 is leased to db"
+    assert busy.ssh_port(DB) == 22000

@@ -28,9 +28,17 @@ def test_what_begins_now_counts_for_those_behind_it() -> None:
 def test_places_memory_and_disk_are_told_with_what_there_is() -> None:
     big = one("1", memory=4 * GIB)
     assert schedule([big], [one("2")], Room(1)).waits == {"1": "capacity: 1 of 1 jobs"}
-    told = schedule([big], [], Room(1, memory=3 * GIB)).waits
+    told = schedule([big], [one("2")], Room(2, memory=3 * GIB)).waits
     assert told == {"1": "memory: the first in line needs 4GiB, 3GiB are free"}
-    told = schedule([big], [], Room(1, memory=-GIB)).waits
+    told = schedule([big], [one("2", memory=5 * GIB)], Room(2, memory=-GIB)).waits
     assert told == {"1": "memory: the first in line needs 4GiB, none is free"}
     told = schedule([big], [], Room(1, disk=GIB // 2)).waits
     assert told == {"1": "disk: the first in line needs 1GiB, 512MiB are free"}
+
+
+def test_what_would_not_fit_if_no_other_ran_is_told_so_and_overtaken() -> None:
+    """Sabotage: let it stand first in line for ever."""
+    turns = schedule([one("1", memory=9 * GIB), one("3", at=1.0)], [one("2")], Room(9, memory=GIB))
+    assert turns.begin == ("3",)
+    assert turns.waits == {}
+    assert turns.too_large == {"1": "memory: it needs 9GiB, 2GiB are free where no job runs"}

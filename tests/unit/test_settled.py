@@ -11,9 +11,10 @@ from agent.steps import Adopt, Hold, Keep, Plan, Step, Wait
 from state.desired import Desired, SourceInfo
 from state.ids import Name, Uid
 from state.observed import Observed, Retry, image_key, step_key, vm_key
-from tests.builders import IMAGE, broken, desired, vm
+from state.runs import RunPhase
+from tests.builders import IMAGE, broken, desired, job, run, vm
 
-WEB = Name("web")
+WEB, TESTS = Name("web"), Name("tests")
 
 
 def keep(reason: str, name: str = "web") -> Step:
@@ -57,6 +58,24 @@ def test_what_only_a_person_can_mend_has_failed(step: Step) -> None:
     assert judged(step, keep("Ready", "db")) is False
 
 
+@pytest.mark.parametrize("phase", [one for one in RunPhase if one.ended])
+def test_a_job_is_well_only_if_its_run_has_succeeded(phase: RunPhase) -> None:
+    """Sabotage: go by the reason. A guest that powers itself off is well for a vm, and cuts off a run."""
+    step = Keep(kind="job", name=TESTS, because="x", reason="GuestPoweredOff")
+    observed = Observed(
+        runs=(run(job(script="an older one"), RunPhase.SUCCEEDED), run(job(), phase))
+    )
+    assert settled(desired(job()), observed, Plan((step,))) is (phase is RunPhase.SUCCEEDED)
+
+
+def test_a_job_is_judged_by_what_its_document_says_now() -> None:
+    """Sabotage: take the last run of the name, whatever it ran."""
+    step = Keep(kind="job", name=TESTS, because="x", reason="Succeeded")
+    failed = run(job(script="another"), RunPhase.FAILED)
+    observed = Observed(runs=(run(job(), RunPhase.SUCCEEDED), failed))
+    assert settled(desired(job()), observed, Plan((step,))) is True
+
+
 def test_an_image_that_is_to_be_fetched_is_waited_for() -> None:
     assert settled(desired(vm()), Observed(), Plan((keep("Ready"),), (IMAGE,))) is None
 
@@ -66,6 +85,21 @@ def test_an_image_that_is_to_be_fetched_is_waited_for() -> None:
 def test_what_is_tried_again_has_failed_after_three_times(key: str, reason: str) -> None:
     assert judged(wait(reason), retries=[Retry(key, failures=2)]) is None
     assert judged(wait(reason), retries=[Retry(key, failures=3)]) is False
+
+
+@pytest.mark.parametrize(("failures", "judgement"), [(2, None), (3, False)])
+def test_a_step_of_a_job_that_fails_has_failed_after_three_times(
+    failures: int, judgement: bool | None
+) -> None:
+    """Sabotage: take it for a run that is tried again. Those tries are counted; these go on for ever."""
+    step = Wait(kind="job", name=TESTS, because="x", reason="BackOff")
+    observed = Observed(retries={(key := step_key(TESTS, "run")): Retry(key, failures=failures)})
+    assert settled(desired(job()), observed, Plan((step,))) is judgement
+
+
+def test_a_run_that_is_tried_again_is_waited_for() -> None:
+    step = Wait(kind="job", name=TESTS, because="x", reason="Retrying", until=1.0)
+    assert settled(desired(job()), Observed(), Plan((step,))) is None
 
 
 def test_a_held_name_that_waits_for_its_own_image_has_failed() -> None:

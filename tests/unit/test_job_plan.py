@@ -1,0 +1,82 @@
+"""What one pass decides about jobs, from what it is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agent.plan import plan
+from agent.policy import Policy
+from agent.steps import Attempt, Destroy, Step, Wait
+from state.ids import Name, RunId
+from state.observed import Given, Observed, Seen, Verdict
+from state.runs import RunPhase
+from tests.builders import BASE, IMAGE, STATE_ID, broken, desired, job, moment, run, running, vm
+
+GIB = 1 << 30
+BUSY = Name("busy")
+
+
+def answer(*, places: int = 2, **world: Any) -> Step:
+    """What is decided of the job `tests`, which has a queued run, beside the job `busy`."""
+    wish = desired(job(memory=GIB), job("busy", memory=GIB))
+    runs = (run(job(memory=GIB)), *world.pop("runs", ()))
+    observed = Observed(images={IMAGE: BASE}, busy={BUSY: "x"}, runs=runs, **world)
+    policy = Policy(STATE_ID, "tcg", max_concurrency=places)
+    [found] = [one for one in plan(wish, observed, policy, moment()).steps if one.name == "tests"]
+    return found
+
+
+def test_an_attempt_that_is_not_recorded_yet_has_its_place() -> None:
+    """Sabotage: count the recorded ones."""
+    given = {BUSY: Given(attempt=(RunId("1"), job("busy")))}
+    assert answer(places=1, given=given).because == "capacity: 1 of 1 jobs"
+    assert isinstance(answer(places=2, given=given), Attempt)
+
+
+def test_an_attempt_is_counted_once() -> None:
+    """Sabotage: add those that are recorded to those that were begun."""
+    busy = run(job("busy"), RunPhase.BOOTING)
+    given = {BUSY: Given(attempt=(busy.id, job("busy")))}
+    assert isinstance(answer(places=2, given=given, runs=(busy,)), Attempt)
+
+
+def test_memory_is_kept_for_an_attempt_that_has_no_process_yet() -> None:
+    """Sabotage: take what the host says is free for what is left."""
+    given = {BUSY: Given(attempt=(RunId("1"), job("busy", memory=GIB)))}
+    told = answer(given=given, free_memory=GIB)
+    assert told.because == "memory: the first in line needs 1GiB, none is free"
+    assert isinstance(answer(given=given, free_memory=2 * GIB), Attempt)
+
+
+def test_a_run_that_is_tried_again_says_so_in_a_word_of_its_own() -> None:
+    """Sabotage: say the word of a step that failed, whose tries nobody counts."""
+    wish = desired(job())
+    again = run(job(), message="attempt 1: no memory", boot_id="boot-1", not_before=1001.0)
+    observed = Observed(images={IMAGE: BASE}, runs=(again,))
+    [step] = plan(wish, observed, Policy(STATE_ID, "tcg"), moment(1000.0)).steps
+    assert isinstance(step, Wait)
+    assert (step.reason, step.until) == ("Retrying", 1.0)
+    assert step.because == "attempt 1: no memory; it is tried again"
+
+
+def test_a_vm_is_looked_after_while_the_document_that_makes_it_a_job_cannot_be_read() -> None:
+    """Sabotage: leave whatever a job's document names to the jobs. Nobody then starts the vm again."""
+    wish = desired(problems=[replace(broken("web"), kind="job")])
+    observed = Observed(instances=(Seen(running(), Verdict.GONE),), images={IMAGE: BASE})
+    [step] = plan(wish, observed, Policy(STATE_ID, "tcg"), moment()).steps
+    assert (step.action, step.kind) == ("restart", "vm")
+
+
+@pytest.mark.parametrize("phase", [RunPhase.BOOTING, RunPhase.SUCCEEDED])
+def test_what_is_left_of_a_run_goes_before_the_vm_of_its_name(phase: RunPhase) -> None:
+    """One name has one step at a time. Sabotage: plan both ends at once."""
+    old = running(vm("tests"), generation=2, kind="job")
+    seen = (Seen(running(vm("tests")), Verdict.ALIVE), Seen(old, Verdict.ALIVE))
+    observed = Observed(instances=seen, images={IMAGE: BASE}, runs=(run(job(), phase),))
+    steps = plan(desired(job()), observed, Policy(STATE_ID, "tcg"), moment()).steps
+    [acts] = [step for step in steps if step.acts]
+    assert isinstance(acts, Destroy)
+    assert (acts.kind, acts.uids) == ("job", (old.uid,))
