@@ -13,6 +13,7 @@ import sys
 import click
 
 from agent.cli import output
+from agent.cli.text import harmless
 from agent.errors import BadUsage, HoldfastError, StateInUse
 
 EXIT_USAGE = 64
@@ -87,7 +88,7 @@ def _run() -> int:
     except HoldfastError as error:
         if debug:
             raise
-        click.echo(f"holdfast: {error}", err=True)
+        click.echo(harmless(f"holdfast: {error}"), err=True)
         return _status(error)
     except output.OutputLost as lost:
         return _unwritten(lost)

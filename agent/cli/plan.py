@@ -12,6 +12,7 @@ import click
 
 from agent.cli.options import output_option, said_settings, source_options, state_option
 from agent.cli.reading import open_reader
+from agent.cli.text import in_line
 from agent.config import Settings
 from agent.paths import StatePaths
 from state.records import ACCELERATOR_KEY, SETTINGS_KEY
@@ -150,7 +151,7 @@ _SIGNS = {
 
 def _print(decided: Plan, desired: Desired) -> None:
     def line(sign: str, colour: str, text: str) -> None:
-        click.echo(click.style(f"{sign} ", fg=colour if colour != "dim" else None) + text)
+        click.echo(click.style(f"{sign} ", fg=colour if colour != "dim" else None) + in_line(text))
 
     for image in decided.fetches:
         line("↓", "cyan", f"fetch image {image.label} from {image.source}")
@@ -164,7 +165,7 @@ def _print(decided: Plan, desired: Desired) -> None:
     for one in desired.advice:
         line("i", "cyan", f"{one.where}: {one.message}")
     if desired.source.error is not None:
-        click.echo(f"holdfast: {desired.source.error}", err=True)
+        click.echo(in_line(f"holdfast: {desired.source.error}"), err=True)
     counts = {
         action: n
         for action in _SIGNS

@@ -19,6 +19,7 @@ import click
 from agent.cli.jobtext import history_table, jobs_table
 from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import alive_of, in_memory, open_reader
+from agent.cli.text import in_line
 from agent.errors import BadInput
 from agent.jobs.told import result
 from agent.paths import StatePaths, default_state
@@ -122,7 +123,7 @@ def table(looked: Looked) -> RenderableType:
         tables.append(jobs_table(jobs, lambda one: _ssh(one, looked), time.time()))  # noqa: TID251
     if looked.past:
         tables += [Text(), history_table(looked.past[:_PAST])]
-    under = [Text(line) for line in _lines(looked)]
+    under = [Text(in_line(line)) for line in _lines(looked)]
     return Group(*tables, *under)
 
 
@@ -158,7 +159,7 @@ def _vms(items: list[dict[str, Any]], looked: Looked) -> RenderableType:
             item["image"] or "-",
             item["accel"] or "-",
             _ssh(item, looked),
-            Text(reason),
+            Text(in_line(reason)),
         )
     return shown
 

@@ -17,6 +17,7 @@ from agent.guest.sftp import Broken, Refused
 from agent.guest.workplace import Line, Workplace
 from agent.worker import Worker
 from state.ids import Name
+from state.spec.words import printable
 from state.work import Collected, Limits, Look
 
 T = TypeVar("T")
@@ -123,6 +124,6 @@ async def _told(what: str, answer: asyncio.Future[T], within: float) -> T:
     except TimeoutError as error:
         raise SessionLost(f"{what}: nothing came within {within:.0f} s") from error
     except Broken as error:
-        raise SessionLost(f"{what}: {error}") from error
+        raise SessionLost(printable(f"{what}: {error}")) from error
     except Refused as error:
-        raise GuestRefused(f"{what}: the guest refused: {error}") from error
+        raise GuestRefused(printable(f"{what}: the guest refused: {error}")) from error
