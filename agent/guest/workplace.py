@@ -42,6 +42,8 @@ _UNFINISHED = re.compile(rb"\.holdfast-[0-9a-f]{16}")
 _MOST_ENTRIES = 10_000
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LARGEST = (1 << 63) - 1
+"""Bytes of a file: no file system holds a larger one."""
 _QUIET_LOOKS = 10
 """Looks that found nothing new, after which it is asked whether anybody still watches the script."""
 _BOOT = (
@@ -152,6 +154,8 @@ class Workplace:
         size = self.sftp.size(seen.output)
         if ended is not None and ended[1] is not None:
             size = ended[1]
+        if size > _LARGEST:
+            raise Refused("it says that the output of its script is larger than a file can be")
         length = min(at_most, size - offset)
         data = self.sftp.read(seen.output, offset, length) if length > 0 else b""
         alive = ended is not None or self._alive(here, seen, size)

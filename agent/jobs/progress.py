@@ -20,6 +20,8 @@ from agent.errors import RetryLater
 from agent.jobs.masking import Seam
 
 _ROOM = 512
+LARGEST = (1 << 63) - 1
+"""No number of a record is larger, so that each record fits into its room."""
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

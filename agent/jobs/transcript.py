@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.jobs.masking import SHORTEST, Masker, Seam
-from agent.jobs.progress import Progress, RecordedLog, Stage
+from agent.jobs.progress import LARGEST, Progress, RecordedLog, Stage
 from state.work import Look
 
 CAP = 64 << 20
@@ -123,9 +123,10 @@ class Transcript:
         up (`final`). Until then the caller looks again, at the new `offset`."""
         if self._at.stage not in (Stage.OUTPUT, Stage.TAIL):
             return True
-        self._size = max(self._size, look.size)
+        self._size = min(max(self._size, look.size), LARGEST)
         if self._at.final is None and (final or look.exit_code is not None):
-            self._log.append(b"", replace(self._at, final=look.size))
+            size = min(max(0, look.size), LARGEST)
+            self._log.append(b"", replace(self._at, final=size))
         end = self._at.final
         if not self._at.full:
             self._feed(look.data if end is None else look.data[: max(0, end - self.offset)], now)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from agent import paths
 from agent.errors import RetryLater
-from agent.jobs.progress import Stage
+from agent.jobs.masking import Seam
+from agent.jobs.progress import LARGEST, Progress, RecordedLog, Stage
 from agent.jobs.transcript import PATIENCE, Transcript
 from state.work import Look
 
@@ -185,3 +187,22 @@ def test_what_a_power_cut_took_is_missing_and_no_more(log: Path, lost: str) -> N
     with closing(Transcript(log)) as transcript:
         transcript.attempt_begins(2, "attempt 2")
     assert log.read_bytes() == kept.removesuffix(b"\n") + b"\n[holdfast] attempt 2\n"
+
+
+def test_no_size_is_too_large_to_be_recorded(log: Path) -> None:
+    """Sabotage: record what was told. The record is longer than its room, and is lost."""
+    with closing(Transcript(log)) as transcript:
+        transcript.attempt_begins(1, "attempt 1")
+        transcript.script_begins("the script begins")
+        transcript.output(Look(True, b"hi\n", 10**900, 0), 0.0)
+    with closing(Transcript(log)) as again:
+        assert (again.attempt, again.stage) == (1, Stage.OUTPUT)
+
+
+def test_every_record_fits_into_its_room(log: Path) -> None:
+    most = Progress(**{
+        one.name: LARGEST for one in fields(Progress) if one.name not in ("stage", "seam")
+    }, stage=Stage.CONSOLE, seam=Seam(LARGEST, True))  # fmt: skip
+    with closing(RecordedLog(log)) as recorded:
+        recorded.append(b"", replace(most, line_over=False, full=False))
+    assert paths.progress(log).stat().st_size == 512
