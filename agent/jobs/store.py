@@ -7,6 +7,7 @@ the ledger, so that a lost ledger makes no finished job run again.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -37,10 +38,13 @@ class RunStore:
         """Where the files of a run lie."""
         return self._paths.run(run)
 
-    def console(self, uid: Uid, offset: int, at_most: int) -> bytes:
-        """Bytes of the serial log of an attempt's VM; none where there is no such log."""
+    def console(self, uid: Uid, offset: int, at_most: int) -> bytes | None:
+        """Bytes of the serial log of an attempt's VM; none where there is no such log, None where it is shorter than
+        `offset`, because it was cut."""
         try:
             with self._paths.instance(uid).console_log.open("rb") as log:
+                if log.seek(0, os.SEEK_END) < offset:
+                    return None
                 log.seek(offset)
                 return log.read(at_most)
         except OSError:
@@ -73,8 +77,11 @@ class RunStore:
         self._make(new, spec, lambda _path, digest: self.of(old.id).input(digest).read_bytes())
 
     def record(self, run: Run) -> None:
-        """Let the run's own files tell what its row tells."""
+        """Let the run's own files tell what its row tells, in a directory that is made anew if it must be."""
         mine = self.of(run.id)
+        if not mine.directory.exists():  # somebody removed it
+            durable.directory(self._paths.runs)
+            durable.directory(mine.directory)
         if run.phase.ended:
             durable.write(mine.result, _text(result(run, mine)), replace=True)
         durable.write(mine.record, _text(run_row(run)), replace=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from agent.errors import GuestRefused, StartFailed
 from agent.hypervisor.memory.work import Scripted
+from agent.paths import StatePaths
 from state.ids import Name
 from state.observed import RunState
 from state.runs import Run, RunPhase
@@ -204,6 +206,56 @@ async def test_a_run_whose_agent_died_anywhere_has_one_result(lab: Lab, operatio
             "two",
         ]
         await nothing_left(lab)
+
+
+@pytest.mark.parametrize("how", ["goes on", "is cancelled", "ends with a new agent"])
+async def test_a_run_whose_directory_somebody_removed_has_its_result(lab: Lab, how: str) -> None:
+    """Sabotage: write into the directory as if it were there."""
+    lab.host.scripts[TESTS] = Scripted(output=((0.0, b"one\n"), (0.5, b"two\n")))
+    if how == "is cancelled":
+        lab.host.scripts[TESTS] = FOR_EVER
+
+    async def removed() -> None:
+        lab.edit(desired(job(retries=NO_RETRIES)))
+        run = await phase(lab, RunPhase.RUNNING)
+        await lab.until(lambda: "on" in log_of(lab, run), "it has said something")
+        shutil.rmtree(lab.database.parent / "runs" / run.id)
+
+    if how == "ends with a new agent":
+        async with lab.killed():
+            await removed()
+    async with lab.running():
+        if how != "ends with a new agent":
+            await removed()
+        if how == "is cancelled":
+            assert lab.agent is not None
+            lab.agent.requests.cancel(TESTS)
+        lab.look()
+        await lab.until(lambda: last(lab).phase.ended, "it has ended")
+        run = last(lab)
+        cancelled = how == "is cancelled"
+        assert run.phase is (RunPhase.CANCELLED if cancelled else RunPhase.SUCCEEDED)
+        told = json.loads((lab.database.parent / "runs" / run.id / "result.json").read_text())
+        assert told["phase"] == run.phase
+        assert "this log was removed" in log_of(lab, run)
+        assert cancelled or "\ntwo\n" in log_of(lab, run)
+
+
+async def test_a_console_that_was_cut_is_in_the_log_from_its_new_beginning(lab: Lab) -> None:
+    """Sabotage: read on from where it was. Nothing comes, and later something out of the midst."""
+    lab.host.boot_delay = 3600
+    paths = StatePaths(lab.database.parent)
+    async with lab.killed():
+        lab.edit(desired(job()))
+        run = await phase(lab, RunPhase.BOOTING)
+        assert run.uid is not None
+        console = paths.instance(run.uid).console_log
+        console.parent.mkdir(parents=True, exist_ok=True)
+        console.write_bytes(b"first\n" * 100)
+        await lab.until(lambda: "first\n" in log_of(lab, run), "it is in the log")
+        console.write_bytes(b"second\n")
+        await lab.until(lambda: "second\n" in log_of(lab, run), "the new one too")
+        assert "first\n[holdfast] the console's log was cut here\nsecond\n" in log_of(lab, run)
 
 
 async def test_a_host_that_reboots_interrupts_what_ran(lab: Lab) -> None:

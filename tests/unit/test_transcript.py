@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -200,9 +202,51 @@ def test_no_size_is_too_large_to_be_recorded(log: Path) -> None:
 
 
 def test_every_record_fits_into_its_room(log: Path) -> None:
-    most = Progress(**{
-        one.name: LARGEST for one in fields(Progress) if one.name not in ("stage", "seam")
-    }, stage=Stage.CONSOLE, seam=Seam(LARGEST, True))  # fmt: skip
+    numbers: dict[str, Any] = dict.fromkeys(asdict(Progress()), LARGEST)
+    words = {"stage": Stage.CONSOLE, "seam": Seam(LARGEST, True), "line_over": False, "full": False}
     with closing(RecordedLog(log)) as recorded:
-        recorded.append(b"", replace(most, line_over=False, full=False))
+        recorded.append(b"", Progress(**numbers | words))
     assert paths.progress(log).stat().st_size == 512
+
+
+@pytest.mark.parametrize("lost", ["run", "log", "log.progress"])
+def test_a_log_that_somebody_removed_is_made_anew_and_says_so(tmp_path: Path, lost: str) -> None:
+    """Sabotage: go on with the file that was opened. What is said then has no name."""
+    mine = tmp_path / "run"
+    mine.mkdir()
+    with closing(Transcript(mine / "log")) as transcript:
+        transcript.attempt_begins(1, "attempt 1")
+        transcript.script_begins("the script begins")
+        says(transcript, b"before\n")
+        shutil.rmtree(mine) if lost == "run" else (mine / lost).unlink()
+        says(transcript, b"after\n")
+    with closing(Transcript(mine / "log")) as again:
+        assert (again.stage, again.offset) == (Stage.OUTPUT, len("before\nafter\n"))
+        again.ends("exit code 0")
+    said = (mine / "log").read_text()
+    if lost == "log.progress":
+        assert said.endswith("begins\nbefore\nafter\n[holdfast] exit code 0\n")
+    else:
+        assert said == (
+            "[holdfast] this log was removed; what it said before is lost\n"
+            "after\n[holdfast] exit code 0\n"
+        )
+
+
+def test_a_log_whose_directory_was_removed_meanwhile_says_so(tmp_path: Path) -> None:
+    with closing(Transcript(tmp_path / "run" / "log")) as transcript:
+        transcript.attempt_begins(2, "attempt 2")
+    assert (tmp_path / "run" / "log").read_text() == (
+        "[holdfast] this log was removed; what it said before is lost\n[holdfast] attempt 2\n"
+    )
+
+
+def test_a_console_that_was_cut_is_read_from_its_new_beginning(log: Path) -> None:
+    with closing(Transcript(log)) as transcript:
+        transcript.attempt_begins(1, "attempt 1")
+        transcript.console(b"one\ntw", 0.0)
+        transcript.console_cut("the console was cut")
+        assert transcript.offset == 0
+        transcript.console(b"six\n", 0.0)
+        assert transcript.offset == 4
+    assert log.read_text() == "[holdfast] attempt 1\none\ntw\n[holdfast] the console was cut\nsix\n"
