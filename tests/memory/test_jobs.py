@@ -187,24 +187,27 @@ async def test_a_run_that_was_cut_off_starts_again_where_its_document_allows_it(
 
 
 @pytest.mark.parametrize(
-    "operation", ["spawn", "resume", "enter", "upload", "begin", "look", "stop"]
+    "operation", ["spawn", "resume", "enter", "upload", "begin", "look", "collect", "stop"]
 )
 async def test_a_run_whose_agent_died_anywhere_has_one_result(lab: Lab, operation: str) -> None:
     """That an agent died is no failure of the attempt. Sabotage: begin the script anew in the next agent."""
-    lab.host.scripts[TESTS] = Scripted(output=((0.0, b"one\n"), (0.1, b"two\n")), exit_code=3)
+    output = ((0.0, b"one\n"), (0.1, b"two\n"))
+    lab.host.scripts[TESTS] = Scripted(output, exit_code=3, leaves={"/root/a.xml": b"left"})
     lab.host.delays[operation] = 3600
     async with lab.killed():
-        lab.edit(desired(job(retries=NO_RETRIES)))
+        lab.edit(desired(job(retries=NO_RETRIES, artifacts=("/root/*.xml",))))
         await lab.until(lambda: lab.host.calls[operation] > 0, "in the midst of it")
     lab.host.delays.clear()
     async with lab.running():
         lab.look()
         run = await phase(lab, RunPhase.FAILED)
         assert (run.exit_code, len(runs(lab))) == (3, 1)
-        assert [line for line in log_of(lab, run).split("\n") if line in ("one", "two")][-2:] == [
+        assert [line for line in log_of(lab, run).split("\n") if not line.startswith("[h")] == [
             "one",
             "two",
+            "",
         ]
+        assert [one.path for one in run.artifacts] == ["/root/a.xml"]
         await nothing_left(lab)
 
 
