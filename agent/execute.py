@@ -64,19 +64,23 @@ class Executor:
             return
         intent = Intent(self._ledger, step, pass_id, self._clock)
         try:
+            await self._ledger.free()
             await self._do(step, intent)
         except HoldfastError as error:
-            intent.failed(error)
+            await self._failed(intent, error)
         except OSError as error:
-            intent.failed(HoldfastError(f"{step.action} of {step.name}: {error}"))
+            await self._failed(intent, HoldfastError(f"{step.action} of {step.name}: {error}"))
         except LedgerUnreadable:
             raise
         except Exception as bug:
             # With a back-off like any failure, or the next pass would do the same again at once.
-            intent.failed(
-                HoldfastError(f"{step.action} of {step.name} met a bug of holdfast: {bug!r}")
-            )
+            said = f"{step.action} of {step.name} met a bug of holdfast: {bug!r}"
+            await self._failed(intent, HoldfastError(said))
             raise
+
+    async def _failed(self, intent: Intent, error: HoldfastError) -> None:
+        await self._ledger.free()
+        intent.failed(error)
 
     async def fetch(self, image: ImageSpec, pass_id: str) -> None:
         """Bring one image into the store."""
@@ -90,11 +94,13 @@ class Executor:
         try:
             base = await self._backend.images.fetch(image, progress)
         except Exception as error:  # noqa: BLE001 - whatever a source makes a library raise
+            await self._ledger.free()
             now = self._clock()
             with self._ledger.transaction() as change:
                 change.put_retry(backoff.failed(before, str(error), now))
                 change.event(event(now, pass_id, "ImageUnavailable", str(error)))
             return
+        await self._ledger.free()
         now = self._clock()
         with self._ledger.transaction() as change:
             change.remove_retry(key)
@@ -230,6 +236,7 @@ class Executor:
         if (process := instance.process) is None:
             raise StartFailed(f"adopting {step.name}: no process of it is recorded")
         await self._hypervisor.attach(step.uid, process)
+        await self._ledger.free()
         with intent.done("Adopted", step.because):
             pass
 
@@ -257,7 +264,7 @@ class Executor:
         await self._machines.supervised(instance)
         match step.to:
             case "running":
-                await self._hypervisor.resume(step.uid)
+                await self._machines.resume(instance)
             case "paused":
                 await self._hypervisor.pause(step.uid)
             case _:
@@ -290,6 +297,7 @@ class Executor:
         """Record a change, in the instance's own file too. Its row is read anew each time: meanwhile its guest may have
         answered."""
         await self._machines.describe(change_of(self._machines.known(step.uid, step.name)))
+        await self._ledger.free()
         with intent.done(word, step.because) as change:
             change.put_instance(change_of(self._machines.known(step.uid, step.name)))
 

@@ -259,11 +259,7 @@ def _given_up(question: Question, wanted: tuple[Forward, ...], clash: str) -> St
     """What an instance does that cannot have its new ports yet. Two may want each other's: what another is to have is
     given up first. Anything else it keeps until it can have the new ones."""
     instance, spec = question.seen.instance, question.spec
-    kept = tuple(
-        one
-        for one in instance.forwards
-        if one in wanted or not question.leases.asked_for(spec.name, one)
-    )
+    kept = question.leases.kept(spec.name, instance.forwards, wanted)
     if kept == instance.forwards:
         return Wait(
             name=spec.name,

@@ -65,7 +65,15 @@ class Leases:
         at = ports.index(first) if first in ports else 0
         self._untried = chain(ports[at:], ports[:at])
 
-    def asked_for(self, name: Name, forward: Forward) -> bool:
+    def kept(
+        self, name: Name, has: Iterable[Forward], wanted: Iterable[Forward]
+    ) -> tuple[Forward, ...]:
+        """What `name` keeps of what it has while it cannot have what is wanted for it: all but what it is to give up
+        and the document of another vm asks for."""
+        wanted = tuple(wanted)
+        return tuple(one for one in has if one in wanted or not self._asked_for(name, one))
+
+    def _asked_for(self, name: Name, forward: Forward) -> bool:
         """Whether the document of another vm asks for what `name` has."""
         wanted = self._wanted.get(forward.host, ())
         return any(o != name and overlaps(address, forward.address) for address, o in wanted)

@@ -32,6 +32,14 @@ def configure() -> None:
     )
 
 
+def say(word: str, message: str, **fields: object) -> None:
+    """Log what concerns the agent as a whole, in the form of an event."""
+    import structlog
+
+    said = {key: value for key, value in fields.items() if value is not None}
+    structlog.get_logger().info(word, message=message, **said)
+
+
 _BAD = frozenset(
     {
         "AbsenceUnproven", "BootTimeout", "Bug", "Crashed", "IOError", "ImageUnavailable",

@@ -123,7 +123,7 @@ class Agent:
         readiness = Readiness(self._ledger, self._backend.doorway, self._clock, self.wake.notify)
         await self._backend.hypervisor.open(self._changed)
         try:
-            known = self._store.known()
+            known = self._store.recovered()
             await recover(self._ledger, self._backend.hypervisor, self._clock, known)
             async with asyncio.TaskGroup() as beside:
                 helpers = [beside.create_task(watching)] if watching else []
@@ -176,6 +176,8 @@ class Agent:
         if desired is None:
             return None
         observed = await observe(self._ledger, self._backend, desired, self._doing)
+        while await self._ledger.free():
+            observed = await observe(self._ledger, self._backend, desired, self._doing)
         decided = plan(desired, observed, self._policy, now)
         done = Pass(f"{int(now.wall):x}-{self._passes}", reasons, desired, observed, decided)
         self._desired = desired

@@ -58,6 +58,7 @@ class Machines:
             raise ImageUnavailable(
                 f"creating {spec.name}: image {spec.image.label} has left the store"
             )
+        await self._ledger.free()
         instance = self._ledger.instance(birth.uid)
         if instance is None:
             instance = Instance(
@@ -95,6 +96,7 @@ class Machines:
             await self._hypervisor.prepare(machine)
             process = await self._hypervisor.spawn(machine)
         instance = replace(instance, phase=Phase.STARTING, process=process)
+        await self._ledger.free()
         with self._ledger.transaction() as change:
             change.put_instance(instance)
         return instance
@@ -107,6 +109,7 @@ class Machines:
     async def bind(self, instance: Instance, forwards: tuple[Forward, ...]) -> Instance:
         """The live instance with exactly these forwards, recorded."""
         await self._hypervisor.set_forwards(instance.uid, forwards)
+        await self._ledger.free()
         instance = replace(self.known(instance.uid, instance.name), forwards=forwards)
         with self._ledger.transaction() as change:
             change.put_instance(instance)
@@ -115,7 +118,8 @@ class Machines:
     async def let_go(self, instance: Instance, spec: VmSpec) -> Instance:
         """Let the inert guest run, unless it is to be paused; how it is to be recorded then."""
         if spec.power == "running":
-            await self._hypervisor.resume(instance.uid)
+            await self.resume(instance)
+        await self._ledger.free()
         return replace(
             instance,
             phase=Phase.RUNNING,
@@ -124,6 +128,13 @@ class Machines:
             started_at=self._clock().wall,
             ready_at=None,
         )
+
+    async def resume(self, instance: Instance) -> None:
+        """Let the guest run. Its own file says so beforehand: an agent that has lost the ledger takes for inert only
+        what never ran."""
+        if instance.started_at is None:
+            await self.describe(replace(instance, started_at=self._clock().wall))
+        await self._hypervisor.resume(instance.uid)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -157,6 +168,7 @@ class Machines:
             return
         await self.end(instance, grace)
         await self._hypervisor.discard(uid)
+        await self._ledger.free()
         with self._ledger.transaction() as change:
             change.remove_instance(uid)
             said = f"generation {instance.generation} and its disk are gone"
@@ -164,6 +176,7 @@ class Machines:
 
     async def end(self, instance: Instance, grace: float) -> None:
         """End the instance's process, if it has one, with the decision recorded first."""
+        await self._ledger.free()
         with self._ledger.transaction() as change:
             change.put_instance(replace(instance, phase=Phase.STOPPING))
         if (process := self.live(instance)) is not None:

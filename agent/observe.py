@@ -44,7 +44,6 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
     """The world at this moment: images are looked for first, and the rest is of one moment after that."""
     wanted = {vm.spec.image for vm in desired.vms.values()}
     wanted |= {job.spec.image for job in desired.jobs.values()}
-    runs = records.runs()
     # Of before the look: what arrives during it is seen by the next pass, and not asked for again by this one.
     fetching = dict(doing.images)
     images = dict(await backend.images.look(wanted))
@@ -60,6 +59,7 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
             break
         images |= await backend.images.look(more)
         wanted = wanted | more
+    runs = records.runs()
     waiting = any(not run.phase.ended for run in runs) or bool(desired.jobs)
     return Observed(
         instances=seen,

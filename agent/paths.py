@@ -1,7 +1,7 @@
 """Every name that holdfast gives to something on disk, in one place.
 
     STATE/                       0700
-      agent.lock                 held by the running agent; tells its pid
+      agent.lock                 held by the running agent; tells its pid, and whether an agent made STATE
       state.db  state.id         the ledger; the random id that this state was born with
       images/                    content-addressed base images, 0444
       instances/<uid>/           0700

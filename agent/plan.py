@@ -24,6 +24,7 @@ from agent.steps import (
     Keep,
     Plan,
     Replace,
+    Restart,
     Step,
     Update,
     Wait,
@@ -119,12 +120,12 @@ class _Pass:
             return step
         return Hold(name=name, because=why, reason=reason)
 
-    def _meanwhile(self, name: Name) -> Step | None:
+    def _meanwhile(self, name: Name, gives_way: bool = False) -> Step | None:
         """What is to be done for the instance that serves while what its document asks for cannot be done."""
-        step = self._by_its_own(name)
+        step = self._by_its_own(name, gives_way)
         return step if step is not None and step.acts else None
 
-    def _by_its_own(self, name: Name) -> Step | None:
+    def _by_its_own(self, name: Name, gives_way: bool = False) -> Step | None:
         """What the one instance that serves under the name needs by its own spec; None where there is none, or where
         it is to be left alone."""
         seen = self._seen.get(name, [])
@@ -135,7 +136,18 @@ class _Pass:
             return None
         [one] = serving
         spec = VmSpec.from_canonical(one.instance.spec)
-        return None if spec.suspend else self._kept(WantedVm(spec, one.instance.source), one)
+        if spec.suspend:
+            return None
+        if gives_way:
+            # For good: should its replacement then fail, it does not take back what others wait for.
+            asked = self._desired.vms[name].spec.ports
+            spec = replace(spec, ports=self._leases.kept(name, spec.ports, asked))
+        step = self._kept(WantedVm(spec, one.instance.source), one)
+        others = {other.verdict for other in seen if other is not one}
+        # Beside one that is certainly inert it may go on; what cannot be told may be running.
+        over = isinstance(step, Create) and Verdict.ALIVE in others
+        over |= isinstance(step, Create | Restart) and Verdict.UNKNOWN in others
+        return None if over else step
 
     def _absent(self, name: Name, seen: list[Seen]) -> Step:
         specs = [VmSpec.from_canonical(one.instance.spec) for one in seen]
@@ -309,7 +321,8 @@ class _Pass:
             )
         birth = self._births.choose(wanted, resume, seen)
         if isinstance(birth, Wait):
-            return self._meanwhile(spec.name) or birth
+            # Two may want each other's ports.
+            return self._meanwhile(spec.name, gives_way=birth.reason == "PortTaken") or birth
         if (wait := self._fetches.wait(wanted)) is not None:
             return self._meanwhile(spec.name) or wait
         return Replace(

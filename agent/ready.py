@@ -71,12 +71,14 @@ class Readiness:
                 raise
             except Exception as error:  # noqa: BLE001 - a guest must not be able to end its agent
                 # Somebody else answers in the guest's place. It may pass, so it is asked again, but it is told.
+                await self._ledger.free()
                 if not told:
                     self._tell(instance, type(error).__name__, str(error))
                 told = True
                 await asyncio.sleep(AFTER_A_STRANGER)
             else:
                 break
+        await self._ledger.free()
         self._record(instance)
 
     def _tell(self, instance: Instance, reason: str, message: str) -> None:

@@ -42,7 +42,9 @@ async def recover(
             continue
         lost = _from_record(found.uid, found.record)
         if lost is not None:
-            alive = replace(lost, process=found.process, phase=Phase.RUNNING)
+            # Where it was never let go, its start was cut off.
+            phase = Phase.STARTING if lost.started_at is None else Phase.RUNNING
+            alive = replace(lost, process=found.process, phase=phase)
             said = f"taken in as pid {found.process.pid}: the ledger had lost it"
             _take_in(ledger, alive, said, now.wall)
             continue
@@ -51,22 +53,28 @@ async def recover(
         lost = _from_record(kept.uid, kept.record) if ledger.instance(kept.uid) is None else None
         if lost is not None:
             dead = replace(lost, process=None)
-            if lost.phase is not Phase.STOPPED:
+            if lost.phase is not Phase.STOPPED and lost.started_at is not None:
                 dead = replace(dead, phase=Phase.CRASHED, cause=Cause.EXIT)
             said = "taken in from its files, without a process: the ledger had lost it"
             _take_in(ledger, dead, said, now.wall)
 
 
 def _take_in_runs(ledger: Ledger, runs: Iterable[Run], wall: float) -> None:
-    numbers = {(run.name, run.number) for run in ledger.runs()}
+    numbers = {(run.name, run.number): run.id for run in ledger.runs()}
     for run in runs:
-        if ledger.run(run.id) is None and (run.name, run.number) not in numbers:
+        known = ledger.run(run.id)
+        if known is None and (run.name, run.number) not in numbers:
             said = f"run {run.number} was taken in from its files: the ledger had lost it"
-            with ledger.transaction() as change:
-                change.put_run(run)
-                change.event(
-                    Event(at=wall, reason="Recovered", message=said, name=run.name, kind="job")
-                )
+        elif known is not None and run.phase.ended and not known.phase.ended:
+            said = f"run {run.number} had ended ({run.phase.value}): its files tell, the ledger did not"
+        else:
+            continue
+        with ledger.transaction() as change:
+            change.remove_run(run.id)
+            change.put_run(run)
+            change.event(
+                Event(at=wall, reason="Recovered", message=said, name=run.name, kind="job")
+            )
 
 
 def _take_in(ledger: Ledger, instance: Instance, said: str, wall: float) -> None:
@@ -114,15 +122,13 @@ def _recorded(known: Instance, found: Found) -> Instance:
 
 
 def _from_record(uid: Uid, record: str | None) -> Instance | None:
-    """The instance as its own file tells it; taken as one that has run, for its disk may hold what a guest wrote."""
+    """The instance as its own file tells it, which says that it has run before it runs."""
     try:
         instance = instance_of(json.loads(record or "null"))
         VmSpec.from_canonical(instance.spec)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    if instance.uid != uid:
-        return None
-    return replace(instance, started_at=instance.started_at or instance.created_at)
+    return instance if instance.uid == uid else None
 
 
 def _event(uid: Uid, name: Name | None, reason: str, message: str, wall: float) -> Event:

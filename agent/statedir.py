@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from agent import durable
@@ -15,6 +16,8 @@ from agent.paths import StatePaths
 
 # struct flock of fcntl(2) on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid.
 _FLOCK = "@hhqqi"
+_MADE = b"an agent made this directory\n"
+"""In the lock of a directory that was not there before."""
 
 
 class StateDirectory:
@@ -25,15 +28,9 @@ class StateDirectory:
         that cannot be made, StateInUse for one that another agent holds."""
         self.paths = StatePaths(root.absolute())
         try:
-            _make(self.paths.root)
-            _check_private(self.paths.root)
-            for directory in (self.paths.instances, self.paths.images):
-                _make(directory)
-            self._lock = os.open(
-                self.paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
+            while not self._enter(root):
+                pass
             try:
-                self._hold(root)
                 self.state_id = _identity(self.paths)
                 _clear_up(self.paths)
             except BaseException:
@@ -45,6 +42,27 @@ class StateDirectory:
                 hint="choose another with --state, or make it writable for this user",
             ) from error
 
+    def _enter(self, root: Path) -> bool:
+        """Make it and hold it; False where its last holder removed it meanwhile, lock and all."""
+        made = _make(self.paths.root)
+        _check_private(self.paths.root)
+        for directory in (self.paths.instances, self.paths.images):
+            _make(directory)
+        self._lock = os.open(
+            self.paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            self._hold(root)
+            if not os.fstat(self._lock).st_nlink:
+                self.close()
+                return False
+            if made:
+                os.pwrite(self._lock, _MADE, 0)
+        except BaseException:
+            self.close()
+            raise
+        return True
+
     def _hold(self, root: Path) -> None:
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,6 +73,15 @@ class StateDirectory:
                 f"the state directory {root} is held by another agent, {who}",
                 hint="stop that one first, or choose another directory with --state",
             ) from error
+
+    def remove(self) -> None:
+        """Remove the lock, and the directory where an agent made it and nothing else is left in it. Who waits for the
+        lock finds that it has no name any more, and begins anew."""
+        made = os.pread(self._lock, len(_MADE), 0) == _MADE
+        self.paths.lock.unlink(missing_ok=True)
+        if made:
+            with suppress(OSError):
+                self.paths.root.rmdir()
 
     def close(self) -> None:
         """Let go of it."""
@@ -83,12 +110,19 @@ def holder(paths: StatePaths) -> int | None:
     return None if told[0] == fcntl.F_UNLCK else max(UNSEEN, int(told[4]))
 
 
-def _make(directory: Path) -> None:
-    """Make it, for nobody else, and what is missing above it, where nobody else may write whatever the umask says."""
+def _make(directory: Path) -> bool:
+    """Make it, for nobody else, and what is missing above it, where nobody else may write whatever the umask says.
+    Whether it was not there."""
     for above in reversed(directory.parents):
         if not above.exists():
             above.mkdir(0o755, exist_ok=True)  # another agent may be at it
-    directory.mkdir(0o700, exist_ok=True)
+    try:
+        directory.mkdir(0o700)
+    except FileExistsError:
+        if not directory.is_dir():
+            raise
+        return False
+    return True
 
 
 def _check_private(root: Path) -> None:

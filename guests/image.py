@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -49,27 +48,6 @@ def run(*argv: str | Path, cwd: Path | None = None) -> str:
         said = (done.stderr or done.stdout).decode(errors="replace").strip()
         raise BuildError(f"{argv[0]} failed with {done.returncode}: {said[-2000:]}")
     return done.stdout.decode(errors="replace")
-
-
-def kernel_package(metapackage: str) -> str:
-    """The versioned kernel package behind a metapackage such as linux-image-cloud-amd64."""
-    found = re.search(r"Depends: (linux-image-\d\S+)", run("apt-cache", "depends", metapackage))
-    if found is None:
-        raise BuildError(
-            f"apt does not know which kernel {metapackage} stands for (run apt-get update)"
-        )
-    return found.group(1)
-
-
-def package_versions(names: Sequence[str]) -> dict[str, str]:
-    """The versions of Debian packages that apt would install now."""
-    versions = {}
-    for name in names:
-        candidate = re.search(r"Candidate: (\S+)", run("apt-cache", "policy", name))
-        if candidate is None or candidate.group(1) == "(none)":
-            raise BuildError(f"apt has no candidate for {name} (run apt-get update)")
-        versions[name] = candidate.group(1)
-    return versions
 
 
 def tree(root: Path) -> list[tuple[str, Path]]:

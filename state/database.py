@@ -8,9 +8,15 @@ from pathlib import Path
 
 from state.records import LedgerUnreadable
 
-BUSY = 5.0
-"""Seconds that a write waits while another program, such as a person's `sqlite3`, holds the database. The whole agent
-waits with it."""
+OPENING = 5.0
+"""Seconds that opening the database waits while another program, such as a person's `sqlite3`, holds it."""
+BUSY = 1.0
+"""Seconds that a write waits likewise. The whole process waits with it, so that an agent asks beforehand
+(`Ledger.free`)."""
+PATIENCE = 60.0
+"""Seconds after which a program that holds the database is not waited for any more."""
+TRY = 0.02
+"""Seconds from one try to the next meanwhile."""
 
 
 def private(path: Path) -> tuple[int, int] | None:
@@ -38,12 +44,19 @@ def identity(path: Path) -> tuple[int, int] | None:
 _OF_THE_DISK = frozenset({
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
-    # After all of the busy timeout: another program holds the database, and this one is not to blame.
-    sqlite3.SQLITE_BUSY,
 })  # fmt: skip
 
 
 def of_the_disk(error: BaseException) -> bool:
     """Whether SQLite says that the file cannot be written just now or is damaged; its other errors are bugs."""
+    return _code(error) in _OF_THE_DISK
+
+
+def held(error: BaseException) -> bool:
+    """Whether SQLite says that another program holds the database: neither the disk nor this process is to blame."""
+    return _code(error) == sqlite3.SQLITE_BUSY
+
+
+def _code(error: BaseException) -> int:
     # What stands above the low byte says where it happened (https://sqlite.org/rescode.html).
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -55,10 +55,16 @@ class Problem:
     kind: str | None = None
     reason: str = "InvalidDocument"
     """A word for programs."""
+    told: bool = False
+    """Whether what is wrong stands elsewhere and is a problem of its own there."""
+
+    @property
+    def place(self) -> str:
+        """The file, and where in it as far as that can be said."""
+        return self.file if not self.line else f"{self.file}:{self.line}:{self.column}"
 
     def __str__(self) -> str:
-        place = self.file if not self.line else f"{self.file}:{self.line}:{self.column}"
-        return f"{place}: {self.message}"
+        return f"{self.place}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ state directory's lock opens a Ledger.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,11 +43,23 @@ class LedgerUnwritable(LedgerUnreadable):
     """Nothing can be recorded any more: the disk is full or fails, or the database was taken away."""
 
 
+class LedgerHeld(LedgerUnwritable):
+    """Another program does not let go of the database."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"another program holds the state database (let it end; `fuser {path}` tells which)"
+        )
+
+
 class Ledger:
     """The open database.
 
     Whatever cannot be written raises LedgerUnwritable. The process that meets it should end: what it would do next
     could not be recorded, and what is recorded lets the next one go on.
+
+    While another program holds the database, a write lets the whole process wait, a second at most. Who shares a loop
+    with others awaits `free` first, and only then reads what it is to change.
     """
 
     def __init__(
@@ -69,7 +82,7 @@ class Ledger:
         self._on_run = on_run
         self._appended = 0
         self._file = database.private(path)
-        self._connection = sqlite3.connect(path, isolation_level=None, timeout=database.BUSY)
+        self._connection = sqlite3.connect(path, isolation_level=None, timeout=database.OPENING)
         try:
             # FULL: a commit that returned survives a power cut. It costs 0.3 ms.
             for pragma in (
@@ -86,6 +99,7 @@ class Ledger:
             self._names = self.reader.names()
             self._retries = self.reader.retries()
             self._runs = {run.id: run for run in self.reader.runs()}
+            self._wait_for_others(database.BUSY)
         except sqlite3.Error as error:
             self.close()
             raise LedgerUnreadable(f"the state database cannot be used: {error}") from error
@@ -138,6 +152,34 @@ class Ledger:
     def run(self, run: RunId) -> Run | None:
         return self._runs.get(run)
 
+    async def free(self) -> bool:
+        """Return once no other program holds the database, blocking nobody meanwhile; whether there was a wait. What a
+        caller has read before it may then have changed. Raises LedgerHeld after a minute."""
+        if self._is_free():
+            return False
+        try:
+            async with asyncio.timeout(database.PATIENCE):
+                while not self._is_free():  # noqa: ASYNC110 - no event tells
+                    await asyncio.sleep(database.TRY)
+        except TimeoutError as error:
+            raise LedgerHeld(self._path) from error
+        return True
+
+    def _is_free(self) -> bool:
+        try:
+            self._wait_for_others(0.0)
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            # Whatever else it is, the write that is to come will say.
+            return not database.held(error)
+        finally:
+            self._wait_for_others(database.BUSY)
+        return True
+
+    def _wait_for_others(self, seconds: float) -> None:
+        self._connection.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
+
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """All that is said inside becomes durable when the block ends well, and nothing of it otherwise. Raises
@@ -156,6 +198,8 @@ class Ledger:
             # SQLite has rolled back by itself where the disk is full or fails.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+            if database.held(error):
+                raise LedgerHeld(self._path) from error
             if database.of_the_disk(error):
                 raise LedgerUnwritable(f"the state database cannot be written: {error}") from error
             raise

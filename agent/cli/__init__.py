@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
 from agent.cli import output
 from agent.cli.text import harmless
+from agent.cli.typed import typed
 from agent.errors import BadUsage, HoldfastError, StateInUse
 
 EXIT_USAGE = 64
@@ -53,6 +55,13 @@ class _Lazy(click.Group):
         assert isinstance(command, click.Command)  # noqa: S101 - a bug of this table
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HoldfastError as error:
+            error.message, error.hint = typed(error.message), typed(error.hint)
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, short) for name, (_, short) in _COMMANDS.items()])
@@ -60,7 +69,9 @@ class _Lazy(click.Group):
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="holdfast", prog_name="holdfast")
-@click.option("--debug", is_flag=True, envvar="HOLDFAST_DEBUG", help="Show tracebacks.")
+@click.option(
+    "--debug", is_flag=True, envvar="HOLDFAST_DEBUG", show_envvar=True, help="Show tracebacks."
+)
 def holdfast(debug: bool) -> None:
     """Virtual machines on one host, kept exactly as a directory of YAML says."""
 

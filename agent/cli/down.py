@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import option, state_option
+from agent.cli.typed import typed
 from agent.errors import Blocked, HoldfastError, StateInUse, StateUnusable
 from agent.paths import StatePaths
 from state.records import SETTINGS_KEY
@@ -50,10 +51,24 @@ def down(state: StatePaths, yes: bool, volumes: bool) -> int:
     if not (state.database.exists() or state.instances.exists()):
         click.echo(f"nothing to destroy: there is no state in {state.root}")
         return 0
-    if not yes:
-        click.confirm(f"Destroy {_told(state)} of {state.root}, disks included?", abort=True)
+    if not (yes or _confirmed(f"Destroy {_told(state)} of {state.root}, disks included?")):
+        click.echo("nothing was destroyed")
+        return 1
     _stop_agent(state)
     return asyncio.run(_destroy(state, volumes=volumes))
+
+
+def _confirmed(question: str) -> bool:
+    """The answer. Raises Blocked where there is nobody to give one."""
+    try:
+        return click.confirm(question)
+    except click.Abort as abort:
+        click.echo()
+        if isinstance(abort.__context__, EOFError):
+            raise Blocked(
+                "nothing was destroyed: nobody answered", hint="say --yes where nobody can"
+            ) from None
+        raise
 
 
 def _told(state: StatePaths) -> str:
@@ -175,7 +190,7 @@ async def _destroy(state: StatePaths, *, volumes: bool) -> int:
             await backend.hypervisor.open(lambda _uid, _word: None)
             try:
                 store = RunStore(held.paths)
-                await recover(ledger, backend.hypervisor, clock, store.known())
+                await recover(ledger, backend.hypervisor, clock, store.recovered())
                 executor = Executor(ledger, backend, clock, Doing(), store)
                 unended = _cancellations(ledger)
                 await _all(executor, unended)
@@ -187,10 +202,15 @@ async def _destroy(state: StatePaths, *, volumes: bool) -> int:
                 await backend.hypervisor.close()
             if not volumes:
                 _forget_findings(ledger)
+        if not left:
+            with suppress(OSError):
+                held.paths.sockets.rmdir()  # what else lies there is not ours
         if volumes and not left:
             _remove_everything(held.paths)
+            held.remove()
     for one in left:
-        click.echo(f"holdfast: {one} could not be destroyed; see `holdfast events`", err=True)
+        told = f"holdfast: {one} could not be destroyed; see `holdfast events`"
+        click.echo(typed(told), err=True)
     if cancelled:
         click.echo(f"cancelled: {', '.join(cancelled)}")
     if not left:

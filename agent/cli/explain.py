@@ -11,6 +11,7 @@ from agent.cli.jobtext import why
 from agent.cli.options import output_option, state_option
 from agent.cli.reading import alive_of, open_reader
 from agent.cli.text import in_line
+from agent.cli.typed import typed
 from agent.errors import BadInput
 from agent.paths import StatePaths
 from agent.status import status
@@ -49,7 +50,7 @@ def explain(state: StatePaths, output: str, name: str) -> None:
     if output == "json":
         click.echo(json.dumps(found, indent=1))
     else:
-        click.echo("\n".join(map(in_line, _text(name, found, state))))
+        click.echo("\n".join(typed(in_line(line)) for line in _text(name, found, state)))
 
 
 def _step(step: StepRecord) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from agent.cli.jobtext import history_table
 from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import open_reader
 from agent.cli.runs import meant, runs_of
+from agent.cli.tables import screen
 from agent.cli.text import in_line
+from agent.cli.typed import typed
 from agent.errors import StateInUse
 from agent.jobs.told import result
 from agent.paths import StatePaths
@@ -67,7 +69,8 @@ def history(state: StatePaths, output: str, name: str) -> None:
     if output == "json":
         click.echo(json.dumps(told, indent=1))
         return
-    _print(history_table(told))
+    console, width = screen()
+    console.print(history_table(told, width))
 
 
 @job.command()
@@ -104,16 +107,8 @@ def _artifacts(run: Run, state: StatePaths) -> list[dict[str, Any]]:
     ]
 
 
-def _print(table: Any) -> None:
-    import sys
-
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
-
-
 def _by_whom(told: dict[str, Any]) -> str:
-    return "" if told["agent"] else "; the next agent sees to it (`holdfast run`)"
+    return "" if told["agent"] else typed("; the next agent sees to it (`holdfast run`)")
 
 
 def _ask(state: StatePaths, name: str, what: Literal["rerun", "cancel"]) -> dict[str, Any]:
@@ -151,6 +146,5 @@ def _alone(state: StatePaths, name: str, what: Literal["rerun", "cancel"]) -> Ru
         settings = Settings.from_json(ledger.reader.meta(SETTINGS_KEY))
         clock = clock_of(open_backend(held.paths, settings, held.state_id))
         requests = Requests(ledger, RunStore(held.paths), clock, held.state_id)
-        if what == "cancel":
-            return requests.cancel(Name(name))
-        return asyncio.run(requests.rerun(Name(name)))
+        ask = requests.cancel if what == "cancel" else requests.rerun
+        return asyncio.run(ask(Name(name)))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from agent.cli.tables import Fitted, fitted
 from agent.cli.text import in_line, span
 
 if TYPE_CHECKING:
@@ -20,9 +21,13 @@ _PLAIN = frozenset({"Booting", "Running", "Succeeded"})
 
 
 def jobs_table(
-    items: list[dict[str, Any]], ssh: Callable[[dict[str, Any]], str], now: float
-) -> Table:
-    """The jobs of `status -o json`, one a line; `ssh` says how to get into one, `now` is Unix time."""
+    items: list[dict[str, Any]],
+    ssh: Callable[[dict[str, Any]], str],
+    now: float,
+    width: int | None = None,
+) -> Fitted:
+    """The jobs of `status -o json`, one a line; `ssh` says how to get into one, `now` is Unix time; `width` is the
+    screen's, None where nothing limits it."""
     ways = [ssh(item) for item in items]
     entered = any(way != "-" for way in ways)
     columns = [
@@ -36,9 +41,8 @@ def jobs_table(
         *["SSH"] * entered,
         "REASON",
     ]
-    table = _table(columns)
-    for item, way in zip(items, ways, strict=True):
-        table.add_row(
+    rows = [
+        (
             item["name"],
             str(item["number"] or "-"),
             phase(item),
@@ -49,14 +53,16 @@ def jobs_table(
             *[way] * entered,
             _text(why(item, now)),
         )
-    return table
+        for item, way in zip(items, ways, strict=True)
+    ]
+    return fitted(columns, rows, width, ("SSH", "ATTEMPT", "AGE"))
 
 
-def history_table(runs: list[dict[str, Any]]) -> Table:
-    """Runs in the shape of `result.json`, one a line."""
-    table = _table(["RUN", "PHASE", "ATTEMPTS", "EXIT", "QUEUED", "TOOK", "REASON", "ID"])
-    for run in runs:
-        table.add_row(
+def history_table(runs: list[dict[str, Any]], width: int | None = None) -> Table:
+    """Runs in the shape of `result.json`, one a line; `width` as above."""
+    columns = ["RUN", "PHASE", "ATTEMPTS", "EXIT", "QUEUED", "TOOK", "REASON", "ID"]
+    rows = [
+        (
             str(run["number"]),
             phase(run),
             str(run["attempt"]),
@@ -66,16 +72,10 @@ def history_table(runs: list[dict[str, Any]]) -> Table:
             _text(why(run, None)),
             run["run"],
         )
-    return table
-
-
-def _table(columns: list[str]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=column not in ("SSH", "REASON"), overflow="fold")
-    return table
+        for run in runs
+    ]
+    # A run goes by its number as well as by its id.
+    return fitted(columns, rows, width, ("ID", "ATTEMPTS")).table
 
 
 def _text(words: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
+from agent.cli.typed import remember
 from agent.config import Settings
-from agent.errors import BadInput, BadUsage
+from agent.errors import BadInput, BadUsage, StateUnusable
 from agent.paths import StatePaths, default_state
 from state.spec.units import parse_duration
 
@@ -21,9 +23,14 @@ _LABEL_MOST = re.compile(r"\s*([^\s=,]+)\s*=\s*([0-9]{1,6})\s*")
 
 
 class _Path(click.Path):
-    """A path as text: one that is no UTF-8 can be recorded nowhere."""
+    """A path as text: one that is no UTF-8 can be recorded nowhere. An empty one, such as of a variable that a script
+    has not set, is none: it would mean the current directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail(
+                "an empty path names nothing (leave the option out, or say a path)", param, ctx
+            )
         path = super().convert(value, param, ctx)
         try:
             str(path).encode()
@@ -32,7 +39,8 @@ class _Path(click.Path):
         return path
 
 
-PATH = _Path(path_type=Path)
+PATH = _Path(path_type=Path, readable=False)  # who reads it says better what is wrong with it
+_PROGRAM = _Path(readable=False)
 
 
 def _duration(context: click.Context, param: click.Parameter, said: str | None) -> float | None:
@@ -60,11 +68,22 @@ def _capacity(
     return tuple(sorted(most.items()))
 
 
+class _Option(click.Option):
+    """An option whose errors name its variable only where that is what said the value."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        source = ctx.get_parameter_source(self.name or "") if ctx is not None else None
+        if source is click.core.ParameterSource.ENVIRONMENT:
+            return super().get_error_hint(ctx)
+        return click.Parameter.get_error_hint(self, ctx)
+
+
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
-    """A click option that `HOLDFAST_NAME` sets too."""
+    """A click option that `HOLDFAST_NAME` sets too, as its help says; with `envvar=None` none does."""
     variable = "HOLDFAST_" + name.removeprefix("--").replace("-", "_").upper()
     settings.setdefault("envvar", variable)
-    return click.option(name, *more, **settings)
+    settings.setdefault("show_envvar", settings["envvar"] is not None)
+    return click.option(name, *more, cls=_Option, **settings)
 
 
 def _configured(context: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -140,7 +159,37 @@ def config_option(function: F) -> F:
 
 
 def _state(context: click.Context, _: click.Parameter, path: Path | None) -> StatePaths:
-    return StatePaths((path or default_state()).absolute())
+    state = StatePaths((path or default_state()).absolute())
+    remember(context, state)
+    _check_enterable(state)
+    return state
+
+
+def _check_enterable(state: StatePaths) -> None:
+    """Raises StateUnusable for a directory of somebody else's, which is private to whom it belongs to."""
+    try:
+        os.stat(state.database)
+    except PermissionError as error:
+        try:
+            owner = _owner(state.root)
+        except OSError:
+            who, hint = "this user may not go there", "say --state DIR"
+        else:
+            who = f"it belongs to {owner}, and nobody else may enter it"
+            hint = f"do this as {owner}, or say --state DIR"
+        raise StateUnusable(
+            f"entering the state directory {state.root}: {who}", hint=hint
+        ) from error
+    except OSError:
+        return  # who needs it says what is wrong with it
+
+
+def _owner(path: Path) -> str:
+    uid = path.stat().st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def state_option(function: F) -> F:
@@ -196,7 +245,7 @@ def source_options(function: F) -> F:
             type=click.Choice(["auto", "kvm", "tcg"]),
             help="Accelerator; auto measures.",
         ),
-        option("--qemu", metavar="PATH", help="The qemu-system-x86_64 to run."),
+        option("--qemu", type=_PROGRAM, metavar="PATH", help="The qemu-system-x86_64 to run."),
         option(
             "--hypervisor",
             type=click.Choice(["qemu", "memory"]),

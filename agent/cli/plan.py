@@ -13,6 +13,7 @@ import click
 from agent.cli.options import output_option, said_settings, source_options, state_option
 from agent.cli.reading import open_reader
 from agent.cli.text import in_line
+from agent.cli.typed import typed
 from agent.config import Settings
 from agent.paths import StatePaths
 from state.records import ACCELERATOR_KEY, SETTINGS_KEY
@@ -31,7 +32,8 @@ EXIT_CHANGES = 2
 @output_option
 @state_option
 def plan(state: StatePaths, output: str, **options: Any) -> int:
-    """What `run` would do, and why. Exit status: 0 nothing, 2 changes, 1 error, also in a document.
+    """What `run` would do, and why. Exit status: 0 nothing, 2 changes, also such as have to wait, 1 error, also in a
+    document.
 
     Without options for the source, those of the agent that last ran on the state directory are taken."""
     decided, desired = decide(state, said_settings(state, options))
@@ -41,7 +43,12 @@ def plan(state: StatePaths, output: str, **options: Any) -> int:
         _print(decided, desired)
     if desired.source.error is not None or desired.problems:
         return 1
-    return EXIT_CHANGES if any(step.action != "adopt" for step in decided.acting) else 0
+    return EXIT_CHANGES if decided.fetches or any(map(_is_open, decided.steps)) else 0
+
+
+def _is_open(step: Step) -> bool:
+    """Whether something is to be done for the name, be it now or once it can be."""
+    return step.action == "wait" or (step.acts and step.action != "adopt")
 
 
 def decide(state: StatePaths, said: Settings) -> tuple[Plan, Desired]:
@@ -153,15 +160,24 @@ def _print(decided: Plan, desired: Desired) -> None:
     def line(sign: str, colour: str, text: str) -> None:
         click.echo(click.style(f"{sign} ", fg=colour if colour != "dim" else None) + in_line(text))
 
+    ours = {one.message: one.place for one in desired.problems if one.name is None}
+    known = {
+        str(one): f"{one.place}: see {ours[one.message]}"
+        for one in desired.problems
+        if one.name is not None and one.message in ours
+    }
     for image in decided.fetches:
         line("↓", "cyan", f"fetch image {image.label} from {image.source}")
     for step in decided.shown():
         sign, colour = _SIGNS[step.action]
         place = f"  [{step.source}]" if step.source else ""
         lost = " with its disk" if step.action in ("destroy", "replace") else ""
-        line(sign, colour, f"{step.action} {step.name}{lost}: {step.because}{place}")
+        because = known.get(step.because, step.because) if step.action == "hold" else step.because
+        line(sign, colour, typed(f"{step.action} {step.name}{lost}: {because}{place}"))
+    holds = {step.because for step in decided.steps if step.action == "hold"}
     for problem in desired.problems:
-        line("!", "magenta", str(problem))
+        if str(problem) not in holds:
+            line("!", "magenta", known.get(str(problem), str(problem)))
     for one in desired.advice:
         line("i", "cyan", f"{one.where}: {one.message}")
     if desired.source.error is not None:
@@ -171,5 +187,8 @@ def _print(decided: Plan, desired: Desired) -> None:
         for action in _SIGNS
         if (n := sum(step.action == action for step in decided.acting))
     }
-    told = ", ".join(f"{n} to {action}" for action, n in counts.items()) or "nothing to do"
+    parts = [f"{n} to {action}" for action, n in counts.items()]
+    if waiting := sum(step.action == "wait" for step in decided.steps):
+        parts.append(f"{waiting} waiting")
+    told = ", ".join(parts) or "nothing to do"
     click.echo(f"plan {decided.id}: {told}", file=sys.stdout)

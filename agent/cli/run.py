@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.options import option, said_settings, source_options, state_option
-from agent.cli.reading import of_the_ledger
+from agent.cli.reading import in_memory, of_the_ledger, still_runs
 from agent.config import Settings
 from agent.errors import StateUnusable
 from agent.paths import StatePaths
@@ -88,6 +88,7 @@ class Beside:
 
 
 def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval: float) -> int:
+    from agent import log
     from agent.cli.compose import clock_of, open_backend, open_source, policy_of
     from agent.jobs.store import RunStore
     from agent.loop import Agent, World
@@ -113,11 +114,49 @@ def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval
                 agent.stop()
 
         agent = Agent(world, policy, interval=interval, on_pass=look)
-        _when_told(agent.stop)
+        _when_told(_leaving(agent))
+        _tell_start(held.paths, settings, accelerator)
         await agent.run(watching=_watch(agent, settings, beside))
+        log.say("Left", _run_on(ledger), pid=os.getpid())
 
     asyncio.run(main())
     return 0 if not once or well == [True] else 1
+
+
+def _tell_start(state: StatePaths, settings: Settings, accelerator: str) -> None:
+    from agent import log
+
+    unreal = settings.hypervisor == "memory"
+    log.say(
+        "Started",
+        f"keeps {state.root} as {settings.desired_directory()} says",
+        pid=os.getpid(),
+        hypervisor=settings.hypervisor or "qemu",
+        accelerator=None if unreal else accelerator,
+    )
+
+
+def _leaving(agent: Agent) -> Callable[[], None]:
+    """What has the agent leave; the first time it says so."""
+    from agent import log
+
+    told = False
+
+    def leave() -> None:
+        nonlocal told
+        if not told:
+            log.say("Leaving", "told to; what is under way is finished first", pid=os.getpid())
+        told = True
+        agent.stop()
+
+    return leave
+
+
+def _run_on(ledger: Ledger) -> str:
+    if in_memory(ledger.reader):
+        return "its VMs existed in its memory and ended with it"
+    number = sum(map(still_runs, ledger.instances()))
+    return f"{number} VMs run on" if number > 1 else f"{'one' if number else 'no'} VM runs on"
 
 
 async def _unless_told(doing: Coroutine[Any, Any, str]) -> str | None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,10 +16,12 @@ import click
 from agent.cli.jobtext import history_table, jobs_table
 from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import alive_of, in_memory, open_reader
+from agent.cli.tables import Fitted, fitted, screen
 from agent.cli.text import in_line
+from agent.cli.typed import program, state_words, typed
 from agent.errors import BadInput
 from agent.jobs.told import result
-from agent.paths import StatePaths, default_state
+from agent.paths import StatePaths
 from agent.status import status as status_of
 from state.ids import Name
 
@@ -34,8 +33,6 @@ _LOOK_AGAIN = 0.5
 """Seconds between looks with --watch."""
 _PAST = 5
 """Runs of the one job that was asked for."""
-_NO_TERMINAL = 240
-"""Columns where nobody's screen sets them."""
 
 
 @click.command()
@@ -56,10 +53,8 @@ def status(state: StatePaths, output: str, watch: bool, name: str | None) -> Non
     if output == "json":
         click.echo(json.dumps(looked.found, indent=1))
         return
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=_NO_TERMINAL)
-    console.print(table(looked))
+    console, width = screen()
+    console.print(table(looked, width))
 
 
 @dataclass(frozen=True)
@@ -100,39 +95,40 @@ def _watch(look: Callable[[], Looked]) -> None:
     from rich.live import Live
 
     waiting = threading.Event()
-    shown: Looked | None = None
+    shown: tuple[Looked, int] | None = None
     with Live(auto_refresh=False) as live:
         while True:
             looked = look()
-            if looked != shown:
-                live.update(table(looked), refresh=True)
-                shown = looked
+            if (looked, live.console.width) != shown:
+                live.update(table(looked, live.console.width), refresh=True)
+                shown = looked, live.console.width
             waiting.wait(_LOOK_AGAIN)
 
 
-def table(looked: Looked) -> RenderableType:
-    """The VMs and the jobs, and under them what is held, waiting or wrong."""
+def table(looked: Looked, width: int | None = None) -> RenderableType:
+    """The VMs and the jobs, and under them what is held, waiting or wrong, for a screen of so many columns."""
     from rich.console import Group
     from rich.text import Text
 
     items = looked.found["items"]
     vms = [one for one in items if one["kind"] == "vm"]
     jobs = [one for one in items if one["kind"] == "job"]
-    tables = [] if jobs and not vms else [_vms(vms, looked)]
+    shown = [] if jobs and not vms else [_vms(vms, looked, width)]
     if jobs:
-        tables.append(jobs_table(jobs, lambda one: _ssh(one, looked), time.time()))  # noqa: TID251
+        shown.append(jobs_table(jobs, lambda one: _ssh(one, looked), time.time(), width))  # noqa: TID251
+    tables: list[RenderableType] = [one.table for one in shown]
     if looked.past:
-        tables += [Text(), history_table(looked.past[:_PAST])]
-    under = [Text(in_line(line)) for line in _lines(looked)]
-    return Group(*tables, *under)
+        tables += [Text(), history_table(looked.past[:_PAST], width)]
+    lines = _lines(looked)
+    if any("SSH" in one.without for one in shown):
+        lines[:0] = _ways(items, looked)
+    return Group(*tables, *(Text(typed(in_line(line))) for line in lines))
 
 
-def _vms(items: list[dict[str, Any]], looked: Looked) -> RenderableType:
-    from rich.table import Table
+def _vms(items: list[dict[str, Any]], looked: Looked, width: int | None) -> Fitted:
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (
+    columns = [
         "NAME",
         "PHASE",
         "READY",
@@ -143,13 +139,9 @@ def _vms(items: list[dict[str, Any]], looked: Looked) -> RenderableType:
         "ACCEL",
         "SSH",
         "REASON",
-    ):
-        shown.add_column(column, no_wrap=column not in ("SSH", "REASON"), overflow="fold")
-    for item in items:
-        reason = item["reason"]
-        if reason not in ("Ready", "Running", ""):
-            reason = f"{reason}: {item['message']}"
-        shown.add_row(
+    ]
+    rows = [
+        (
             item["name"],
             Text(item["phase"], style=_COLOURS.get(item["phase"], "")),
             "yes" if item["ready"] else "no",
@@ -159,9 +151,24 @@ def _vms(items: list[dict[str, Any]], looked: Looked) -> RenderableType:
             item["image"] or "-",
             item["accel"] or "-",
             _ssh(item, looked),
-            Text(in_line(reason)),
+            Text(typed(in_line(_reason(item)))),
         )
-    return shown
+        for item in items
+    ]
+    return fitted(columns, rows, width, ("SSH", "PID", "ACCEL"))
+
+
+def _reason(item: dict[str, Any]) -> str:
+    reason = str(item["reason"])
+    return reason if reason in ("Ready", "Running", "") else f"{reason}: {item['message']}"
+
+
+def _ways(items: list[dict[str, Any]], looked: Looked) -> list[str]:
+    """How to log in, where the table has no room to say it of each."""
+    names = [item["name"] for item in items if _ssh(item, looked) != "-"]
+    if not names:
+        return []
+    return [f"ssh: {_login(names[0] if len(names) == 1 else 'NAME', looked)}"]
 
 
 _COLOURS = {
@@ -183,8 +190,12 @@ def _lines(looked: Looked) -> list[str]:
         lines.append("agent: none is running; its VMs existed in its memory and ended with it")
     else:
         lines.append("agent: none is running; VMs run on, and `holdfast run` adopts them")
-    names = {item["name"] for item in found["items"]}
-    lines += [f"held: {one['name']}: {_place(one)}{one['message']}" for one in found["held"]]
+    names = {item["name"] for item in found["items"]} | {one["name"] for one in found["held"]}
+    ours = {one["message"]: _place(one) for one in found["errors"]}
+    for one in found["held"]:
+        place = ours.get(one["message"])
+        said = one["message"] if place is None else f"see {place.removesuffix(': ')}"
+        lines.append(f"held: {one['name']}: {_place(one)}{said}")
     lines += [f"error: {_place(one)}{one['message']}" for one in found["errors"]]
     lines += [
         f"waiting: {one['name']}: {one['reason']}: {one['message']}"
@@ -205,23 +216,11 @@ def _ssh(item: dict[str, Any], looked: Looked) -> str:
     lives = item["phase"] == "running" if item["kind"] == "vm" else item["pid"] is not None
     if item["ssh"] is None or not lives or looked.in_memory:
         return "-"
-    state = looked.state
-    where = "" if state.root == default_state() else f" --state {_short(state)}"
-    return f"{_program()} ssh{where} {item['name']}"
+    return _login(item["name"], looked)
 
 
-def _program() -> str:
-    """How this program was called, so that what is printed can be typed."""
-    called = Path(sys.argv[0])
-    found = shutil.which("holdfast")
-    if called.name != "holdfast" or (found and Path(found).samefile(called)):
-        return "holdfast"
-    return os.path.relpath(called)
-
-
-def _short(state: StatePaths) -> str:
-    relative = os.path.relpath(state.root)
-    return str(state.root) if relative.startswith("..") else relative
+def _login(name: str, looked: Looked) -> str:
+    return f"{program()} ssh{state_words(looked.state)} {name}"
 
 
 def _age(started: str | None) -> str:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     type=PATH,
     multiple=True,
     metavar="DIR",
-    help="Where local images may lie, beside the tree; may be given again.",
+    help="Where local images may lie beside the tree without a warning; may be given again.",
 )
 @output_option
 def validate(

@@ -18,7 +18,7 @@ from agent.guest.flights import Flights, Progress
 from agent.guest.landing import Landing, NoRoom
 from agent.guest.local import local_path
 from agent.guest.qcow2 import NotUsable
-from agent.guest.shelf import Seen, Shelf
+from agent.guest.shelf import Fetched, Shelf
 from agent.guest.unpack import Broken
 from agent.worker import Worker
 from state.ids import Digest
@@ -43,19 +43,19 @@ class ImageStore:
         """See `agent.hypervisor.api.Images`. A file source that is not pinned counts as changed when its size, inode or
         time of modification did; one that is not there, or does not answer, is no reason to doubt what was fetched."""
         unpinned = {image.source for image in images if image.digest is None}
-        seen = {source: found for source in unpinned if (found := self._shelf.seen(source))}
-        paths = {source: path for source in seen if (path := local_path(source)) is not None}
+        fetched = {source: one for source in unpinned if (one := self._shelf.fetched(source))}
+        paths = {source: path for source in fetched if (path := local_path(source)) is not None}
         now = await self._fingerprints.of(set(paths.values()))
         changed = {
             source
             for source, path in paths.items()
-            if now[path] is not None and now[path] != seen[source].fingerprint
+            if now[path] is not None and now[path] != fetched[source].fingerprint
         }
         stored: dict[ImageSpec, BaseImage] = {}
         for image in images:
             digest = image.digest
-            if digest is None and image.source in seen and image.source not in changed:
-                digest = seen[image.source].digest
+            if digest is None and image.source in fetched and image.source not in changed:
+                digest = fetched[image.source].digest
             if digest is not None and (base := self._shelf.find(image, digest)) is not None:
                 stored[image] = base
         return stored
@@ -75,12 +75,14 @@ class ImageStore:
             algorithm = image.digest.partition(":")[0] if image.digest else "sha256"
             hashed, got = hashlib.new(algorithm), 0
             async with download.opened(image.source) as source:
-                while piece := await source.read():
-                    await asyncio.gather(
+                piece = await source.read()
+                while piece:
+                    got += len(piece)
+                    piece, *_ = await asyncio.gather(
+                        source.read(),
                         hasher.submit(partial(hashed.update, piece)),
                         writer.submit(partial(landing.take, piece)),
                     )
-                    got += len(piece)
                     total = source.total
                     progress(f"{100 * got // total}%" if total else f"{got >> 20} MiB")
             whole = await writer.submit(partial(landing.finish, image.format))
@@ -90,8 +92,8 @@ class ImageStore:
                     f"{tried}: its digest is {digest}, not {image.digest}",
                     hint="correct the image map, or find out who changed the file",
                 )
-            seen = Seen(digest, source.fingerprint) if image.digest is None else None
-            return await writer.submit(partial(self._shelf.put, image, digest, whole, seen))
+            fetched = Fetched(digest, source.fingerprint) if image.digest is None else None
+            return await writer.submit(partial(self._shelf.put, image, digest, whole, fetched))
         except (Broken, NotUsable) as error:
             raise ImageUnavailable(f"{tried}: {error}") from error
         except NoRoom as error:

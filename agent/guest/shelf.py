@@ -30,7 +30,7 @@ _digest = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Fetched:
     """What a source that is not pinned held when it was fetched; `fingerprint` of a file."""
 
     digest: Digest
@@ -57,18 +57,20 @@ class Shelf:
         self._known[disk] = known
         return known[1]
 
-    def seen(self, source: str) -> Seen | None:
+    def fetched(self, source: str) -> Fetched | None:
         """What was put down of a source, if that can be read."""
         told = _object(self._source_file(source))
         digest, prints = told.get("digest"), told.get("fingerprint")
         if not isinstance(digest, str) or not _digest(digest):
             return None
         if isinstance(prints, list) and len(prints) == 3 and all(map(_is_count, prints)):
-            return Seen(Digest(digest), (prints[0], prints[1], prints[2]))
-        return Seen(Digest(digest), None)
+            return Fetched(Digest(digest), (prints[0], prints[1], prints[2]))
+        return Fetched(Digest(digest), None)
 
-    def put(self, image: ImageSpec, digest: Digest, whole: Whole, seen: Seen | None) -> BaseImage:
-        """Take in a whole file. `seen` is remembered of its source. Raises OSError.
+    def put(
+        self, image: ImageSpec, digest: Digest, whole: Whole, fetched: Fetched | None
+    ) -> BaseImage:
+        """Take in a whole file. `fetched` is remembered of its source. Raises OSError.
 
         A disk that lies there already and counts stays, as overlays may stand on it. One that does not count was never
         used, or is damaged: it is replaced, and a machine that runs on it keeps the file that it holds open.
@@ -81,10 +83,14 @@ class Shelf:
             durable.sync_directory(self.directory)
         told = {"size": whole.size, "virtual_size": whole.virtual_size, "source": image.source}
         _write(_beside(disk), told)
-        if seen is not None:
+        if fetched is not None:
             _write(
                 self._source_file(image.source),
-                {"source": image.source, "digest": seen.digest, "fingerprint": seen.fingerprint},
+                {
+                    "source": image.source,
+                    "digest": fetched.digest,
+                    "fingerprint": fetched.fingerprint,
+                },
             )
         return BaseImage(disk, image.format, whole.virtual_size, digest)
 

@@ -79,7 +79,7 @@ class Workplace:
         told = line.ask(_BOOT)
         self.boot = sha256(told).hexdigest()[:32]
         self.sftp = self._open_sftp()
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _Remembered] = {}
 
     def _open_sftp(self) -> Sftp:
         try:
@@ -134,7 +134,7 @@ class Workplace:
     def look(self, run: str, offset: int, at_most: int) -> Look:
         """See Session.look. Two questions where there is nothing new, three where there is."""
         here = _directory(run)
-        seen = self._seen.setdefault(run, _Seen())
+        seen = self._seen.setdefault(run, _Remembered())
         if not seen.begun:
             if not self._is_there(here + b"/begun"):
                 return Look(begun=False)
@@ -143,10 +143,10 @@ class Workplace:
             return self._looked(here, seen, offset, at_most)
         except NoSuchFile:
             # The script, or a reboot, has taken the directory away.
-            self._seen[run] = _Seen()
+            self._seen[run] = _Remembered()
             return Look(begun=self._is_there(here + b"/begun"), size=offset, alive=False)
 
-    def _looked(self, here: bytes, seen: _Seen, offset: int, at_most: int) -> Look:
+    def _looked(self, here: bytes, seen: _Remembered, offset: int, at_most: int) -> Look:
         # The code first: what is in the file by then is all that belongs to it.
         ended = self._ended(here, seen)
         if seen.output is None:
@@ -161,7 +161,7 @@ class Workplace:
         alive = ended is not None or self._alive(here, seen, size)
         return Look(True, data, size, ended[0] if ended else None, alive)
 
-    def _ended(self, here: bytes, seen: _Seen) -> tuple[int, int | None] | None:
+    def _ended(self, here: bytes, seen: _Remembered) -> tuple[int, int | None] | None:
         """The exit code and the final size; a size that the guest could not tell is the one of the first look after."""
         if seen.ended is None:
             with suppress(NoSuchFile):
@@ -172,7 +172,7 @@ class Workplace:
                 seen.ended = int(told[0]), size
         return seen.ended
 
-    def _alive(self, here: bytes, seen: _Seen, size: int) -> bool:
+    def _alive(self, here: bytes, seen: _Remembered, size: int) -> bool:
         """Whether somebody will write the exit code, as far as that can be told."""
         seen.quiet = seen.quiet + 1 if size == seen.size else 0
         first, seen.size = seen.size < 0, size
@@ -246,7 +246,7 @@ class Workplace:
             raise Refused(f"writing {_shown(path)}: {error} (its disk may be full)") from error
 
 
-class _Seen:
+class _Remembered:
     """What earlier looks at a run have found, and need not find again."""
 
     def __init__(self) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from agent.errors import HoldfastError, NotReady, RetryLater, SessionLost
+from agent.errors import GuestRefused, HoldfastError, NotReady, RetryLater, SessionLost
 from agent.hypervisor.api import Backend, Limits, Session
 from agent.intent import Clock
-from agent.jobs.outcome import Ending, Fault
+from agent.jobs.clocks import Clocks
+from agent.jobs.outcome import Ending, Fault, exited
 from agent.jobs.progress import Stage
 from agent.jobs.store import RunStore
 from agent.jobs.transcript import Transcript
@@ -34,10 +35,14 @@ SOON, SELDOM = 0.05, 0.5
 """Seconds between looks at the script's output: while it comes, and at most."""
 PIECE = 1 << 18
 """Bytes of the console that are read at once."""
+AGAIN = 0.5
+"""Seconds from a session that was lost to the next."""
 DISK = 1.0
 """Seconds from one try to write the log to the next, where the host's disk is full."""
 WATCH = 0.2
 """Seconds between looks at whether the VM lives and the clocks allow it to go on."""
+LAST_WORDS = 5.0
+"""Seconds that the last line of a log waits for room on the host's disk."""
 
 
 @dataclass(slots=True)
@@ -63,8 +68,10 @@ class Attempted:
         clock: Clock,
         progress: Callable[[str], None],
         interruption: Interruption,
+        resumed: bool = False,
     ) -> None:
-        """`progress` is told a sentence part now and then; `interruption` is looked at often, and may be filled in."""
+        """`progress` is told a sentence part now and then; `interruption` is looked at often, and may be filled in.
+        `resumed`: another agent began the attempt."""
         self._run_id = run
         self._spec = spec
         self._instance = instance
@@ -74,8 +81,8 @@ class Attempted:
         self._clock = clock
         self._progress = progress
         self._interruption = interruption
-        self._heard = clock().boottime
-        self._exit_code: int | None = None
+        self._log: Transcript | None = None
+        self._clocks = Clocks(spec, clock().boottime, resumed=resumed)
 
     @property
     def _run(self) -> Run:
@@ -85,26 +92,30 @@ class Attempted:
 
     async def see_through(self) -> Ending:
         """Return how the attempt ended. Raises nothing but bugs and cancellation."""
-        run = self._run
         secrets = [value for name, value in self._spec.env if name in self._spec.secrets]
-        with closing(Transcript(self._store.of(run.id).log, secrets)) as log:
-            await self._kept(
-                lambda: log.attempt_begins(
-                    run.attempt, f"attempt {run.attempt} of run {run.number} begins"
+        with ExitStack() as files:
+
+            def opened() -> Transcript:
+                return files.enter_context(
+                    closing(Transcript(self._store.of(self._run_id).log, secrets))
                 )
-            )
+
             async with asyncio.TaskGroup() as group:
-                work = group.create_task(self._work(log))
+                work = group.create_task(self._work(opened))
                 watch = group.create_task(self._watch())
                 await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
                 # Both may have ended: a script that did has a result, whatever else happened.
                 ending = work.result() if work.done() else watch.result()
                 work.cancel()
                 watch.cancel()
-            if self._exit_code is not None and ending.exit_code is None:
-                self._note(f"artifacts may be missing: {ending.message}")
-                ending = _exited(self._exit_code)
-            await self._kept(lambda: log.ends(ending.message))
+            code = self._run.exit_code
+            if code is not None and ending.exit_code is None:
+                await self._ledger.free()
+                self._note(f"the end of its output and artifacts may be missing: {ending.message}")
+                ending = exited(code)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    await self._kept(lambda: self._log.ends(ending.message) if self._log else None)
             return ending
 
     # What ends it from outside
@@ -116,26 +127,10 @@ class Attempted:
             await asyncio.sleep(WATCH)
 
     def _over(self) -> Ending | None:
-        run, spec, now = self._run, self._spec, self._clock()
         if self._interruption.fault is not None:
             fault, why = self._interruption.fault, self._interruption.why
             return Ending(fault.name.capitalize(), why, fault=fault)
-        if (lost := self._lost()) is not None:
-            return lost
-        if self._exit_code is not None:
-            return None  # its result is known; what is left has deadlines of its own
-        if now.boottime - run.attempt_began > spec.total:
-            return Ending(
-                "TotalTimeout", f"it took longer than {spec.total:g} s in all", fault=Fault.OVERDUE
-            )
-        if run.phase is RunPhase.BOOTING:
-            if now.boottime - run.attempt_began > spec.boot:
-                return Ending(
-                    "BootTimeout", f"no login within {spec.boot:g} s", fault=Fault.MACHINERY
-                )
-        elif now.boottime - self._heard > spec.silence:
-            return Ending("Silence", f"no output for {spec.silence:g} s", fault=Fault.SILENT)
-        return None
+        return self._lost() or self._clocks.over(self._run, self._clock().boottime)
 
     def _lost(self) -> Ending | None:
         """The end of the attempt's VM, if it has come to that."""
@@ -160,21 +155,27 @@ class Attempted:
 
     # What brings it forward
 
-    async def _work(self, log: Transcript) -> Ending:
+    async def _work(self, opened: Callable[[], Transcript]) -> Ending:
+        run = self._run
+        self._log = log = await self._kept(opened)
+        said = f"attempt {run.attempt} of run {run.number} begins"
+        await self._kept(lambda: log.attempt_begins(run.attempt, said))
         while True:
+            session: Session | None = None
             try:
                 session = await self._enter(log)
-            except HoldfastError as error:
-                return self._cut_off(type(error).__name__, str(error))
-            try:
                 return await self._script(session, log)
             except SessionLost as error:
                 self._progress(f"{error}; logging in again")
             except HoldfastError as error:
-                return self._cut_off(type(error).__name__, str(error))
+                if self._run.phase is not RunPhase.RUNNING:
+                    return self._cut_off(type(error).__name__, str(error))
+                # A guest that is short of something for a moment still runs its script: the clocks say how long.
+                self._progress(f"{error}; logging in again")
             finally:
-                await session.close()
-            await asyncio.sleep(KNOCK)
+                if session is not None:
+                    await session.close()
+            await asyncio.sleep(AGAIN)
 
     async def _enter(self, log: Transcript) -> Session:
         """Log in, with the console in the log until that is done."""
@@ -182,11 +183,14 @@ class Attempted:
         while True:
             await self._console(log)
             try:
-                return await self._backend.doorway.enter(
+                session = await self._backend.doorway.enter(
                     instance.uid, instance.name, instance.ssh_port or 0, user
                 )
             except (NotReady, SessionLost):
                 await asyncio.sleep(KNOCK)
+            else:
+                self._clocks.let_in()
+                return session
 
     async def _console(self, log: Transcript) -> None:
         """What the guest has said on its serial line, up to now."""
@@ -210,24 +214,33 @@ class Attempted:
             await session.upload(
                 run.id, self._store.script(run, spec), dict(spec.env), self._store.files(run, spec)
             )
+            await self._ledger.free()
             # From here on the script may have begun, whatever becomes of us. Read anew: it may have been cancelled.
+            now = self._clock()
+            self._clocks.heard(now.boottime)
             run = replace(
                 self._run,
                 phase=RunPhase.RUNNING,
                 reason="Running",
                 guest_boot=session.boot,
-                started_at=self._clock().wall,
+                started_at=now.wall,
             )
             self._put(run)
         if session.boot != run.guest_boot:
             return Ending("GuestRebooted", "its guest was rebooted", fault=Fault.CUT_OFF)
         await self._console(log)
+        try:
+            await session.begin(run.id)
+        except GuestRefused as error:
+            if (await session.look(run.id, 0, 0)).begun:
+                raise
+            await self._ledger.free()
+            self._put(replace(self._run, started_at=None))
+            return Ending("GuestRefused", str(error), fault=Fault.MACHINERY)
         await self._kept(lambda: log.script_begins("the script begins"))
-        await session.begin(run.id)
-        self._heard = self._clock().boottime
+        self._clocks.heard(self._clock().boottime)
         ending = await self._follow(session, log)
         if ending.exit_code is not None:
-            self._exit_code = ending.exit_code
             await self._collect(session)
         return ending
 
@@ -237,13 +250,20 @@ class Attempted:
         while True:
             look = await session.look(self._run_id, log.offset, log.wanted)
             now = self._clock().boottime
+            if look.exit_code is not None and self._run.exit_code is None:
+                # Whatever is lost from here on, this is how it ended.
+                await self._ledger.free()
+                self._clocks.ended(now)
+                self._put(replace(self._run, exit_code=look.exit_code))
+            self._clocks.seen(now)
             whole = await self._kept(lambda look=look, now=now: log.output(look, now))  # type: ignore[misc]
             log.tick(now)
-            if look.size != seen:
-                seen, self._heard, pause = look.size, now, SOON
+            if look.size != seen or look.data:
+                seen, pause = look.size, SOON
+                self._clocks.heard(now)
                 self._progress(f"{look.size} bytes of output")
             if look.exit_code is not None and whole:
-                return _exited(look.exit_code)
+                return exited(look.exit_code)
             if look.exit_code is None and not look.alive:
                 return Ending("ScriptLost", "its script was killed", fault=Fault.CUT_OFF)
             if not look.data:
@@ -259,11 +279,12 @@ class Attempted:
         try:
             found = await session.collect(self._run_id, self._spec.artifacts, into, Limits())
         except (HoldfastError, OSError) as error:
+            await self._ledger.free()
             self._note(f"artifacts may be missing: {error}")
             return
-        self._put(
-            replace(self._run, artifacts=found.artifacts, notes=(*self._run.notes, *found.notes))
-        )
+        await self._ledger.free()
+        run = self._run
+        self._put(replace(run, artifacts=found.artifacts, notes=_with(run.notes, *found.notes)))
 
     # Records
 
@@ -273,7 +294,7 @@ class Attempted:
         self._store.record(run)
 
     def _note(self, said: str) -> None:
-        self._put(replace(self._run, notes=(*self._run.notes, said)))
+        self._put(replace(self._run, notes=_with(self._run.notes, said)))
 
     async def _kept(self, write: Callable[[], T]) -> T:
         """What `write` returns, once the host's disk takes it: a full one stops no script."""
@@ -285,7 +306,6 @@ class Attempted:
                 await asyncio.sleep(DISK)
 
 
-def _exited(code: int) -> Ending:
-    if code == 0:
-        return Ending("Succeeded", "exit code 0", exit_code=0)
-    return Ending("ScriptFailed", f"exit code {code}", exit_code=code)
+def _with(notes: tuple[str, ...], *more: str) -> tuple[str, ...]:
+    """The notes and more of them, each once: what was cut off is done again."""
+    return tuple(dict.fromkeys((*notes, *more)))

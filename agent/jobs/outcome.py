@@ -38,6 +38,13 @@ class Ending:
     fault: Fault | None = None
 
 
+def exited(code: int) -> Ending:
+    """The end of a script by itself."""
+    if code == 0:
+        return Ending("Succeeded", "exit code 0", exit_code=0)
+    return Ending("ScriptFailed", f"exit code {code}", exit_code=code)
+
+
 def after(run: Run, spec: JobSpec, ending: Ending, now: Moment) -> Run:
     """The run as it is to be recorded after an attempt ended so."""
     phase, spent = _judged(run, spec, ending)
@@ -56,6 +63,8 @@ def after(run: Run, spec: JobSpec, ending: Ending, now: Moment) -> Run:
             guest_boot="",
             started_at=None,
             exit_code=None,
+            artifacts=(),
+            notes=(),
             boot_id=now.boot_id,
             not_before=now.boottime + wait,
         )

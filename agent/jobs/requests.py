@@ -52,9 +52,10 @@ class Requests:
         self._wake = wake
         self._desired = desired
 
-    def cancel(self, name: Name) -> Run:
+    async def cancel(self, name: Name) -> Run:
         """Want the end of the job's run that has not ended; that run. Raises BadInput where the job never ran, Blocked
         where all its runs have ended."""
+        await self._ledger.free()
         latest = self._runs(name)[-1]
         if latest.phase.ended:
             raise Blocked(
@@ -77,6 +78,7 @@ class Requests:
             number = self._runs(name)[-1].number + 1
             new = rerun(old, run_id(self._state_id, name, number), number, self._clock().wall)
             await self._put_down(old, new)
+            await self._ledger.free()
             self._record(new, "Queued", f"run {number}, as run {old.number} was")
         finally:
             del self._doing.names[name]

@@ -14,7 +14,7 @@ from agent.hypervisor.api import Backend
 from agent.intent import Clock, Intent
 from agent.jobs import outcome
 from agent.jobs.attempt import Attempted, Interruption
-from agent.jobs.outcome import Ending, Fault
+from agent.jobs.outcome import Ending, Fault, exited
 from agent.jobs.store import RunStore
 from agent.machines import Machines
 from agent.steps import Attempt, CancelRun, Enqueue, Resume
@@ -64,10 +64,14 @@ class Runner:
             self.interrupt(run, Fault.DRAINED, "the agent had to leave")
 
     async def perform(self, step: JobStep, intent: Intent) -> None:
-        """Do one step. Raises HoldfastError and OSError for what the executor records as its failure."""
+        """Do one step; nothing where its run has ended meanwhile. Raises HoldfastError and OSError for what the
+        executor records as its failure."""
+        if (known := self._ledger.run(step.run)) is not None and known.phase.ended:
+            return
         match step:
             case Enqueue():
                 run = await self._queued(step)
+                await self._ledger.free()
                 with intent.done("Queued", step.because) as change:
                     change.put_run(run)
             case CancelRun():
@@ -116,6 +120,7 @@ class Runner:
         run = self._ledger.run(step.run)
         if run is None:
             run = await self._queued(step)
+            await self._ledger.free()
             with self._ledger.transaction() as change:
                 change.put_run(run)
                 change.event(intent.event("Queued", f"run {run.number}", None))
@@ -168,11 +173,12 @@ class Runner:
                 instance = await self._started(instance)
         except HoldfastError as error:
             return self._lost(run, str(error))
-        return await self._seen_through(run, instance, interruption)
+        return await self._seen_through(run, instance, interruption, resumed=True)
 
     async def _started(self, instance: Instance) -> Instance:
         """An attempt's VM whose agent died while it was starting it: saying it again changes nothing but the record."""
-        await self._backend.hypervisor.resume(instance.uid)
+        await self._machines.resume(instance)
+        await self._ledger.free()
         now = self._clock().wall
         instance = replace(instance, phase=Phase.RUNNING, started_at=instance.started_at or now)
         with self._ledger.transaction() as change:
@@ -181,11 +187,18 @@ class Runner:
 
     @staticmethod
     def _lost(run: Run, why: str) -> Ending:
+        if run.exit_code is not None:
+            return exited(run.exit_code)
         begun = run.phase is RunPhase.RUNNING
         return Ending("VmLost", why, fault=Fault.CUT_OFF if begun else Fault.MACHINERY)
 
     async def _seen_through(
-        self, run: Run, instance: Instance, interruption: Interruption
+        self,
+        run: Run,
+        instance: Instance,
+        interruption: Interruption,
+        *,
+        resumed: bool = False,
     ) -> Ending:
         def progress(said: str) -> None:
             self._doing.names[run.name] = f"attempt {run.attempt} of run {run.number}: {said}"
@@ -200,6 +213,7 @@ class Runner:
             clock=self._clock,
             progress=progress,
             interruption=interruption,
+            resumed=resumed,
         )
         return await attempt.see_through()
 
@@ -208,8 +222,12 @@ class Runner:
     async def _end(self, run: Run, ending: Ending, intent: Intent) -> None:
         """Record what the end of an attempt makes of its run: the run's own files first, since nothing would write a
         result that the ledger has already."""
+        await self._ledger.free()
+        run = self._known(run.id)
         attempted = run.uid
         run = outcome.after(run, JobSpec.from_canonical(run.spec), ending, self._clock())
+        if not run.phase.ended:
+            self._store.forget_artifacts(run.id)
         self._store.record(run)
         word = f"Run{run.phase.value.capitalize()}" if run.phase.ended else "RunRetried"
         said = f"run {run.number}: {run.message}"
@@ -217,6 +235,7 @@ class Runner:
             change.put_run(run)
         if attempted is not None and run.kept_until is None:
             await self._machines.take_away(attempted, 0.0, intent)
+            await self._ledger.free()
             with self._ledger.transaction() as change:
                 change.put_name(replace(self._ledger.name(run.name), ssh_port=None))
         if run.phase.ended:

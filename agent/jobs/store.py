@@ -77,14 +77,15 @@ class RunStore:
         self._make(new, spec, lambda _path, digest: self.of(old.id).input(digest).read_bytes())
 
     def record(self, run: Run) -> None:
-        """Let the run's own files tell what its row tells, in a directory that is made anew if it must be."""
+        """Let the run's own files tell what its row is about to tell: the end of a run is believed from here on. Their
+        directory is made anew if somebody removed it."""
         mine = self.of(run.id)
-        if not mine.directory.exists():  # somebody removed it
+        if not mine.directory.exists():
             durable.directory(self._paths.runs)
             durable.directory(mine.directory)
+        durable.write(mine.record, _text(run_row(run)), replace=True)
         if run.phase.ended:
             durable.write(mine.result, _text(result(run, mine)), replace=True)
-        durable.write(mine.record, _text(run_row(run)), replace=True)
 
     def script(self, run: Run, spec: JobSpec) -> bytes:
         """The program that is to run."""
@@ -105,15 +106,21 @@ class RunStore:
                 hint=f"run it anew with `holdfast job rerun {run.name}` once its document has changed",
             ) from error
 
-    def known(self) -> Iterator[Run]:
-        """Every run whose own file can be read."""
+    def recovered(self) -> Iterator[Run]:
+        """Every run whose own file can be read, each with its result if it has ended: a kill may have come between."""
         if not self._paths.runs.is_dir():
             return
         for directory in sorted(self._paths.runs.iterdir()):
             with suppress(OSError, ValueError, KeyError, TypeError):
                 run = run_of(json.loads((directory / "run.json").read_text()))
                 if run.id == directory.name:
+                    if run.phase.ended and not self.of(run.id).result.exists():
+                        self.record(run)
                     yield run
+
+    def forget_artifacts(self, run: RunId) -> None:
+        """Remove what an attempt left that is not the last."""
+        shutil.rmtree(self.of(run).artifacts, ignore_errors=True)
 
     def remove(self, run: RunId) -> None:
         """Remove everything of a run."""

@@ -54,7 +54,7 @@ class Assembler:
         self._wanted: dict[Reading, WantedVm | WantedJob] = {}
         self._found = Assembled()
         self._blames: list[_Blame] = []
-        self._unpinned: list[tuple[Reading, str]] = []
+        self._advised: list[tuple[Reading, Path, str]] = []
 
     def still_holds(self) -> bool:
         """Whether the sources of images lie where they lay; the rest only changes with the documents."""
@@ -66,7 +66,7 @@ class Assembler:
         """`outside` are the documents of an image map that the operator gives beside the tree. `whole` False: there may
         be image maps elsewhere, so that without any here labels are left unresolved."""
         self._found = Assembled()
-        self._blames, self._unpinned = [], []
+        self._blames, self._advised = [], []
         for reading in (*readings, *outside):
             self._found.problems += self._own_problems(reading)
         mine = [one for one in readings if self.is_mine(one)]
@@ -99,8 +99,16 @@ class Assembler:
             return [replace(problem, name=None) for problem in reading.problems]
         return reading.problems
 
-    def _blame(self, reading: Reading, path: Path, message: str, *, at_key: bool = False) -> None:
-        self._blames.append(_Blame(reading, path, at_key, message))
+    def _blame(
+        self,
+        reading: Reading,
+        path: Path,
+        message: str,
+        *,
+        at_key: bool = False,
+        told: bool = False,
+    ) -> None:
+        self._blames.append(_Blame(reading, path, at_key, message, told))
 
     def _locate_all(self) -> None:
         """Where everything stands that was found; file by file, since each has to be read for it."""
@@ -114,11 +122,11 @@ class Assembler:
                     blame.message,
                     name=reading.owner,
                     kind=reading.kind,
+                    told=blame.told,
                 )
             )
-        for reading, label in self._unpinned:
-            line, _ = self._locate(reading, ("images", label), True)
-            message = f"image {quoted(label)} has no sha256: nothing proves what is downloaded"
+        for reading, path, message in self._advised:
+            line, _ = self._locate(reading, path, True)
             where = SourceRef(reading.ref.file, line, reading.ref.commit)
             self._found.advice.append(Advice(where, message))
 
@@ -167,8 +175,15 @@ class Assembler:
                 key = "source" if entry.local_path is None else "local_path"
                 message = f"image {quoted(label)} {source.why}"
                 self._blame(reading, ("images", label, key), message)
+            if label in placed.outside:
+                message = (
+                    f"image {quoted(label)} lies outside the tree: an agent takes it only where"
+                    " --image-root allows its directory"
+                )
+                self._advised.append((reading, ("images", label), message))
             if entry.digest is None:
-                self._unpinned.append((reading, label))
+                message = f"image {quoted(label)} has no sha256: nothing proves what is downloaded"
+                self._advised.append((reading, ("images", label), message))
 
     @staticmethod
     def _gap(reading: Reading) -> str:
@@ -186,7 +201,7 @@ class Assembler:
                     found = _resolved(reading, images)
                 except Unresolved as error:
                     hint = gap if error.missing else ""
-                    self._blame(reading, error.path, f"{error.message}{hint}")
+                    self._blame(reading, error.path, f"{error.message}{hint}", told=error.told)
                     continue
             match found:
                 case WantedVm():
@@ -218,6 +233,7 @@ class _Blame:
     path: Path
     at_key: bool
     message: str
+    told: bool
 
 
 def _resolved(reading: Reading, images: ImageMap) -> WantedVm | WantedJob | None:

@@ -14,7 +14,7 @@ from agent.source.assemble import Assembler
 from agent.source.documents import Reading
 from agent.source.files import Directory, is_fresh, stamp_of
 from agent.source.loader import Loader
-from agent.source.placing import placed
+from agent.source.placing import Outside, placed
 from agent.source.text import MOST_BYTES
 from agent.source.tree import Content, Entry, Look, Missing, Tree, shown
 from state.desired import Desired, Problem, SourceInfo
@@ -59,10 +59,17 @@ class Contents:
     """What a tree says, kept from look to look."""
 
     def __init__(
-        self, tree: Tree, *, images_file: Path | None = None, image_roots: Sequence[Path] = ()
+        self,
+        tree: Tree,
+        *,
+        images_file: Path | None = None,
+        image_roots: Sequence[Path] = (),
+        anywhere: bool = False,
     ) -> None:
+        """`anywhere`: that an image lies outside the tree and the `image_roots` is told as advice."""
         self._tree = tree
         self._image_roots = tuple(image_roots)
+        self._anywhere = anywhere
         self._loader = Loader(tree)
         self._map_file = None if images_file is None else OneFile(images_file)
         self._map_loader = None
@@ -153,15 +160,22 @@ class Contents:
             base = None if top is None else top / os.path.dirname(reading.path)
             roots = (top, *self._image_roots)
         sources: dict[str, str | Unusable] = {}
+        outside: set[str] = set()
         for label, entry in document.images.items():
             try:
                 sources[label] = placed(entry, base, [root for root in roots if root is not None])
             except BadInput as error:
+                if self._anywhere and isinstance(error, Outside):
+                    sources[label] = error.url
+                    outside.add(label)
+                    continue
                 sources[label] = Unusable(f"has a source that {error}")
-        return PlacedMap(str(reading.ref), document, sources)
+        return PlacedMap(str(reading.ref), document, sources, frozenset(outside))
 
 
 def _might_own(problem: Problem) -> str:
+    if problem.file == ".":
+        return "the tree cannot be read and might own any name"
     place = f"{problem.file}:{problem.line}:{problem.column}" if problem.line else problem.file
     return f"{place} cannot be read and might own any name"
 

@@ -77,7 +77,9 @@ class DirectorySource:
             desired = Desired(source, unproven="the tree keeps changing while it is read")
         broken = [problem for problem in desired.problems if problem.file == "."]
         if broken:
-            desired = replace(desired, source=replace(source, error=broken[0].message))
+            error = f"{self._location}: {broken[0].message}"
+            rest = tuple(problem for problem in desired.problems if problem not in broken)
+            desired = replace(desired, source=replace(source, error=error), problems=rest)
         return self._absence.judge(desired, now)
 
     def attachment(self, path: str, digest: Digest) -> bytes:

@@ -17,12 +17,24 @@ from agent.source.files import inside, is_git
 from state.spec.images import ImageEntry
 from state.spec.words import quoted
 
+
+class Outside(BadInput):
+    """A local source lies where none may come from; `url` is where."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            "lies outside the directories that images may come from",
+            hint="put it into the tree, or allow its directory with --image-root",
+        )
+        self.url = url
+
+
 _scheme = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):").match
 
 
 def placed(entry: ImageEntry, base: Path | None, roots: Sequence[Path]) -> str:
     """The absolute URL of an image's source. `base` is the directory of its document, None where that lies in none.
-    Raises BadInput with the rest of a sentence about the source."""
+    Raises BadInput with the rest of a sentence about the source; Outside where all that is wrong is where it lies."""
     if entry.local_path is not None:
         return _local(entry.local_path, base, roots)
     source = entry.source or ""
@@ -73,10 +85,7 @@ def _local(path: str, base: Path | None, roots: Sequence[Path]) -> str:
         raise BadInput("is a relative path, and this source has no directory", hint="write a URL")
     real = os.path.realpath(os.path.join(base or "/", path))
     if not any(inside(real, os.path.realpath(root)) for root in roots):
-        raise BadInput(
-            "lies outside the directories that images may come from",
-            hint="put it into the tree, or allow its directory with --image-root",
-        )
+        raise Outside(Path(real).as_uri())
     if is_git(real):
         raise BadInput("lies in .git, which is no part of the tree")
     return Path(real).as_uri()

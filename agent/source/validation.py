@@ -52,6 +52,7 @@ def validate(paths: Sequence[Path], options: Options, now: float) -> Report:
             DirectoryTree(directory),
             images_file=options.images_file,
             image_roots=options.image_roots,
+            anywhere=True,
         )
         _check(contents, directory, options, now, report)
     covered = [os.path.realpath(directory) for directory in directories]
@@ -67,6 +68,7 @@ def validate(paths: Sequence[Path], options: Options, now: float) -> Report:
             GivenFiles(root, relative),
             images_file=options.images_file,
             image_roots=options.image_roots,
+            anywhere=True,
         )
         prefix = Path() if root == Path.cwd() else root
         _check(contents, prefix, options, now, report, whole=False)
@@ -110,6 +112,8 @@ def _check(  # noqa: PLR0913
         found = contents.assembler(host).assemble(contents.readings, contents.outside, whole=whole)
         advice |= dict.fromkeys(found.advice)
         for problem in found.problems:
+            if problem.told:
+                continue
             if problem.name is not None or _key(problem) not in problems:
                 problems[_key(problem)] = problem
     if whole and not readings and not problems:

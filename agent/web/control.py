@@ -95,7 +95,7 @@ class _Control:
         return _told(await self._requests.rerun(Name(request.match_info["name"])))
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
-        return _told(self._requests.cancel(Name(request.match_info["name"])))
+        return _told(await self._requests.cancel(Name(request.match_info["name"])))
 
     async def answered(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """What the handler answers, or the error that it met, in one sentence."""

@@ -12,16 +12,15 @@ import shutil
 import sys
 from pathlib import Path
 
+from guests.apt import kernel_package, package_versions
 from guests.image import (
     LINUX,
     MIB,
     SECTOR,
     BuildError,
     inputs_digest,
-    kernel_package,
     main,
     master_boot_record,
-    package_versions,
     partition,
     publish,
     run,

@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from guests.apt import kernel_package, package_versions
 from guests.image import (
     EPOCH,
     FAT32_LBA,
@@ -23,10 +24,8 @@ from guests.image import (
     SECTOR,
     BuildError,
     inputs_digest,
-    kernel_package,
     main,
     master_boot_record,
-    package_versions,
     partition,
     publish,
     run,

@@ -41,11 +41,13 @@ class Unresolved(Exception):
 @dataclass(frozen=True, slots=True)
 class PlacedMap:
     """An images document whose sources were placed: for each image an absolute URL, or why there is none. `where` names
-    the document in messages, as `images.yaml:1`."""
+    the document in messages, as `images.yaml:1`. `outside`: labels of images that lie outside the tree, where nobody
+    said yet which places are allowed."""
 
     where: str
     document: ImagesDocument
     sources: Mapping[str, str | Unusable]
+    outside: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,14 @@ class ImageMap:
                     (),
                     missing=True,
                 )
-            label = self.default_label
+            try:
+                return self._lead(self.default_label, key)
+            except Unresolved as error:
+                error.told = True  # to the map that has this default
+                raise
+        return self._lead(label, key)
+
+    def _lead(self, label: str, key: str) -> Image:
         steps = [label]
         while True:
             match self.labels.get(steps[-1]):
@@ -116,7 +125,7 @@ class ImageMap:
             case SizePreset() as preset:
                 return preset
             case Unusable(why):
-                raise Unresolved(f"size {quoted(name)} {why}", ("size",))
+                raise Unresolved(f"size {quoted(name)} {why}", ("size",), told=True)
             case _:
                 raise _unknown("size", [name], self.sizes, "size")
 

@@ -21,7 +21,8 @@ def destroyed(place: Site, *names: str) -> None:
     assert (told.stdout.decode(), told.stderr) == (f"destroyed: {', '.join(names)}\n", b"")
     assert place.processes() == {}
     assert place.instances() == []
-    assert os.listdir(place.paths.instances) == os.listdir(place.paths.sockets) == []
+    assert os.listdir(place.paths.instances) == []
+    assert not place.paths.sockets.exists()
     assert place.status()["items"] == []
 
 

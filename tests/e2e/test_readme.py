@@ -130,7 +130,7 @@ def test_the_error_of_the_readme_is_the_one_that_is_printed(tmp_path: Path) -> N
 @pytest.mark.parametrize("tree", sorted(path.name for path in (ROOT / "examples").iterdir()))
 def test_every_example_tree_is_valid(tree: str) -> None:
     told = subprocess.run(
-        [*PROGRAM, "validate", ROOT / "examples" / tree, "--image-root", ROOT / ".cache/guests"],
+        [*PROGRAM, "validate", ROOT / "examples" / tree],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -269,7 +269,7 @@ def test_ssh_and_console_of_what_does_not_run_say_so_in_one_sentence(tiny: Site)
             assert (told.returncode, told.stdout) == (1, b"")
             assert told.stderr.decode() == (
                 "holdfast: web does not run just now: Stopped: power is stopped, and it was never"
-                " started (see `holdfast explain web`)\n"
+                f" started (see `holdfast explain --state {tiny.state} web`)\n"
             )
 
 

@@ -232,7 +232,7 @@ async def test_a_run_whose_directory_somebody_removed_has_its_result(lab: Lab, h
             await removed()
         if how == "is cancelled":
             assert lab.agent is not None
-            lab.agent.requests.cancel(TESTS)
+            await lab.agent.requests.cancel(TESTS)
         lab.look()
         await lab.until(lambda: last(lab).phase.ended, "it has ended")
         run = last(lab)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.errors import ImageUnavailable, StartFailed, StopFailed
+from state import database
 from state.ids import Digest, Name
 from state.lifecycle import Phase
 from state.observed import Listener, RunState, image_key
@@ -121,6 +124,64 @@ async def test_a_replacement_that_was_cut_off_anywhere_is_brought_to_its_end(
         assert lab.host.guests[new.uid].boots == 1
 
 
+@pytest.mark.parametrize("operation", ["spawn", "stop", "set_forwards"])
+async def test_a_replacement_that_never_ran_is_dropped_though_the_ledger_is_lost(
+    lab: Lab, operation: str
+) -> None:
+    """Sabotage: take what is inert for one that has run. It then counts as the one that serves, and the old disk is
+    removed for a machine that nobody has seen."""
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        old, asked = lab.instance().uid, lab.host.calls[operation]
+    lab.host.delays[operation] = 3600
+    async with lab.killed():
+        lab.edit(desired(vm("web", memory=1 << 30)))
+        await lab.until(lambda: lab.host.calls[operation] > asked, "it is in the midst of it")
+    lab.host.delays.clear()
+    lab.database.unlink()
+    lab.edit(desired(vm("web")))
+    async with lab.running():
+        await lab.settled()
+        assert lab.uids() == {"web": old}
+        assert list(lab.host.guests) == [old]
+
+
+@pytest.mark.parametrize("operation", ["prepare", "spawn", "describe", "resume"])
+async def test_a_machine_whose_first_start_was_cut_off_runs_though_the_ledger_is_lost(
+    lab: Lab, operation: str
+) -> None:
+    lab.host.delays[operation] = 3600
+    async with lab.killed():
+        lab.edit(desired(vm("web")))
+        await lab.until(lambda: lab.host.calls[operation] > 0, "it is in the midst of it")
+    lab.host.delays.clear()
+    lab.database.unlink()
+    async with lab.running():
+        await lab.settled()
+        assert lab.instance().generation == 1
+        assert lab.host.guests[lab.uids()[Name("web")]].boots == 1
+
+
+async def test_a_replacement_that_was_let_go_is_never_dropped_though_the_ledger_is_lost(
+    lab: Lab,
+) -> None:
+    """Sabotage: tell in its own file that it runs only afterwards. What its guest wrote is then thrown away."""
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+    lab.host.delays["discard"] = 3600
+    async with lab.killed():
+        lab.edit(desired(vm("web", memory=1 << 30)))
+        await lab.until(lambda: lab.host.calls["discard"] > 0, "the new one runs")
+        [new] = lab.uids().values()
+    lab.database.unlink()
+    async with lab.killed():
+        lab.edit(desired(vm("web")))
+        await lab.until(lambda: len(lab.host.guests) == 3, "it is replaced like any other")
+        assert new in lab.host.guests
+
+
 async def test_files_of_the_old_machine_that_cannot_be_removed_keep_no_replacement_waiting(
     lab: Lab,
 ) -> None:
@@ -152,6 +213,31 @@ async def test_two_machines_can_exchange_their_ports(lab: Lab) -> None:
         assert lab.uids() == before
         assert set(other) < set(lab.host.guests[before[Name("web")]].forwards)
         assert set(one) < set(lab.host.guests[before[Name("db")]].forwards)
+
+
+async def test_replacements_can_exchange_their_ports(lab: Lab) -> None:
+    """Sabotage: let each keep its ports until the other has let go of its own. Both then wait for ever."""
+    one, two, three = ((Forward(port, 80),) for port in (8080, 8081, 8082))
+    async with lab.running():
+        lab.edit(desired(vm("a", ports=one), vm("b", ports=two), vm("c", ports=three)))
+        await lab.settled()
+        before = lab.uids()
+        lab.host.failures["spawn"] = [StartFailed("not just now")]
+        lab.edit(
+            desired(
+                vm("a", ports=two, memory=1 << 30),
+                vm("b", ports=three, memory=1 << 30),
+                vm("c", ports=one, memory=1 << 30),
+            )
+        )
+        await lab.until(lambda: not lab.host.failures["spawn"], "one of them cannot be made")
+        assert set(lab.uids()) == set(before)
+        await lab.settled()
+        after = lab.uids()
+        assert set(after) == set(before)
+        assert not set(after.values()) & set(before.values())
+        for name, ports in (("a", two), ("b", three), ("c", one)):
+            assert set(ports) < set(lab.host.guests[after[Name(name)]].forwards)
 
 
 async def test_changed_labels_do_not_touch_the_process(lab: Lab) -> None:
@@ -589,3 +675,28 @@ async def test_a_held_name_that_never_ran_is_started_by_what_it_was_given(lab: L
         lab.edit(desired(problems=[broken("web")]))
         await lab.until(lambda: "web" in lab.uids(), "it is started nevertheless")
         assert lab.host.calls["fetch"] == 1
+
+
+@pytest.mark.parametrize(
+    "operation", ["prepare", "spawn", "stop", "set_forwards", "describe", "resume", "discard"]
+)
+async def test_a_database_that_another_program_holds_delays_a_step_and_ends_no_agent(
+    lab: Lab, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: write without having asked whether the database is free. The loop waits with it, and then ends."""
+    monkeypatch.setattr(database, "BUSY", 0.0)
+    tries: list[str] = []
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.host.calls[operation]
+        lab.host.delays[operation] = 0.05
+        lab.edit(desired(vm("web", memory=1 << 30)))
+        await lab.until(lambda: lab.host.calls[operation] > before, "it is in the midst of it")
+        with closing(sqlite3.connect(lab.database)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            assert lab.ledger is not None
+            lab.ledger._connection.set_trace_callback(tries.append)
+            await lab.until(lambda: len(tries) > 20, "it tries again and again")
+        await lab.settled()
+        assert (lab.instance().generation, list(lab.host.guests)) == (2, list(lab.uids().values()))

@@ -15,7 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+
+from agent.cli import holdfast as program
+from agent.errors import StateUnusable
+from tests.unit.test_directory_hostile import open_path as open_path
+from tests.unit.test_directory_hostile import without_privileges
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = """\
@@ -168,6 +174,32 @@ def test_a_damaged_ledger_is_no_bug(holdfast: Call, tmp_path: Path, words: str) 
     assert "bug" not in told.stderr
 
 
+# Somebody else's state directory
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("name", ["run", "plan", "status", "explain", "events", "down"])
+def test_a_state_directory_of_somebody_else_is_told_with_its_owner(
+    open_path: Path, name: str
+) -> None:
+    """Sabotage: let the library look whether the path can be read. It calls it an error of usage, and `plan` a bug."""
+    state = open_path / "state"
+    state.mkdir(0o700)
+    command = program.get_command(click.Context(program), name)
+    assert command is not None
+    words = ["web"] if name == "explain" else []
+    for path, said in (
+        (
+            state,
+            "it belongs to root, and nobody else may enter it (do this as root, or say --state DIR)",
+        ),
+        (state / "deeper", "this user may not go there (say --state DIR)"),
+    ):
+        with without_privileges(), pytest.raises(StateUnusable) as told:
+            command.main([*words, "--state", str(path)], standalone_mode=False)
+        assert str(told.value) == f"entering the state directory {path}: {said}"
+
+
 # Machines in memory
 
 
@@ -180,6 +212,23 @@ def test_machines_in_memory_are_said_to_be_gone_with_their_agent(holdfast: Call)
         "holdfast: web exists in the memory of its agent alone: there is no guest to go into"
         " (run the agent without `--hypervisor memory`)\n",
     )
+
+
+# Help
+
+
+def test_every_variable_is_in_the_help_of_its_option() -> None:
+    context = click.Context(program)
+    variables = set()
+    for name in program.list_commands(context):
+        command = program.get_command(context, name)
+        assert command is not None
+        said = command.get_help(click.Context(command, terminal_width=200))
+        for parameter in command.params:
+            if isinstance(parameter.envvar, str):
+                variables.add(parameter.envvar)
+                assert f"env var: {parameter.envvar}" in said, (name, parameter.name)
+    assert {"HOLDFAST_STATE", "HOLDFAST_DESIRED", "HOLDFAST_INTERVAL"} <= variables
 
 
 # Exit statuses
@@ -200,6 +249,46 @@ def test_a_broken_document_makes_a_plan_an_error_and_leaves_it_whole(
     assert [one["name"] for one in plan["problems"]] == ["db"]
 
 
+def test_a_name_that_waits_for_what_it_cannot_have_is_no_plan_of_nothing(
+    holdfast: Call, tree: Path
+) -> None:
+    """Sabotage: look at the steps that act alone. A document that this host cannot do passes for one that is done."""
+    (tree / "all.yaml").write_text(DOCUMENTS + "memory: 4096GiB\n")
+    told = holdfast("plan --desired tree")
+    assert told.returncode == 2
+    assert "wait web: memory 4TiB is more than this host has" in told.stdout
+    assert told.stdout.endswith(": 1 waiting\n")
+
+
+def test_one_mistake_is_one_line(holdfast: Call, tree: Path, tmp_path: Path) -> None:
+    """Sabotage: print every problem beside the names that it holds."""
+    source = "source: gopher://x/tiny.qcow2"
+    (tree / "all.yaml").write_text(DOCUMENTS.replace("source: tiny.qcow2", source))
+    (tree / "db.yaml").write_text(BROKEN)
+    told = holdfast("plan --desired tree")
+    assert told.returncode == 1
+    assert told.stdout.splitlines()[:-1] == [
+        "! hold db: db.yaml:4:1: unknown key `memry` (did you mean `memory`?)",
+        "! hold web: all.yaml:8:1: see all.yaml:6:18",
+        "! all.yaml:6:18: image `tiny` has a source that has the scheme `gopher`, which is not supported"
+        " (write an https, http or file URL, or a path; `./` before a path with a colon)",
+    ]
+    assert holdfast("run --once --hypervisor memory --desired tree").returncode == 1
+    lines = holdfast("status").stdout.splitlines()
+    assert [line for line in lines if "web" in line] == [
+        "held: web: all.yaml:8:1: see all.yaml:6:18"
+    ]
+    assert sum("gopher" in line for line in lines) == 1
+    tree.rename(tree.with_name("gone"))
+    told = holdfast("plan")
+    why = f"{tree}: the directory cannot be read: No such file or directory"
+    assert (told.returncode, told.stderr) == (1, f"holdfast: {why}\n")
+    assert "directory" not in told.stdout
+    assert holdfast("run --once --hypervisor memory --desired tree").returncode == 1
+    [line] = [one for one in holdfast("status").stdout.splitlines() if "directory" in one]
+    assert line == f"error: {why}"
+
+
 @pytest.mark.parametrize("command", ["run", "plan"])
 @pytest.mark.parametrize(
     ("words", "said"),
@@ -207,6 +296,12 @@ def test_a_broken_document_makes_a_plan_an_error_and_leaves_it_whole(
         ("", "no source of documents was given"),
         ("--desired none", "none: No such file or directory"),
         ("--desired tree/all.yaml", "all.yaml: Not a directory"),
+        ("--state= --desired tree", "'--state': an empty path names nothing"),
+        ("--desired=", "'--desired': an empty path names nothing"),
+        ("--desired tree --images=", "'--images': an empty path names nothing"),
+        ("--desired tree --image-root=", "'--image-root': an empty path names nothing"),
+        ("--desired tree --qemu=", "'--qemu': an empty path names nothing"),
+        ("--config=", "'--config': an empty path names nothing"),
         ("--config none", "reading the configuration none: No such file or directory"),
         ("--desired tree --accel fast", "'fast' is not one of"),
     ],
@@ -229,6 +324,7 @@ def test_what_a_command_is_told_wrongly_is_an_error_of_usage(
         ("desired: true", "`desired` must be a text or a number"),
         ("image_root: [tree, [tree]]", "`image_root` must be a text or a number"),
         ("desird: tree", "has the unknown key `desird`"),
+        ('desired: ""', "an empty path names nothing"),
         ("accel: fast", "'fast' is not one of"),
     ],
 )
@@ -263,6 +359,28 @@ def test_a_tree_that_is_gone_since_an_agent_ran_is_no_error_of_usage(
     assert "restart web" in told.stdout
 
 
+# Commands that one may copy
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_command_that_is_told_names_the_state_that_was_given(
+    holdfast: Call, tmp_path: Path
+) -> None:
+    """Sabotage: print hints as they are written. Who copies one is told of another state."""
+    (tmp_path / "a b").symlink_to("state")
+    missing = "holdfast: there is no `db` here (`holdfast status{} lists every name)\n"
+    environment = holdfast("status db").stderr
+    assert environment == missing.format("`")
+    assert holdfast("status --state state db").stderr == missing.format(" --state state`")
+    (tmp_path / "config.yaml").write_text("state: a b\n")
+    told = holdfast("status --config config.yaml db", env={"HOLDFAST_STATE": ""})
+    assert told.stderr == missing.format(" --state 'a b'`")
+    nowhere = holdfast("status --state /nowhere/state").stderr
+    assert (
+        "(say --state DIR, or start an agent with `holdfast run --state /nowhere/state`)" in nowhere
+    )
+
+
 # Leaving
 
 
@@ -294,6 +412,29 @@ def test_an_agent_that_still_measures_leaves_when_it_is_told(
             agent.kill()
     assert (agent.returncode, said) == (0, b"")
     until(lambda: not asleep([child]))
+
+
+def test_an_agent_says_when_it_starts_and_when_it_leaves(holdfast: Call, tmp_path: Path) -> None:
+    words = ["run", "--state", tmp_path / "state", "--desired", "tree", "--hypervisor", "memory"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "agent", *map(str, words)],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    ) as agent:  # fmt: skip
+        try:
+            until(lambda: " yes " in holdfast("status").stdout)
+            agent.terminate()
+            _, said = agent.communicate(timeout=30)
+        finally:
+            agent.kill()
+    lines = [json.loads(line) for line in said.splitlines()]
+    told = [(one["event"], one["pid"], one["message"]) for one in lines if "pid" in one]
+    assert told == [
+        ("Started", agent.pid, f"keeps {tmp_path}/state as {tmp_path}/tree says"),
+        ("Leaving", agent.pid, "told to; what is under way is finished first"),
+        ("Left", agent.pid, "its VMs existed in its memory and ended with it"),
+    ]
+    assert (lines[0]["event"], lines[0]["hypervisor"]) == ("Started", "memory")
+    assert lines[-1]["event"] == "Left"
 
 
 def children(pid: int) -> list[int]:

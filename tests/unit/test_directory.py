@@ -114,14 +114,16 @@ def test_a_directory_that_is_named_like_a_document_is_one(tmp_path: Path) -> Non
 def test_a_missing_tree_proves_no_absence(tmp_path: Path) -> None:
     desired = load(tmp_path / "nowhere")
     assert desired.unproven is not None
-    assert desired.source.error == "the directory cannot be read: No such file or directory"
+    why = "the directory cannot be read: No such file or directory"
+    assert desired.source.error == f"{tmp_path}/nowhere: {why}"
+    assert messages(desired) == []
 
 
 def test_a_tree_that_is_a_file_proves_no_absence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text(vm())
     desired = load(tmp_path / "file")
     assert desired.unproven is not None
-    assert desired.source.error == "the directory cannot be read: Not a directory"
+    assert desired.source.error == f"{tmp_path}/file: the directory cannot be read: Not a directory"
 
 
 @pytest.mark.parametrize("files", [{}, {"README": "x"}, {"c.yaml": "# nothing\n---\n"}])

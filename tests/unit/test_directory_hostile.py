@@ -233,7 +233,7 @@ def test_a_tree_that_may_not_be_read_proves_no_absence(open_path: Path) -> None:
         desired = load(root)
     assert desired.vms == {}
     assert desired.unproven is not None
-    assert desired.source.error == "the directory cannot be read: Permission denied"
+    assert desired.source.error == f"{root}: the directory cannot be read: Permission denied"
 
 
 def test_a_file_that_may_not_be_read_might_own_any_name(open_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from agent.cli.down import patience
 from agent.paths import StatePaths
+from agent.sockets import own_directory
 from agent.statedir import StateDirectory
 from state.ids import Name
 from state.ledger import Ledger
@@ -52,8 +53,56 @@ def test_a_name_that_is_only_remembered_is_nothing_to_destroy(state: StatePaths)
 
 def test_all_that_there_is_goes_with_the_volumes(state: StatePaths) -> None:
     assert down("--volumes", "--state", state.root).returncode == 0
-    assert [path.name for path in state.root.iterdir()] == ["agent.lock"]
+    assert not state.root.exists()
+    assert not state.sockets.exists()
     assert down("--state", state.root).stdout.startswith("nothing to destroy")
+
+
+@pytest.mark.parametrize("file", [None, "notes"])
+def test_a_directory_that_was_there_before_or_has_more_in_it_stays(
+    state: StatePaths, file: str | None
+) -> None:
+    """Sabotage: remove whatever is empty. A mount point, or a directory of a package, is then gone."""
+    if file is None:
+        state.lock.write_text("")
+    else:
+        (state.root / file).touch()
+    assert down("--volumes", "--state", state.root).returncode == 0
+    assert [path.name for path in state.root.iterdir()] == ([] if file is None else [file])
+
+
+def test_its_sockets_are_gone_where_they_lie_elsewhere(tmp_path: Path) -> None:
+    paths = StatePaths(tmp_path / ("s" * 60))
+    assert not paths.sockets.is_relative_to(paths.root)
+    StateDirectory(paths.root).close()
+    own_directory(paths.sockets)
+    assert down("--state", paths.root).returncode == 0
+    assert not paths.sockets.exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "stdout", "stderr"),
+    [
+        ("n\n", "nothing was destroyed\n", ""),
+        (
+            "",
+            "\n",
+            "holdfast: nothing was destroyed: nobody answered (say --yes where nobody can)\n",
+        ),
+    ],
+)
+def test_what_was_not_answered_with_yes_destroys_nothing(
+    state: StatePaths, answer: str, stdout: str, stderr: str
+) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "agent", "down", "--state", state.root],
+        capture_output=True, text=True, cwd=ROOT, check=False, input=answer,
+    )  # fmt: skip
+    assert told.returncode == 1
+    assert told.stdout.endswith(f"? [y/N]: {stdout}")
+    assert told.stderr == stderr
+    with closing(Ledger(state.database)) as ledger:
+        assert ledger.name(Name("web")).ssh_port == 22000
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a namespace of pids")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import signal
 import sqlite3
@@ -20,7 +21,7 @@ from state import database
 from state import ledger as ledger_module
 from state.history import Event, Finding, StepRecord
 from state.ids import Name
-from state.ledger import Ledger, LedgerNewer, LedgerUnwritable, Transaction
+from state.ledger import Ledger, LedgerHeld, LedgerNewer, LedgerUnwritable, Transaction
 from state.lifecycle import IllegalMove, Phase
 from state.observed import NameRecord, Retry
 from state.records import LedgerUnreadable, Reader
@@ -299,12 +300,33 @@ def test_a_database_that_another_program_does_not_let_go_of_is_no_bug(
     monkeypatch.setattr(database, "BUSY", 0.01)
     with closing(Ledger(path)) as ledger, closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
-        said = "database is locked"
-        taken_back(ledger, lambda change: change.event(event("x")), LedgerUnwritable, said)
+        said = "another program holds the state database"
+        taken_back(ledger, lambda change: change.event(event("x")), LedgerHeld, said)
         other.rollback()
         with ledger.transaction() as change:
             change.event(event("said"))
         assert messages(ledger.reader) == ["said"]
+
+
+async def test_a_database_that_is_held_is_waited_for_while_others_go_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: try to write, and wait in SQLite. Nothing else of the process then runs meanwhile."""
+    with closing(Ledger(path)) as ledger, closing(sqlite3.connect(path)) as other:
+        assert not await ledger.free()
+        other.execute("BEGIN EXCLUSIVE")
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(ledger.free())
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            assert not waiting.done()
+            other.rollback()
+        assert waiting.result()
+        monkeypatch.setattr(database, "PATIENCE", 0.01)
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(LedgerHeld, match="fuser"):
+            await ledger.free()
+        assert ledger.reader.events() == []
 
 
 def test_what_sqlite_does_not_understand_is_a_bug_and_no_fault_of_the_disk(ledger: Ledger) -> None:

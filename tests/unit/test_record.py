@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from agent.record import Pass, Recorder
-from agent.steps import Adopt, Hold, Keep, Plan, Step, Wait
+from agent.steps import Adopt, Hold, Keep, Plan, Restart, Step, Wait
 from state.desired import Advice, Desired, SourceInfo, SourceRef
 from state.history import Event
 from state.ids import Name, Uid
 from state.ledger import Ledger
+from state.lifecycle import Cause
 from state.observed import Observed, Seen, Verdict
 from state.records import SOURCE_KEY
 from tests.builders import DIRECTORY, broken, desired, running, vm
@@ -126,7 +127,61 @@ def test_a_problem_is_told_once_with_its_place(ledger: Ledger, told: list[Event]
     told.clear()
     gone = replace(broken(None), line=0, column=0)
     Recorder(ledger).record(a_pass(wish=desired(problems=[gone])), 200.0)
-    assert [one.message for one in told] == ["web.yaml: it is broken"]
+    assert [one.message for one in told if one.name is None] == ["web.yaml: it is broken"]
+
+
+HOLD = Hold(name=WEB, because="web.yaml:3:1: it is broken", reason="InvalidDocument")
+RESTART = Restart(
+    name=WEB, because="its process ended", uid=Uid("1"), spec=vm(), accelerator="tcg",
+    cause=Cause.EXIT, grace=0.0, fault=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_the_end_of_a_hold_is_told_once_by_whichever_agent_sees_it(
+    ledger: Ledger, told: list[Event], again: bool
+) -> None:
+    recorder = Recorder(ledger)
+    recorder.record(a_pass(HOLD, wish=desired(problems=[broken("web")])), 100.0)
+    told.clear()
+    if again:
+        recorder = Recorder(ledger)
+    recorder.record(a_pass(keep()), 200.0)
+    recorder.record(a_pass(keep()), 300.0)
+    assert [(one.at, one.reason, one.name, one.kind, one.message) for one in told] == [
+        (200.0, "Released", WEB, "vm", "it is no longer held; keep: x")
+    ]
+
+
+@pytest.mark.parametrize(
+    "meanwhile", [RESTART, wait(reason="InProgress"), wait(reason="BackOff")], ids=repr
+)
+@pytest.mark.parametrize("wish", [desired(vm()), desired(unproven="the tree is gone")])
+def test_a_hold_lasts_while_what_runs_is_looked_after(
+    ledger: Ledger, told: list[Event], meanwhile: Step, wish: Desired
+) -> None:
+    """Sabotage: take every step that is no hold for its end. It ends and begins anew with each restart."""
+    hold = replace(HOLD, reason="AbsenceUnproven")
+    recorder = Recorder(ledger)
+    recorder.record(a_pass(hold, wish=wish), 100.0)
+    recorder.record(a_pass(meanwhile, wish=wish), 200.0)
+    recorder.record(a_pass(hold, wish=wish), 300.0)
+    assert "Released" not in [one.reason for one in told]
+    recorder.record(a_pass(meanwhile, wish=wish), 400.0)
+    recorder.record(a_pass(), 500.0)
+    assert [(one.at, one.message) for one in told if one.reason == "Released"] == [
+        (500.0, "it is no longer held; nothing of it is left")
+    ]
+
+
+def test_a_document_that_was_just_deleted_is_no_hold_to_tell_of(
+    ledger: Ledger, told: list[Event]
+) -> None:
+    recorder = Recorder(ledger)
+    gone = replace(broken("web"), reason="JustGone")
+    recorder.record(a_pass(replace(HOLD, reason="JustGone"), wish=desired(problems=[gone])), 100.0)
+    recorder.record(a_pass(), 101.0)
+    assert told == []
 
 
 def test_a_kept_machine_follows_its_document_to_where_it_stands_now(ledger: Ledger) -> None:

@@ -138,18 +138,28 @@ async def test_a_process_that_was_started_and_not_recorded_is_recorded(
     assert ledger.instances() == [instance(phase=after, process=alive)]
 
 
+@pytest.mark.parametrize(
+    ("started_at", "phase"), [(1_700_000_990.0, Phase.RUNNING), (None, Phase.STARTING)]
+)
 async def test_a_living_machine_whose_row_is_lost_is_taken_in_untouched(
-    ledger: Ledger, host: MemoryHost
+    ledger: Ledger, host: MemoryHost, started_at: float | None, phase: Phase
 ) -> None:
-    lost = instance(generation=3, ssh_port=22007, run_as=61000)
+    """Sabotage: take one that was never let go for one that has run. It then counts as the one that serves."""
+    lost = instance(generation=3, ssh_port=22007, run_as=61000, started_at=started_at)
     alive = await there(host, lost)
     calls = host.calls.copy()
     assert await recovered(ledger, host) == [("Recovered", WEB)]
-    assert ledger.instances() == [
-        replace(lost, phase=Phase.RUNNING, process=alive, started_at=lost.created_at)
-    ]
+    assert ledger.instances() == [replace(lost, phase=phase, process=alive)]
     assert ledger.names() == {WEB: NameRecord(WEB, 3, 22007)}
     assert host.calls == calls
+
+
+async def test_a_machine_that_never_ran_whose_row_is_lost_is_taken_in_as_it_was(
+    ledger: Ledger, host: MemoryHost
+) -> None:
+    await there(host, instance(), alive=False)
+    assert await recovered(ledger, host) == [("Recovered", WEB)]
+    assert ledger.instances() == [instance()]
 
 
 async def test_a_machine_without_a_process_whose_row_is_lost_is_taken_in_as_crashed(

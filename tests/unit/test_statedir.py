@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -238,3 +239,33 @@ def test_an_agent_that_asks_leaves_the_files_of_one_that_runs_alone(root: Path) 
         with pytest.raises(StateInUse):
             StateDirectory(root)
         assert part.exists()
+
+
+def test_who_waits_for_a_lock_that_is_removed_holds_the_new_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: take the lock without asking whether it still has its name. Two agents then hold the directory."""
+    first = StateDirectory(root)
+    for directory in (first.paths.instances, first.paths.images):
+        directory.rmdir()
+    first.paths.identity.unlink()
+    locked = fcntl.lockf
+    tried = []
+
+    def removed_before(lock: int, how: int) -> None:
+        tried.append(lock)
+        if len(tried) == 1:
+            for directory in (first.paths.instances, first.paths.images):
+                directory.rmdir()
+            first.remove()
+            first.close()
+            assert not root.exists()
+        locked(lock, how)
+
+    monkeypatch.setattr(fcntl, "lockf", removed_before)
+    with closing(StateDirectory(root)):
+        assert len(tried) == 2
+        assert root.exists()
+        monkeypatch.undo()
+        told = subprocess.run([sys.executable, "-c", HOLD, root], capture_output=True, text=True)
+        assert "is held by another agent" in told.stderr

@@ -242,12 +242,36 @@ def test_a_problem_is_told_once_whatever_the_number_of_hosts(tmp_path: Path) -> 
     assert [one["name"] for one in json.loads(result.stdout)["problems"]] == ["a"]
 
 
-def test_images_outside_the_tree_need_a_root(tmp_path: Path) -> None:
+def test_where_images_may_come_from_is_no_question_of_documents(tmp_path: Path) -> None:
+    """Sabotage: ask as an agent does. A tree that is good then fails in the hook that has no such option."""
     disks = write(tmp_path / "disks", {"a.qcow2": "x"})
     text = MAP.replace("https://images.example/debian-12.qcow2", f"{disks}/a.qcow2")
-    root = write(tmp_path / "tree", {"images.yaml": text})
-    assert run(root).exit_code == 1
-    assert run(root, "--image-root", disks).exit_code == 0
+    root = tree(tmp_path / "tree", {"images.yaml": text, "web.yaml": vm("web")})
+    result = run(root)
+    assert (result.exit_code, lines(result)) == (
+        0,
+        [
+            f"{root}/images.yaml:8: warning: image `debian-12` lies outside the tree: an agent takes it"
+            " only where --image-root allows its directory"
+        ],
+    )
+    result = run(root, "--image-root", disks)
+    assert (result.exit_code, lines(result)) == (0, [])
+
+
+def test_what_is_wrong_with_an_image_is_told_of_the_map_alone(tmp_path: Path) -> None:
+    """Sabotage: tell it of each vm too. One mistake is then as many lines as there are vms."""
+    documents = {name: vm(name) for name in ("a", "b")} | {
+        "c": vm("c", "image: debian"),
+        "images": MAP.replace("https://", "gopher://"),
+    }
+    result = run(write(tmp_path, {f"{name}.yaml": text for name, text in documents.items()}))
+    assert result.exit_code == 1
+    [line] = lines(result)
+    assert "has the scheme `gopher`" in line
+    text = MAP.replace("default_label: debian-12", "default_label: other")
+    [line] = lines(run(write(tmp_path, {"images.yaml": text, "c.yaml": vm("c")})))
+    assert line.endswith("unknown image `other` (known: debian-12, debian)")
 
 
 def holdfast(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,51 @@
+"""Commands that a person can type as they are printed: on the state directory that they were told of."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from agent.paths import StatePaths, default_state
+
+_KEY = "agent.cli.typed.state"
+_COMMAND = re.compile(r"`holdfast (?!validate|schema)(?:job )?[a-z]+")
+
+
+def remember(context: click.Context, state: StatePaths) -> None:
+    """What this command works on, where that was said to this command alone: what the environment says, the next one is
+    told too."""
+    if context.get_parameter_source("state") is not click.core.ParameterSource.ENVIRONMENT:
+        context.meta[_KEY] = state
+
+
+def typed(text: str) -> str:
+    """`text`, in which each command of holdfast names the state directory, unless it takes the very same by itself."""
+    context = click.get_current_context(silent=True)
+    state = context.meta.get(_KEY) if context is not None else None
+    if not isinstance(state, StatePaths) or not (words := state_words(state)):
+        return text
+    return _COMMAND.sub(lambda found: found.group() + words, text)
+
+
+def state_words(state: StatePaths) -> str:
+    """The option that names the state directory, with a space before it; empty for the default one."""
+    if state.root == default_state():
+        return ""
+    relative = os.path.relpath(state.root)
+    shortest = str(state.root) if relative.startswith("..") else relative
+    return f" --state {shlex.quote(shortest)}"
+
+
+def program() -> str:
+    """How this program was called, so that what is printed can be typed."""
+    called = Path(sys.argv[0])
+    found = shutil.which("holdfast")
+    if called.name != "holdfast" or (found and Path(found).samefile(called)):
+        return "holdfast"
+    return os.path.relpath(called)
