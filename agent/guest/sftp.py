@@ -115,14 +115,16 @@ class Sftp:
             whole = whole and len(piece) == length
         return b"".join(pieces)
 
-    def write(self, handle: bytes, data: bytes) -> None:
-        """All of `data`, from the start of the file."""
+    def write(self, handle: bytes, data: bytes, start: int = 0) -> None:
+        """All of `data`, from `start` on."""
         asked = deque[int]()
         for at in range(0, len(data), CHUNK):
             if len(asked) == _AT_ONCE:
                 self._done(self._answer(asked.popleft()))
             piece = data[at : at + CHUNK]
-            asked.append(self._ask(_WRITE, text(handle) + struct.pack(">Q", at) + text(piece)))
+            asked.append(
+                self._ask(_WRITE, text(handle) + struct.pack(">Q", start + at) + text(piece))
+            )
         while asked:
             self._done(self._answer(asked.popleft()))
 

@@ -20,6 +20,7 @@ from posixpath import dirname
 from typing import Protocol
 
 from agent.errors import BadInput
+from agent.guest.content import pieces
 from agent.guest.sftp import (
     CREATE,
     READ,
@@ -31,7 +32,7 @@ from agent.guest.sftp import (
     Sftp,
     Stream,
 )
-from state.work import Look
+from state.work import Content, Look
 
 _ROOT = b".holdfast"
 _BALLAST = 256 << 10
@@ -92,9 +93,9 @@ class Workplace:
     def upload(
         self,
         run: str,
-        script: bytes,
+        script: Content,
         env: Mapping[str, str],
-        files: Sequence[tuple[str, bytes, int]],
+        files: Sequence[tuple[str, Content, int]],
     ) -> None:
         """See Session.upload."""
         here, settings = _directory(run), _settings(env)
@@ -227,7 +228,7 @@ class Workplace:
             for name in [name for name, _ in found if _UNFINISHED.fullmatch(name)]:
                 self.sftp.remove(directory + b"/" + name)
 
-    def _put(self, path: bytes, content: bytes, mode: int) -> None:
+    def _put(self, path: bytes, content: Content, mode: int) -> None:
         """Whole or not at all, under a name of its own until then: what a lost connection was writing is written on for
         a moment, and may not be written into."""
         above = path.rpartition(b"/")[0]
@@ -235,7 +236,10 @@ class Workplace:
         try:
             handle = self.sftp.open(beside, WRITE | CREATE | TRUNCATE, 0o600)
             try:
-                self.sftp.write(handle, content)
+                at = 0
+                for piece in pieces(content):
+                    self.sftp.write(handle, piece, at)
+                    at += len(piece)
             finally:
                 self.sftp.shut(handle)
             self.sftp.chmod(beside, mode)

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from agent import durable
 from agent.errors import StartFailed
@@ -21,6 +22,7 @@ from state.ids import Digest, RunId, Uid
 from state.run_rows import run_of, run_row
 from state.runs import Run
 from state.spec.resolved_job import Attachment, JobSpec
+from state.work import Content
 
 Bring = Callable[[str, Digest], bytes]
 """Returns the bytes of a file of the source, by its path and digest."""
@@ -87,24 +89,26 @@ class RunStore:
         if run.phase.ended:
             durable.write(mine.result, _text(result(run, mine)), replace=True)
 
-    def script(self, run: Run, spec: JobSpec) -> bytes:
+    def script(self, run: Run, spec: JobSpec) -> Content:
         """The program that is to run."""
         if isinstance(spec.script, str):
             return spec.script.encode()
         return self._input(run, spec.script)
 
-    def files(self, run: Run, spec: JobSpec) -> list[tuple[str, bytes, int]]:
-        """What goes into the guest beside the program: absolute path, content, mode."""
+    def files(self, run: Run, spec: JobSpec) -> list[tuple[str, Content, int]]:
+        """What goes into the guest beside the program: absolute path, content, mode. Nothing of it is read here."""
         return [(one.path, self._input(run, one.content), one.mode) for one in spec.files]
 
-    def _input(self, run: Run, one: Attachment) -> bytes:
+    def _input(self, run: Run, one: Attachment) -> Path:
+        found = self.of(run.id).input(one.digest)
         try:
-            return self.of(run.id).input(one.digest).read_bytes()
+            found.stat()
         except OSError as error:
             raise StartFailed(
                 f"{run.name} cannot be run: its file {one.path} is not kept any more: {error.strerror}",
                 hint=f"run it anew with `holdfast job rerun {run.name}` once its document has changed",
             ) from error
+        return found
 
     def recovered(self) -> Iterator[Run]:
         """Every run whose own file can be read, each with its result if it has ended: a kill may have come between."""

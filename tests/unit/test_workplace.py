@@ -1,4 +1,4 @@
-"""What the files of a run are believed to say, in a guest whose script can write to them."""
+"""What is put into a guest for a run, and what is believed of the files of a run, to which its script can write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import GuestRefused
+from agent.errors import GuestRefused, StartFailed
+from agent.guest.content import pieces, size_of
 from state.work import Look
 from tests.localguest import LocalGuest
 
@@ -41,3 +42,23 @@ async def test_what_no_wrapper_writes_is_refused(tmp_path: Path, code: str) -> N
 
 async def test_the_size_of_a_large_output_is_believed(tmp_path: Path) -> None:
     assert (await looked(tmp_path, f"0 {2**63 - 1}")).size == 2**63 - 1
+
+
+async def test_a_file_of_this_host_comes_whole_and_is_read_in_pieces(tmp_path: Path) -> None:
+    """Sabotage: write every piece to the start of the file."""
+    large, script = tmp_path / "large", tmp_path / "script"
+    large.write_bytes(bytes(range(256)) * 40_000)
+    script.write_bytes(b"#!/bin/sh\n")
+    assert max(map(len, pieces(large))) < large.stat().st_size == size_of(large)
+    guest = LocalGuest(tmp_path / "home")
+    session = await guest.session()
+    try:
+        await session.upload("r1", script, {}, [(f"{guest.home}/there", large, 0o640)])
+        assert (guest.home / "there").read_bytes() == large.read_bytes()
+        assert (guest.run("r1") / "script").read_bytes() == b"#!/bin/sh\n"
+        large.unlink()
+        with pytest.raises(StartFailed, match=r"reading .*/large for a guest: No such file"):
+            await session.upload("r2", script, {}, [(f"{guest.home}/there", large, 0o640)])
+    finally:
+        await session.close()
+        guest.end()
