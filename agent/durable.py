@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def write(path: Path, content: bytes, *, replace: bool, mode: int = 0o600) -> bo
 
 
 UNFINISHED = ".part"
-"""What the name of a file ends in that is filled over some time; it begins with a dot."""
+"""What the name of a file or directory ends in that is filled over some time; it begins with a dot."""
 _ON_ITS_WAY = re.compile(r"\..+(\.[0-9a-f]{8}|\.part)", re.DOTALL)
 
 
@@ -53,8 +54,13 @@ def clear_up(path: Path) -> None:
         return
     for name in names:
         if _ON_ITS_WAY.fullmatch(name):
-            with suppress(FileNotFoundError, IsADirectoryError):
+            try:
                 (path / name).unlink()
+            except FileNotFoundError:
+                continue
+            except IsADirectoryError:
+                if name.endswith(UNFINISHED):
+                    shutil.rmtree(path / name, ignore_errors=True)
 
 
 def directory(path: Path) -> None:

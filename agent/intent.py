@@ -7,7 +7,19 @@ from contextlib import contextmanager
 
 from agent import backoff
 from agent.errors import HoldfastError
-from agent.steps import ACTING, Clear, Create, Destroy, Replace, Step, target
+from agent.steps import (
+    ACTING,
+    Attempt,
+    CancelRun,
+    Clear,
+    Create,
+    Destroy,
+    Enqueue,
+    Replace,
+    Resume,
+    Step,
+    target,
+)
 from state.clock import Moment
 from state.history import Event, StepRecord
 from state.ids import Uid
@@ -77,9 +89,7 @@ class Intent:
             self._end(change, "failed", str(error))
             retry = self._ledger.retry(key)
             change.put_retry(backoff.failed(retry, str(error), now, target(self._step)))
-            change.event(
-                self.event(f"{self._step.action.capitalize()}Failed", str(error), self._uid)
-            )
+            change.event(self.event(_failure(self._step), str(error), self._uid))
 
     def event(self, reason: str, message: str, uid: Uid | None) -> Event:
         """An event of this step."""
@@ -101,6 +111,21 @@ class Intent:
 def event(now: Moment, pass_id: str, reason: str, message: str) -> Event:
     """An event that is about no name."""
     return Event(at=now.wall, reason=reason, message=message, pass_id=pass_id)
+
+
+def _failure(step: Step) -> str:
+    """The word for a step that failed. `RunFailed` is said of a script, so steps of jobs have words of their own."""
+    match step:
+        case Enqueue():
+            return "QueueFailed"
+        case Attempt():
+            return "AttemptFailed"
+        case Resume():
+            return "ResumeFailed"
+        case CancelRun():
+            return "CancelFailed"
+        case _:
+            return f"{step.action.capitalize()}Failed"
 
 
 def _about(step: Step) -> tuple[Uid | None, int | None]:

@@ -17,7 +17,8 @@
       git/
       keys/  id_ed25519  id_ed25519.pub  hosts/<name>  hosts/<name>.pub
 
-A name that begins with a dot is of a file on its way; what a crash leaves of one is removed by the next agent.
+A name that begins with a dot is of a file on its way, or of a run; what a crash leaves of one is removed by the next
+agent.
 Sockets lie in a directory of their own, whose path is short enough for the 107 bytes that a client can connect to.
 """
 

@@ -155,9 +155,10 @@ def _open_to_all(directory: Path) -> bool:
 def _clear_up(paths: StatePaths) -> None:
     """Remove what writes left that a crash cut off."""
     images = (paths.images, paths.images / "sources")
-    for directory in (paths.root, *images, paths.keys, paths.host_keys):
+    for directory in (paths.root, *images, paths.keys, paths.host_keys, paths.runs):
         durable.clear_up(directory)
-    for directory in paths.instances.iterdir():
+    runs = paths.runs.iterdir() if paths.runs.is_dir() else ()
+    for directory in (*paths.instances.iterdir(), *runs):
         durable.clear_up(directory)
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+Content = bytes | Path
+"""What is put into a guest: bytes, or the file of this host that holds them."""
 
 
 @dataclass(frozen=True, slots=True)

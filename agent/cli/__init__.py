@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from agent.cli import output
+from agent.cli.text import harmless
 from agent.cli.typed import typed
 from agent.errors import BadUsage, HoldfastError, StateInUse
 
@@ -98,7 +99,7 @@ def _run() -> int:
     except HoldfastError as error:
         if debug:
             raise
-        click.echo(f"holdfast: {error}", err=True)
+        click.echo(harmless(f"holdfast: {error}"), err=True)
         return _status(error)
     except output.OutputLost as lost:
         return _unwritten(lost)

@@ -10,7 +10,7 @@ import click
 
 from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import open_reader
-from agent.cli.text import harmless
+from agent.cli.text import in_line
 from agent.paths import StatePaths
 from state.clock import stamp
 
@@ -56,4 +56,4 @@ def _tell(event: Event, output: str) -> None:
         }  # fmt: skip
         click.echo(json.dumps(told))
         return
-    click.echo(f"{at}  {event.name or '-':<16} {event.reason:<18} {harmless(event.message)}")
+    click.echo(f"{at}  {event.name or '-':<16} {event.reason:<18} {in_line(event.message)}")

@@ -10,7 +10,7 @@ import click
 from agent.cli.jobtext import why
 from agent.cli.options import output_option, state_option
 from agent.cli.reading import alive_of, open_reader
-from agent.cli.text import harmless
+from agent.cli.text import in_line
 from agent.cli.typed import typed
 from agent.errors import BadInput
 from agent.paths import StatePaths
@@ -50,7 +50,7 @@ def explain(state: StatePaths, output: str, name: str) -> None:
     if output == "json":
         click.echo(json.dumps(found, indent=1))
     else:
-        click.echo(typed(harmless("\n".join(_text(name, found, state)))))
+        click.echo("\n".join(typed(in_line(line)) for line in _text(name, found, state)))
 
 
 def _step(step: StepRecord) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import open_reader
 from agent.cli.runs import meant, runs_of
 from agent.cli.tables import screen
-from agent.cli.text import harmless
+from agent.cli.text import in_line
 from agent.cli.typed import typed
 from agent.errors import StateInUse
 from agent.jobs.told import result
@@ -86,15 +86,9 @@ def artifacts(state: StatePaths, output: str, run: str | None, name: str) -> Non
         click.echo(json.dumps(told, indent=1))
         return
     for each in told:
-        click.echo(
-            harmless(
-                f"{each['name']}  {each['size']}  {each['sha256']}  {each['path']}".replace(
-                    "\n", "\\n"
-                )
-            )
-        )
+        click.echo(in_line(f"{each['name']}  {each['size']}  {each['sha256']}  {each['path']}"))
     for note in one.notes:
-        click.echo(harmless(f"note: {note}"), err=True)
+        click.echo(in_line(f"note: {note}"), err=True)
     if not told:
         click.echo(f"run {one.number} of {name} left no artifacts", err=True)
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from agent.cli.tables import Fitted, fitted
-from agent.cli.text import harmless, span
+from agent.cli.text import in_line, span
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -113,7 +113,7 @@ def why(run: dict[str, Any], now: float | None) -> str:
     kept = run["kept_until"]
     if kept is not None and now is not None and _unix(kept) > now:
         said += f"; its VM is kept for {span(_unix(kept) - now)} more"
-    return harmless(said) or "-"
+    return in_line(said) or "-"
 
 
 def _unix(stamped: str) -> float:

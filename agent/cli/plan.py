@@ -12,6 +12,7 @@ import click
 
 from agent.cli.options import output_option, said_settings, source_options, state_option
 from agent.cli.reading import open_reader
+from agent.cli.text import in_line
 from agent.cli.typed import typed
 from agent.config import Settings
 from agent.paths import StatePaths
@@ -157,7 +158,7 @@ _SIGNS = {
 
 def _print(decided: Plan, desired: Desired) -> None:
     def line(sign: str, colour: str, text: str) -> None:
-        click.echo(click.style(f"{sign} ", fg=colour if colour != "dim" else None) + text)
+        click.echo(click.style(f"{sign} ", fg=colour if colour != "dim" else None) + in_line(text))
 
     ours = {one.message: one.place for one in desired.problems if one.name is None}
     known = {
@@ -180,7 +181,7 @@ def _print(decided: Plan, desired: Desired) -> None:
     for one in desired.advice:
         line("i", "cyan", f"{one.where}: {one.message}")
     if desired.source.error is not None:
-        click.echo(f"holdfast: {desired.source.error}", err=True)
+        click.echo(in_line(f"holdfast: {desired.source.error}"), err=True)
     counts = {
         action: n
         for action in _SIGNS

@@ -16,7 +16,7 @@ import click
 from agent.cli import output
 from agent.cli.jobtext import COLOURS
 from agent.cli.output import OutputLost
-from agent.cli.text import harmless, span
+from agent.cli.text import in_line, span
 from agent.paths import StatePaths
 from state.ids import Name
 from state.runs import Run, RunPhase
@@ -101,7 +101,7 @@ class Showing:
                 run.name,
                 Text(run.phase.value, style=COLOURS[run.phase.value]),
                 span(until - since) if since is not None else "",
-                Text(run.message or last_line(self._state.run(run.id).log)),
+                Text(in_line(run.message) or last_line(self._state.run(run.id).log)),
             )
         return table
 
@@ -110,7 +110,7 @@ def _line(run: Run) -> str:
     said = f"{run.name}: run {run.number}: {run.phase.value}"
     if run.phase is RunPhase.BOOTING and run.attempt > 1:
         said += f", attempt {run.attempt}"
-    return harmless(f"{said}: {run.message}" if run.message else said)
+    return in_line(f"{said}: {run.message}" if run.message else said)
 
 
 def last_line(log: Path) -> str:
@@ -121,4 +121,4 @@ def last_line(log: Path) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((harmless(line) for line in reversed(lines) if line.strip()), "")
+    return next((in_line(line) for line in reversed(lines) if line.strip()), "")

@@ -17,6 +17,7 @@ from agent.cli.jobtext import history_table, jobs_table
 from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import alive_of, in_memory, open_reader
 from agent.cli.tables import Fitted, fitted, screen
+from agent.cli.text import in_line
 from agent.cli.typed import program, state_words, typed
 from agent.errors import BadInput
 from agent.jobs.told import result
@@ -121,7 +122,7 @@ def table(looked: Looked, width: int | None = None) -> RenderableType:
     lines = _lines(looked)
     if any("SSH" in one.without for one in shown):
         lines[:0] = _ways(items, looked)
-    return Group(*tables, *(Text(typed(line)) for line in lines))
+    return Group(*tables, *(Text(typed(in_line(line))) for line in lines))
 
 
 def _vms(items: list[dict[str, Any]], looked: Looked, width: int | None) -> Fitted:
@@ -150,7 +151,7 @@ def _vms(items: list[dict[str, Any]], looked: Looked, width: int | None) -> Fitt
             item["image"] or "-",
             item["accel"] or "-",
             _ssh(item, looked),
-            Text(typed(_reason(item))),
+            Text(typed(in_line(_reason(item)))),
         )
         for item in items
     ]

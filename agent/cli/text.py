@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import re
+
+_DOUBTFUL = re.compile(r"[^ -~\n\t]+")
+"""What may have to be shown as an escape: most of a log is passed over in one go."""
 
 
 def harmless(text: str) -> str:
@@ -11,9 +15,20 @@ def harmless(text: str) -> str:
     That includes carriage return, which can overwrite what stands before it, the C1 controls, and the marks that turn
     the direction of writing.
     """
+    return _DOUBTFUL.sub(_shown, text)
+
+
+def in_line(text: str) -> str:
+    """The same for what belongs on one line: newline and tab are shown too, so that no text forges a line."""
+    return harmless(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _shown(doubtful: re.Match[str]) -> str:
+    found = doubtful[0]
+    if found.isprintable():
+        return found
     return "".join(
-        one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode()
-        for one in text
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in found
     )
 
 

@@ -12,6 +12,7 @@ from agent.guest.folder import PARTIAL, Folder
 from agent.guest.globs import Search, Tree
 from agent.guest.sftp import READ, Broken, Refused
 from state.spec.units import format_size
+from state.spec.words import printable
 from state.work import Artifact, Collected, Limits
 
 _PIECE = 1 << 20
@@ -112,7 +113,7 @@ class _Taking:
 
     def _say(self, note: str) -> None:
         if len(self._said) < _NOTES:
-            self._said.append(note)
+            self._said.append(printable(note))
         else:
             self._unsaid += 1
 

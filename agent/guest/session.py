@@ -13,11 +13,13 @@ from typing import TypeVar
 
 from agent.errors import GuestRefused, SessionLost
 from agent.guest import artifacts
+from agent.guest.content import size_of
 from agent.guest.sftp import Broken, Refused
 from agent.guest.workplace import Line, Workplace
 from agent.worker import Worker
 from state.ids import Name
-from state.work import Collected, Limits, Look
+from state.spec.words import printable
+from state.work import Collected, Content, Limits, Look
 
 T = TypeVar("T")
 
@@ -67,11 +69,11 @@ class GuestSession:
     async def upload(
         self,
         run: str,
-        script: bytes,
+        script: Content,
         env: Mapping[str, str],
-        files: Sequence[tuple[str, bytes, int]],
+        files: Sequence[tuple[str, Content, int]],
     ) -> None:
-        size = len(script) + sum(len(content) for _, content, _ in files)
+        size = size_of(script) + sum(size_of(content) for _, content, _ in files)
         within = _PATIENCE * (1 + len(files) / 16) + size / _SLOWEST
         await self._do(
             "putting its script into", lambda: self._place.upload(run, script, env, files), within
@@ -123,6 +125,6 @@ async def _told(what: str, answer: asyncio.Future[T], within: float) -> T:
     except TimeoutError as error:
         raise SessionLost(f"{what}: nothing came within {within:.0f} s") from error
     except Broken as error:
-        raise SessionLost(f"{what}: {error}") from error
+        raise SessionLost(printable(f"{what}: {error}")) from error
     except Refused as error:
-        raise GuestRefused(f"{what}: the guest refused: {error}") from error
+        raise GuestRefused(printable(f"{what}: the guest refused: {error}")) from error

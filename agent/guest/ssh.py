@@ -21,6 +21,7 @@ from agent.guest.session import GuestSession
 from agent.guest.sftp import Broken, Refused
 from agent.paths import StatePaths
 from state.ids import Name, Uid
+from state.spec.words import printable
 
 if TYPE_CHECKING:
     import paramiko
@@ -92,7 +93,7 @@ def _logged_in(paths: StatePaths, to: Endpoint, tried: str, timeout: float) -> p
         if isinstance(error, paramiko.AuthenticationException):
             raise NotReady(f"{tried}: the guest refuses our key") from error
         # Whatever the other side sends may surface here: the library passes on what its own thread met.
-        raise NotReady(f"{tried}: {str(error) or type(error).__name__}") from error
+        raise NotReady(printable(f"{tried}: {str(error) or type(error).__name__}")) from error
     return transport
 
 

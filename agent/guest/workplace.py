@@ -20,6 +20,7 @@ from posixpath import dirname
 from typing import Protocol
 
 from agent.errors import BadInput
+from agent.guest.content import pieces
 from agent.guest.sftp import (
     CREATE,
     READ,
@@ -31,7 +32,7 @@ from agent.guest.sftp import (
     Sftp,
     Stream,
 )
-from state.work import Look
+from state.work import Content, Look
 
 _ROOT = b".holdfast"
 _BALLAST = 256 << 10
@@ -42,6 +43,8 @@ _UNFINISHED = re.compile(rb"\.holdfast-[0-9a-f]{16}")
 _MOST_ENTRIES = 10_000
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LARGEST = (1 << 63) - 1
+"""Bytes of a file: no file system holds a larger one."""
 _QUIET_LOOKS = 10
 """Looks that found nothing new, after which it is asked whether anybody still watches the script."""
 _BOOT = (
@@ -90,9 +93,9 @@ class Workplace:
     def upload(
         self,
         run: str,
-        script: bytes,
+        script: Content,
         env: Mapping[str, str],
-        files: Sequence[tuple[str, bytes, int]],
+        files: Sequence[tuple[str, Content, int]],
     ) -> None:
         """See Session.upload."""
         here, settings = _directory(run), _settings(env)
@@ -152,6 +155,8 @@ class Workplace:
         size = self.sftp.size(seen.output)
         if ended is not None and ended[1] is not None:
             size = ended[1]
+        if size > _LARGEST:
+            raise Refused("it says that the output of its script is larger than a file can be")
         length = min(at_most, size - offset)
         data = self.sftp.read(seen.output, offset, length) if length > 0 else b""
         alive = ended is not None or self._alive(here, seen, size)
@@ -223,7 +228,7 @@ class Workplace:
             for name in [name for name, _ in found if _UNFINISHED.fullmatch(name)]:
                 self.sftp.remove(directory + b"/" + name)
 
-    def _put(self, path: bytes, content: bytes, mode: int) -> None:
+    def _put(self, path: bytes, content: Content, mode: int) -> None:
         """Whole or not at all, under a name of its own until then: what a lost connection was writing is written on for
         a moment, and may not be written into."""
         above = path.rpartition(b"/")[0]
@@ -231,7 +236,10 @@ class Workplace:
         try:
             handle = self.sftp.open(beside, WRITE | CREATE | TRUNCATE, 0o600)
             try:
-                self.sftp.write(handle, content)
+                at = 0
+                for piece in pieces(content):
+                    self.sftp.write(handle, piece, at)
+                    at += len(piece)
             finally:
                 self.sftp.shut(handle)
             self.sftp.chmod(beside, mode)

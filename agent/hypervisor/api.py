@@ -27,6 +27,7 @@ from state.observed import View as View
 from state.spec.resolved import Firmware, Forward, ImageSpec, MachineType, SeedBus
 from state.work import Artifact as Artifact
 from state.work import Collected as Collected
+from state.work import Content as Content
 from state.work import Limits as Limits
 from state.work import Look as Look
 
@@ -185,14 +186,15 @@ class Session(Protocol):
     async def upload(
         self,
         run: str,
-        script: bytes,
+        script: Content,
         env: Mapping[str, str],
-        files: Sequence[tuple[str, bytes, int]],
+        files: Sequence[tuple[str, Content, int]],
     ) -> None:
         """Put the script of a run, its environment and its files (absolute path, content, mode) into the guest.
 
         Nobody but the login can read script and environment. A file appears at its path whole or not at all, in
-        directories that are made where they are missing. A run that has begun is left as it is.
+        directories that are made where they are missing. A run that has begun is left as it is. Raises StartFailed
+        where a file of this host cannot be read.
         """
 
     async def begin(self, run: str) -> bool:

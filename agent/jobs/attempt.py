@@ -198,6 +198,9 @@ class Attempted:
             return
         while True:
             data = self._store.console(self._instance.uid, log.offset, PIECE)
+            if data is None:
+                await self._kept(lambda: log.console_cut("the console's log was cut here"))
+                continue
             now = self._clock().boottime
             await self._kept(lambda data=data, now=now: log.console(data, now))  # type: ignore[misc]
             log.tick(now)

@@ -20,7 +20,14 @@ from agent.errors import RetryLater
 from agent.jobs.masking import Seam
 
 _ROOM = 512
+LARGEST = (1 << 63) - 1
+"""No number of a record is larger, so that each record fits into its room."""
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+MARK = "[holdfast] "
+"""What lines of holdfast's own begin with."""
+_REMOVED = f"{MARK}this log was removed; what it said before is lost\n".encode()
 
 
 class Stage(StrEnum):
@@ -56,24 +63,23 @@ class Progress:
 
 
 class RecordedLog:
-    """The two files, made where they are missing, for nobody else to read, and cut to what is recorded. Every method
-    raises RetryLater where the disk cannot be written, and leaves things as they were."""
+    """The two files, made where they are missing, for nobody else to read, and cut to what is recorded. A log that
+    somebody removes while it is written is made anew, and says so. Every method raises RetryLater where the disk cannot
+    be written, and leaves things as they were."""
 
     def __init__(self, log: Path) -> None:
         self._path = log
         try:
-            self._log = os.open(log, _OPEN, 0o600)
-            try:
-                self._record = os.open(paths.progress(log), _OPEN, 0o600)
-            except BaseException:
-                os.close(self._log)
-                raise
+            removed = not log.parent.exists()
+            self._log, self._record = self._opened()
             self.progress = self._recorded()
             os.ftruncate(self._log, self.progress.length)
             # A log that grows without a record would be taken for one whose record was lost.
             os.pwrite(self._record, _encoded(self.progress), 0)
         except OSError as error:
             raise self._unwritten(error) from error
+        if removed:
+            self.append(_REMOVED, self.progress)
 
     def close(self) -> None:
         os.close(self._log)
@@ -81,6 +87,11 @@ class RecordedLog:
 
     def append(self, text: bytes, progress: Progress) -> None:
         """Write `text`, and that the log is then where `progress` says; its `length` and `line_over` are filled in."""
+        try:
+            if not (_has_a_name(self._log) and _has_a_name(self._record)):
+                text, progress = self._anew(text, progress)
+        except OSError as error:
+            raise self._unwritten(error) from error
         length = self.progress.length
         over = text.endswith(b"\n") if text else self.progress.line_over
         after = replace(progress, length=length + len(text), line_over=over)
@@ -96,6 +107,27 @@ class RecordedLog:
             raise self._unwritten(error) from error
         self.progress = after
 
+    def _opened(self) -> tuple[int, int]:
+        self._path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        log = os.open(self._path, _OPEN, 0o600)
+        try:
+            return log, os.open(paths.progress(self._path), _OPEN, 0o600)
+        except BaseException:
+            os.close(log)
+            raise
+
+    def _anew(self, text: bytes, progress: Progress) -> tuple[bytes, Progress]:
+        """Put files in the place of those that somebody removed; what is then to be written, and where the log is."""
+        log, record = self._opened()
+        kept = os.path.sameopenfile(log, self._log)
+        self.close()
+        self._log, self._record = log, record
+        if kept:
+            return text, progress
+        os.ftruncate(log, 0)
+        self.progress = replace(self.progress, length=0, line_over=True)
+        return _REMOVED + text, replace(progress, since=0, line_over=True)
+
     def _recorded(self) -> Progress:
         found = _decoded(os.pread(self._record, _ROOM, 0))
         size = os.fstat(self._log).st_size
@@ -109,6 +141,10 @@ class RecordedLog:
         return RetryLater(
             f"writing {self._path}: {error.strerror or error}", hint="make room on this host's disk"
         )
+
+
+def _has_a_name(descriptor: int) -> bool:
+    return os.fstat(descriptor).st_nlink > 0
 
 
 def _encoded(progress: Progress) -> bytes:

@@ -7,10 +7,12 @@ the ledger, so that a lost ledger makes no finished job run again.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from agent import durable
 from agent.errors import StartFailed
@@ -20,6 +22,7 @@ from state.ids import Digest, RunId, Uid
 from state.run_rows import run_of, run_row
 from state.runs import Run
 from state.spec.resolved_job import Attachment, JobSpec
+from state.work import Content
 
 Bring = Callable[[str, Digest], bytes]
 """Returns the bytes of a file of the source, by its path and digest."""
@@ -37,10 +40,13 @@ class RunStore:
         """Where the files of a run lie."""
         return self._paths.run(run)
 
-    def console(self, uid: Uid, offset: int, at_most: int) -> bytes:
-        """Bytes of the serial log of an attempt's VM; none where there is no such log."""
+    def console(self, uid: Uid, offset: int, at_most: int) -> bytes | None:
+        """Bytes of the serial log of an attempt's VM; none where there is no such log, None where it is shorter than
+        `offset`, because it was cut."""
         try:
             with self._paths.instance(uid).console_log.open("rb") as log:
+                if log.seek(0, os.SEEK_END) < offset:
+                    return None
                 log.seek(offset)
                 return log.read(at_most)
         except OSError:
@@ -73,30 +79,36 @@ class RunStore:
         self._make(new, spec, lambda _path, digest: self.of(old.id).input(digest).read_bytes())
 
     def record(self, run: Run) -> None:
-        """Let the run's own files tell what its row is about to tell: the end of a run is believed from here on."""
+        """Let the run's own files tell what its row is about to tell: the end of a run is believed from here on. Their
+        directory is made anew if somebody removed it."""
         mine = self.of(run.id)
+        if not mine.directory.exists():
+            durable.directory(self._paths.runs)
+            durable.directory(mine.directory)
         durable.write(mine.record, _text(run_row(run)), replace=True)
         if run.phase.ended:
             durable.write(mine.result, _text(result(run, mine)), replace=True)
 
-    def script(self, run: Run, spec: JobSpec) -> bytes:
+    def script(self, run: Run, spec: JobSpec) -> Content:
         """The program that is to run."""
         if isinstance(spec.script, str):
             return spec.script.encode()
         return self._input(run, spec.script)
 
-    def files(self, run: Run, spec: JobSpec) -> list[tuple[str, bytes, int]]:
-        """What goes into the guest beside the program: absolute path, content, mode."""
+    def files(self, run: Run, spec: JobSpec) -> list[tuple[str, Content, int]]:
+        """What goes into the guest beside the program: absolute path, content, mode. Nothing of it is read here."""
         return [(one.path, self._input(run, one.content), one.mode) for one in spec.files]
 
-    def _input(self, run: Run, one: Attachment) -> bytes:
+    def _input(self, run: Run, one: Attachment) -> Path:
+        found = self.of(run.id).input(one.digest)
         try:
-            return self.of(run.id).input(one.digest).read_bytes()
+            found.stat()
         except OSError as error:
             raise StartFailed(
                 f"{run.name} cannot be run: its file {one.path} is not kept any more: {error.strerror}",
                 hint=f"run it anew with `holdfast job rerun {run.name}` once its document has changed",
             ) from error
+        return found
 
     def recovered(self) -> Iterator[Run]:
         """Every run whose own file can be read, each with its result if it has ended: a kill may have come between."""

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.jobs.masking import SHORTEST, Masker, Seam
-from agent.jobs.progress import Progress, RecordedLog, Stage
+from agent.jobs.progress import LARGEST, MARK, Progress, RecordedLog, Stage
 from state.work import Look
 
 CAP = 64 << 20
@@ -32,7 +32,6 @@ PIECE = 256 << 10
 PATIENCE = 0.5
 """Seconds after which an unfinished line is written."""
 _LONG_LINE = 64 << 10
-MARK = "[holdfast] "
 
 
 class Transcript:
@@ -107,6 +106,14 @@ class Transcript:
         elif data:
             self._drop(len(data))
 
+    def console_cut(self, said: str) -> None:
+        """The console is shorter than `offset`: what it says next, it says at its new beginning."""
+        if self._at.stage is not Stage.CONSOLE:
+            return
+        self._flush()
+        text = b"" if self._at.full else self._marked(said)
+        self._log.append(text, replace(self._at, offset=0, seam=Seam()))
+
     def script_begins(self, said: str) -> None:
         """Nothing more of the console is wanted, but the output of the script."""
         if self._at.stage is not Stage.CONSOLE:
@@ -123,9 +130,10 @@ class Transcript:
         up (`final`). Until then the caller looks again, at the new `offset`."""
         if self._at.stage not in (Stage.OUTPUT, Stage.TAIL):
             return True
-        self._size = max(self._size, look.size)
+        self._size = min(max(self._size, look.size), LARGEST)
         if self._at.final is None and (final or look.exit_code is not None):
-            self._log.append(b"", replace(self._at, final=look.size))
+            size = min(max(0, look.size), LARGEST)
+            self._log.append(b"", replace(self._at, final=size))
         end = self._at.final
         if not self._at.full:
             self._feed(look.data if end is None else look.data[: max(0, end - self.offset)], now)

@@ -21,9 +21,10 @@ from state.desired import Problem, SourceRef
 from state.ids import Name
 from state.spec.complaints import MOST_COMPLAINTS, Path, complaints
 from state.spec.document import API, HOST_PATTERN, NAME_PATTERN, Document
-from state.spec.job import JobDocument
+from state.spec.job import ATTACHMENTS_LIMIT, JobDocument
 from state.spec.kinds import KINDS, OWNERS
 from state.spec.resolved_job import Attachment
+from state.spec.units import format_size
 from state.spec.vm import VmDocument
 from state.spec.words import did_you_mean, quoted
 
@@ -238,8 +239,26 @@ def _read_beside(reading: Reading, text: _Text, beside: Beside) -> None:
                     ("files", index, "source"), file.source, beside.attachment
                 )
         reading.attachments = {name: one for name, one in found.items() if one is not None}
+        if (too_much := _too_much(document, reading.attachments)) is not None:
+            limit = format_size(ATTACHMENTS_LIMIT)
+            message = (
+                f"with this one its files are more than {limit} in all (put them into the image)"
+            )
+            line, column = text.places(reading.index).find(("files", too_much, "source"))
+            wrong.append((line, column, message))
     if wrong:
         _complain(reading, wrong[:MOST_COMPLAINTS])
+
+
+def _too_much(document: JobDocument, attachments: Mapping[str, Attachment]) -> int | None:
+    """The first of its `files` for which there is no room with those before it."""
+    sizes = {name: one.size for name, one in attachments.items()}
+    total = sizes.get(document.script_file or "", 0)
+    for index, file in enumerate(document.files):
+        total += sizes.get(file.source, 0)
+        if total > ATTACHMENTS_LIMIT:
+            return index
+    return None
 
 
 def _script(relative: str, beside: Beside) -> Attachment:

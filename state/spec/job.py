@@ -26,6 +26,9 @@ from state.spec.words import did_you_mean, quoted
 ATTACHMENT_LIMIT = 64 << 20
 """Bytes of one file that a job's document names: it goes into the guest over SSH, and more belongs into an image."""
 
+ATTACHMENTS_LIMIT = 1 << 30
+"""Bytes of all that a job's document names."""
+
 MOST_FILES = 255
 """Of one job; with a script that is a file, 256 attachments."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from agent.errors import GuestRefused, StartFailed
 from agent.hypervisor.memory.work import Scripted
+from agent.paths import StatePaths
 from agent.settled import settled
 from agent.steps import Wait
 from state.ids import Digest, Name
@@ -197,25 +199,78 @@ async def test_a_run_that_was_cut_off_starts_again_where_its_document_allows_it(
 
 
 @pytest.mark.parametrize(
-    "operation", ["spawn", "resume", "enter", "upload", "begin", "look", "stop"]
+    "operation", ["spawn", "resume", "enter", "upload", "begin", "look", "collect", "stop"]
 )
 async def test_a_run_whose_agent_died_anywhere_has_one_result(lab: Lab, operation: str) -> None:
     """That an agent died is no failure of the attempt. Sabotage: begin the script anew in the next agent."""
-    lab.host.scripts[TESTS] = Scripted(output=((0.0, b"one\n"), (0.1, b"two\n")), exit_code=3)
+    output = ((0.0, b"one\n"), (0.1, b"two\n"))
+    lab.host.scripts[TESTS] = Scripted(output, exit_code=3, leaves={"/root/a.xml": b"left"})
     lab.host.delays[operation] = 3600
     async with lab.killed():
-        lab.edit(desired(job(retries=NO_RETRIES)))
+        lab.edit(desired(job(retries=NO_RETRIES, artifacts=("/root/*.xml",))))
         await lab.until(lambda: lab.host.calls[operation] > 0, "in the midst of it")
     lab.host.delays.clear()
     async with lab.running():
         lab.look()
         run = await phase(lab, RunPhase.FAILED)
         assert (run.exit_code, len(runs(lab))) == (3, 1)
-        assert [line for line in log_of(lab, run).split("\n") if line in ("one", "two")][-2:] == [
+        assert [line for line in log_of(lab, run).split("\n") if not line.startswith("[h")] == [
             "one",
             "two",
+            "",
         ]
+        assert [one.path for one in run.artifacts] == ["/root/a.xml"]
         await nothing_left(lab)
+
+
+@pytest.mark.parametrize("how", ["goes on", "is cancelled", "ends with a new agent"])
+async def test_a_run_whose_directory_somebody_removed_has_its_result(lab: Lab, how: str) -> None:
+    """Sabotage: write into the directory as if it were there."""
+    lab.host.scripts[TESTS] = Scripted(output=((0.0, b"one\n"), (0.5, b"two\n")))
+    if how == "is cancelled":
+        lab.host.scripts[TESTS] = FOR_EVER
+
+    async def removed() -> None:
+        lab.edit(desired(job(retries=NO_RETRIES)))
+        run = await phase(lab, RunPhase.RUNNING)
+        await lab.until(lambda: "on" in log_of(lab, run), "it has said something")
+        shutil.rmtree(lab.database.parent / "runs" / run.id)
+
+    if how == "ends with a new agent":
+        async with lab.killed():
+            await removed()
+    async with lab.running():
+        if how != "ends with a new agent":
+            await removed()
+        if how == "is cancelled":
+            assert lab.agent is not None
+            await lab.agent.requests.cancel(TESTS)
+        lab.look()
+        await lab.until(lambda: last(lab).phase.ended, "it has ended")
+        run = last(lab)
+        cancelled = how == "is cancelled"
+        assert run.phase is (RunPhase.CANCELLED if cancelled else RunPhase.SUCCEEDED)
+        told = json.loads((lab.database.parent / "runs" / run.id / "result.json").read_text())
+        assert told["phase"] == run.phase
+        assert "this log was removed" in log_of(lab, run)
+        assert cancelled or "\ntwo\n" in log_of(lab, run)
+
+
+async def test_a_console_that_was_cut_is_in_the_log_from_its_new_beginning(lab: Lab) -> None:
+    """Sabotage: read on from where it was. Nothing comes, and later something out of the midst."""
+    lab.host.boot_delay = 3600
+    paths = StatePaths(lab.database.parent)
+    async with lab.killed():
+        lab.edit(desired(job()))
+        run = await phase(lab, RunPhase.BOOTING)
+        assert run.uid is not None
+        console = paths.instance(run.uid).console_log
+        console.parent.mkdir(parents=True, exist_ok=True)
+        console.write_bytes(b"first\n" * 100)
+        await lab.until(lambda: "first\n" in log_of(lab, run), "it is in the log")
+        console.write_bytes(b"second\n")
+        await lab.until(lambda: "second\n" in log_of(lab, run), "the new one too")
+        assert "first\n[holdfast] the console's log was cut here\nsecond\n" in log_of(lab, run)
 
 
 async def test_a_host_that_reboots_interrupts_what_ran(lab: Lab) -> None:

@@ -261,6 +261,11 @@ def test_what_the_guest_will_not_give_is_told(into: Path) -> None:
     )
 
 
+def test_a_name_in_a_note_acts_on_no_terminal(into: Path) -> None:
+    told = collect(Liar({b"\x1b[2J\nclosed": S_IFREG}), ["/*"], into, Limits())
+    assert told.notes == (r"/\x1b[2J\nclosed was left out: permission denied",)
+
+
 def test_a_tree_without_end_is_given_up(into: Path) -> None:
     told = collect(Liar({b"d": S_IFDIR, b"p": S_IFIFO}), ["/**"], into, Limits(entries=100))
     assert told.artifacts == ()

@@ -13,7 +13,7 @@ from agent.errors import SourceChanged
 from agent.source.directory import DirectorySource
 from state.desired import Desired
 from state.ids import Digest, Name
-from state.spec.job import ATTACHMENT_LIMIT
+from state.spec.job import ATTACHMENT_LIMIT, ATTACHMENTS_LIMIT
 from state.spec.resolved_job import Attachment
 from tests.trees import HOST, NOW, job, load, messages, tree, vm, write
 
@@ -83,6 +83,22 @@ def test_of_very_many_missing_files_only_the_first_are_told(tmp_path: Path) -> N
     entries = ", ".join(f"{{path: /{n}, source: u{n}}}" for n in range(255))
     desired = load(tree(tmp_path, {"t.yaml": job("tests", f"files: [{entries}]")}))
     assert len(desired.problems) == 20
+
+
+def test_all_files_of_a_job_together_are_bounded(tmp_path: Path) -> None:
+    most = ATTACHMENTS_LIMIT // ATTACHMENT_LIMIT
+    root = tree(tmp_path, {"large": "", "t.yaml": ""})
+    os.truncate(root / "large", ATTACHMENT_LIMIT)
+    entries = [f"  - {{path: /{n}, source: large}}\n" for n in range(most)]
+    write(root, {"t.yaml": job("tests", "files:\n" + "".join(entries))})
+    assert messages(load(root)) == []
+    write(
+        root, {"t.yaml": job("tests", "files:\n" + "".join(entries), script="script_file: large")}
+    )
+    [message] = messages(load(root))
+    assert message.endswith(
+        "with this one its files are more than 1GiB in all (put them into the image)"
+    )
 
 
 @pytest.mark.timeout(10)

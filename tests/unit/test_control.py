@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import pytest
@@ -22,7 +22,7 @@ from agent.jobs.requests import BY_HAND, Requests
 from agent.jobs.store import RunStore
 from agent.paths import SOCKET_PATH_LIMIT, StatePaths
 from agent.web import control
-from agent.web.client import Unanswered, ask_of_job
+from agent.web.client import Unanswered, Unsure, ask_of_job
 from state.desired import SourceRef
 from state.ids import Name, run_id
 from state.ledger import Ledger
@@ -55,7 +55,7 @@ class Served:
     ledger: Ledger
     server: asyncio.Task[None]
 
-    async def ask(self, name: str, what: str) -> dict[str, Any]:
+    async def ask(self, name: str, what: Literal["rerun", "cancel"]) -> dict[str, Any]:
         """As a command asks, which runs no loop: in a thread."""
         return await asyncio.get_running_loop().run_in_executor(
             None, partial(ask_of_job, self.api, name, what)
@@ -191,3 +191,21 @@ def test_where_nobody_answers_that_is_said(tmp_path: Path) -> None:
         killed.bind(os.fspath(api))
     with pytest.raises(Unanswered):
         ask_of_job(api, "tests", "cancel")
+
+
+async def test_what_may_have_been_done_is_not_asked_again(tmp_path: Path) -> None:
+    """Sabotage: call every lost answer no answer. A job is run again twice."""
+    asked: list[bytes] = []
+
+    async def lose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.close()
+
+    api = tmp_path / "api.sock"
+    server = await asyncio.start_unix_server(lose, api)
+    async with server:
+        with pytest.raises(Unsure, match=r"\(it may be queued: see `holdfast job history tests`"):
+            await asyncio.to_thread(ask_of_job, api, "tests", "rerun")
+        with pytest.raises(Unanswered):
+            await asyncio.to_thread(ask_of_job, api, "tests", "cancel")
+    assert len(asked) == 2

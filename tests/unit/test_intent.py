@@ -10,13 +10,15 @@ import pytest
 
 from agent.errors import StartFailed
 from agent.intent import Intent
-from agent.steps import Destroy, Update, target
-from state.ids import Name, Uid
+from agent.steps import CancelRun, Destroy, Enqueue, Resume, Step, Update, target
+from state.desired import SourceRef
+from state.ids import Name, RunId, Uid
 from state.ledger import Ledger
 from state.observed import NameRecord, step_key
-from tests.builders import instance, moment, running, vm
+from tests.builders import instance, job, moment, running, vm
 
-WEB = Name("web")
+WEB, TESTS, RUN = Name("web"), Name("tests"), RunId("r1")
+SOURCE = SourceRef("tests.yaml", 1)
 STEP = Update(name=WEB, because="labels {} -> {a: b}", uid=running().uid, spec=vm())
 
 
@@ -73,6 +75,22 @@ def test_a_failure_ends_the_step_and_says_when_the_same_may_be_tried_again(ledge
         assert retry.error == "starting it: no memory (give it less)"
     assert ledger.reader.steps(open_only=True) == []
     assert [one.reason for one in ledger.reader.events()] == ["UpdateFailed", "UpdateFailed"]
+
+
+@pytest.mark.parametrize(
+    ("step", "word"),
+    [
+        (Enqueue(name=TESTS, because="x", source=SOURCE, run=RUN, number=1, spec=job()), "Queue"),
+        (Resume(name=TESTS, because="x", run=RUN), "Resume"),
+        (CancelRun(name=TESTS, because="x", run=RUN), "Cancel"),
+    ],
+)
+def test_a_step_of_a_job_that_failed_is_told_from_a_script_that_did(
+    ledger: Ledger, step: Step, word: str
+) -> None:
+    """Sabotage: take the word for the action. `RunFailed` is then said of both."""
+    Intent(ledger, step, "p-1", moment).failed(StartFailed("no"))
+    assert [one.reason for one in ledger.reader.events()] == [f"{word}Failed"]
 
 
 def test_a_failure_before_the_intent_leaves_a_step_all_the_same(ledger: Ledger) -> None:

@@ -34,6 +34,16 @@ script: |
 RUN = "run --hypervisor memory --desired tree"
 NEXT = "; the next agent sees to it (`holdfast run`)"
 
+FOR_EVER = """
+from agent.cli import main
+from agent.hypervisor.memory.work import Scripted
+from agent.hypervisor.memory.world import MemoryWorld
+
+MemoryWorld.script_of = lambda *_: Scripted(exit_code=None)
+main()
+"""
+"""An agent whose scripts never end."""
+
 
 def plant(root: Path) -> None:
     tree = root / "tree"
@@ -61,12 +71,14 @@ def holdfast(ran: tuple[Path, str], tmp_path: Path) -> Call:
 
 
 @contextmanager
-def an_agent(root: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+def an_agent(
+    root: Path, *words: str, program: tuple[str, str] = ("-m", "agent")
+) -> Iterator[subprocess.Popen[bytes]]:
     """An agent that holds the state directory, until it is told to leave or the block ends."""
     environment = os.environ | {"HOLDFAST_STATE": str(root / "state"), "PYTHONPATH": str(ROOT)}
     state = StatePaths(root / "state")
     with subprocess.Popen(
-        [sys.executable, "-m", "agent", *RUN.split(), *words],
+        [sys.executable, *program, *RUN.split(), *words],
         cwd=root, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     ) as agent:  # fmt: skip
         try:
@@ -559,9 +571,15 @@ def test_down_cancels_what_has_not_ended(holdfast: Call, tmp_path: Path) -> None
 
 
 def test_down_has_a_live_agent_cancel_its_runs(holdfast: Call, tmp_path: Path) -> None:
-    """Sabotage: send one signal. The agent gives what it runs an hour."""
-    with an_agent(tmp_path, "--capacity-map", "tiny=0", "--drain-timeout", "1h") as agent:
+    """Sabotage: send signals alone. The runs are interrupted, and nobody is told who wanted that."""
+    with an_agent(tmp_path, "--drain-timeout", "1h", program=("-c", FOR_EVER)) as agent:
         holdfast("job rerun tests")
-        assert holdfast("down --yes --volumes").returncode == 0
+        until(lambda: phases(holdfast)[0] == "running")
+        told = holdfast("down --yes")
+        assert (told.returncode, told.stderr) == (0, "")
         assert agent.wait(30) in (0, -signal.SIGTERM)
-    assert not (tmp_path / "state").exists()
+    [run, _] = history(holdfast)
+    assert run["phase"] == "cancelled"
+    result = tmp_path / "state" / "runs" / str(run["run"]) / "result.json"
+    assert json.loads(result.read_text())["phase"] == "cancelled"
+    assert list((tmp_path / "state" / "instances").iterdir()) == []

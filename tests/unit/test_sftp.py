@@ -137,6 +137,16 @@ def test_what_is_no_sftp_is_known_at_once(said: bytes) -> None:
         Sftp(Says(said))
 
 
+def test_the_words_of_a_refusal_act_on_no_terminal() -> None:
+    said = b"\x1b[2J\x1b]52;c;YQ==\x07no\n\r" + b"x" * 5000
+    refusal = packet(101, struct.pack(">III", 1, 4, len(said)) + said + b"\0\0\0\0")
+    with pytest.raises(Refused) as refused:
+        Sftp(Says(HELLO + refusal)).mkdir(b"x", 0o700)
+    assert str(refused.value).isprintable()
+    assert str(refused.value).startswith(r"\x1b[2J\x1b]52;c;YQ==\x07no xxx")
+    assert len(str(refused.value)) < 1000
+
+
 def test_a_directory_without_end_is_read_no_further_than_asked() -> None:
     class Endless(Says):
         def __init__(self) -> None:

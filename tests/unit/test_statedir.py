@@ -189,16 +189,24 @@ def test_a_file_in_its_place_or_above_it_is_told(tmp_path: Path) -> None:
 
 def test_what_a_crash_left_half_written_is_removed_and_nothing_else(root: Path) -> None:
     made(root)
-    for directory in ("images/sources", "keys/hosts", "instances/1"):
+    for directory in (
+        "images/sources",
+        "keys/hosts",
+        "instances/1",
+        "runs/1/artifacts/root",
+        "runs/.2.part/inputs",
+    ):
         (root / directory).mkdir(parents=True)
     left = [
         ".state.id.0123abcd", "images/.0123456789.part", "images/.x.json.89abcdef",
         "images/sources/.x.json.00000000", "keys/.id_ed25519.01234567", "keys/hosts/.web.01234567",
-        "instances/1/.seed.iso.01234567",
+        "instances/1/.seed.iso.01234567", "runs/1/.run.json.01234567",
+        "runs/.2.part/run.json", "runs/.2.part/inputs/.x.01234567",
     ]  # fmt: skip
     kept = [
         "images/x.part", "images/.part", "keys/.gitignore", ".nfs000000000012345678",
         "instances/1/disk.qcow2", "keys/hosts/web", ".x.0123abcde",
+        "runs/1/run.json", "runs/1/artifacts/root/.x.part",
     ]  # fmt: skip
     for name in (*left, *kept):
         (root / name).write_text("x")
@@ -206,6 +214,7 @@ def test_what_a_crash_left_half_written_is_removed_and_nothing_else(root: Path) 
     made(root)
     assert [name for name in left if (root / name).exists()] == []
     assert [name for name in kept if not (root / name).exists()] == []
+    assert [run.name for run in (root / "runs").iterdir()] == ["1"]
 
 
 def test_what_is_removed_is_what_a_killed_writer_leaves(tmp_path: Path) -> None:

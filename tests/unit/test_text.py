@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cli.text import Harmless, harmless
+from agent.cli.text import Harmless, harmless, in_line
 
 
 def in_pieces(*pieces: bytes) -> str:
@@ -17,6 +17,18 @@ def in_pieces(*pieces: bytes) -> str:
 
 def test_what_would_act_on_a_terminal_is_shown() -> None:
     assert harmless("a\rb\x1b[2J\x9b\u202e\tc\n") == "a\\rb\\x1b[2J\\x9b\\u202e\tc\n"
+
+
+@given(st.text())
+def test_it_is_the_same_whichever_stands_beside_it(text: str) -> None:
+    """Sabotage: pass what is not ASCII through."""
+    assert harmless(text) == "".join(map(harmless, text))
+    assert all(one.isprintable() or one in "\n\t" for one in harmless(text))
+    assert in_line(text).isprintable()
+
+
+def test_no_text_forges_a_line() -> None:
+    assert in_line("a\nb\tc\x1b") == "a\\nb\\tc\\x1b"
 
 
 def test_a_line_end_or_a_character_in_two_pieces_is_one() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent import paths
 from agent.errors import RetryLater
-from agent.jobs.progress import Stage
+from agent.jobs.masking import Seam
+from agent.jobs.progress import LARGEST, Progress, RecordedLog, Stage
 from agent.jobs.transcript import PATIENCE, Transcript
 from state.work import Look
 
@@ -185,3 +189,64 @@ def test_what_a_power_cut_took_is_missing_and_no_more(log: Path, lost: str) -> N
     with closing(Transcript(log)) as transcript:
         transcript.attempt_begins(2, "attempt 2")
     assert log.read_bytes() == kept.removesuffix(b"\n") + b"\n[holdfast] attempt 2\n"
+
+
+def test_no_size_is_too_large_to_be_recorded(log: Path) -> None:
+    """Sabotage: record what was told. The record is longer than its room, and is lost."""
+    with closing(Transcript(log)) as transcript:
+        transcript.attempt_begins(1, "attempt 1")
+        transcript.script_begins("the script begins")
+        transcript.output(Look(True, b"hi\n", 10**900, 0), 0.0)
+    with closing(Transcript(log)) as again:
+        assert (again.attempt, again.stage) == (1, Stage.OUTPUT)
+
+
+def test_every_record_fits_into_its_room(log: Path) -> None:
+    numbers: dict[str, Any] = dict.fromkeys(asdict(Progress()), LARGEST)
+    words = {"stage": Stage.CONSOLE, "seam": Seam(LARGEST, True), "line_over": False, "full": False}
+    with closing(RecordedLog(log)) as recorded:
+        recorded.append(b"", Progress(**numbers | words))
+    assert paths.progress(log).stat().st_size == 512
+
+
+@pytest.mark.parametrize("lost", ["run", "log", "log.progress"])
+def test_a_log_that_somebody_removed_is_made_anew_and_says_so(tmp_path: Path, lost: str) -> None:
+    """Sabotage: go on with the file that was opened. What is said then has no name."""
+    mine = tmp_path / "run"
+    mine.mkdir()
+    with closing(Transcript(mine / "log")) as transcript:
+        transcript.attempt_begins(1, "attempt 1")
+        transcript.script_begins("the script begins")
+        says(transcript, b"before\n")
+        shutil.rmtree(mine) if lost == "run" else (mine / lost).unlink()
+        says(transcript, b"after\n")
+    with closing(Transcript(mine / "log")) as again:
+        assert (again.stage, again.offset) == (Stage.OUTPUT, len("before\nafter\n"))
+        again.ends("exit code 0")
+    said = (mine / "log").read_text()
+    if lost == "log.progress":
+        assert said.endswith("begins\nbefore\nafter\n[holdfast] exit code 0\n")
+    else:
+        assert said == (
+            "[holdfast] this log was removed; what it said before is lost\n"
+            "after\n[holdfast] exit code 0\n"
+        )
+
+
+def test_a_log_whose_directory_was_removed_meanwhile_says_so(tmp_path: Path) -> None:
+    with closing(Transcript(tmp_path / "run" / "log")) as transcript:
+        transcript.attempt_begins(2, "attempt 2")
+    assert (tmp_path / "run" / "log").read_text() == (
+        "[holdfast] this log was removed; what it said before is lost\n[holdfast] attempt 2\n"
+    )
+
+
+def test_a_console_that_was_cut_is_read_from_its_new_beginning(log: Path) -> None:
+    with closing(Transcript(log)) as transcript:
+        transcript.attempt_begins(1, "attempt 1")
+        transcript.console(b"one\ntw", 0.0)
+        transcript.console_cut("the console was cut")
+        assert transcript.offset == 0
+        transcript.console(b"six\n", 0.0)
+        assert transcript.offset == 4
+    assert log.read_text() == "[holdfast] attempt 1\none\ntw\n[holdfast] the console was cut\nsix\n"

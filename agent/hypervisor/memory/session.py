@@ -7,7 +7,8 @@ from pathlib import Path
 
 from agent.errors import GuestRefused, SessionLost
 from agent.guest import artifacts
-from agent.hypervisor.api import Collected, Limits, Look
+from agent.guest.content import pieces
+from agent.hypervisor.api import Collected, Content, Limits, Look
 from agent.hypervisor.memory.work import Leavings, Work
 from agent.hypervisor.memory.world import Guest, MemoryWorld
 from state.ids import Name, Uid
@@ -29,16 +30,16 @@ class MemorySession:
     async def upload(
         self,
         run: str,
-        script: bytes,
+        script: Content,
         env: Mapping[str, str],
-        files: Sequence[tuple[str, bytes, int]],
+        files: Sequence[tuple[str, Content, int]],
     ) -> None:
         guest = await self._reach("upload", "putting its script into")
         work = guest.works.get(run)
         if work is None or work.begun_at is None:
-            contents = {path: content for path, content, _ in files}
+            contents = {path: b"".join(pieces(content)) for path, content, _ in files}
             scripted = self._host.script_of(self._name)
-            guest.works[run] = Work(script, dict(env), contents, scripted)
+            guest.works[run] = Work(b"".join(pieces(script)), dict(env), contents, scripted)
 
     async def begin(self, run: str) -> bool:
         guest = await self._reach("begin", "starting the script in")
