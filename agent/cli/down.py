@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import time
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from agent.cli.options import option, state_option
+from agent.cli.stopping import stop_agent, under_way, unended
 from agent.cli.typed import typed
-from agent.errors import Blocked, HoldfastError, StateInUse, StateUnusable
+from agent.errors import Blocked, StateUnusable
 from agent.paths import StatePaths
 from state.records import SETTINGS_KEY
+from state.runs import RunPhase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,15 +23,11 @@ if TYPE_CHECKING:
     from agent.execute import Executor
     from agent.hypervisor.api import Hypervisor
     from agent.steps import CancelRun, Destroy, Step
-    from state.ids import Name
+    from state.ids import Name, RunId
     from state.ledger import Ledger
     from state.observed import Instance
-    from state.records import Reader
-    from state.runs import Run
 
-_AGENT_LEAVES = 30.0
-"""Seconds that a running agent gets to finish its steps and leave, beside those that its slowest guest gets."""
-_REMIND = 0.5
+_BECAUSE = "holdfast down"
 
 
 @click.command()
@@ -54,8 +50,9 @@ def down(state: StatePaths, yes: bool, volumes: bool) -> int:
     if not (yes or _confirmed(f"Destroy {_told(state)} of {state.root}, disks included?")):
         click.echo("nothing was destroyed")
         return 1
-    _stop_agent(state)
-    return asyncio.run(_destroy(state, volumes=volumes))
+    before = under_way(state)
+    stop_agent(state)
+    return asyncio.run(_destroy(state, before, volumes=volumes))
 
 
 def _confirmed(question: str) -> bool:
@@ -79,100 +76,14 @@ def _told(state: StatePaths) -> str:
     except StateUnusable:
         return "whatever is found"
     try:
-        names = {one.name for one in reader.instances()} | {run.name for run in _unended(reader)}
+        names = {one.name for one in reader.instances()} | {run.name for run in unended(reader)}
         return ", ".join(sorted(names)) or "no VM"
     finally:
         reader.close()
 
 
-def _unended(reader: Reader) -> list[Run]:
-    return [run for run in reader.runs() if not run.phase.ended]
-
-
-def _cancel_runs(state: StatePaths) -> None:
-    """Ask the running agent to cancel what it runs, so that this is what the results say. One that does not answer ends
-    the runs all the same, as it leaves."""
-    from agent.cli.reading import open_reader
-    from agent.web.client import ask_of_job
-
-    with suppress(HoldfastError), closing(open_reader(state)) as reader:
-        for run in _unended(reader):
-            with suppress(Blocked):
-                ask_of_job(state.api_socket, run.name, "cancel")
-
-
-def _stop_agent(state: StatePaths) -> None:
-    """Ask the agent that holds the state directory to leave, and wait until it has."""
-    from agent.statedir import UNSEEN, holder
-
-    pid = holder(state)
-    if pid is None:
-        return
-    if pid == UNSEEN:
-        raise StateInUse(
-            f"the agent of {state.root} cannot be stopped from here: its process cannot be seen",
-            hint="stop it where it runs, perhaps in another container, and try again",
-        )
-    try:
-        agent = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        # The pid may be another's by now; only if it still holds the lock is it the one that was meant.
-        if holder(state) != pid:
-            return
-        _cancel_runs(state)
-        seconds = patience(state)
-        if not _left_in_time(agent, seconds, state):
-            raise StateInUse(
-                f"the agent with pid {pid} did not leave within {seconds:.0f} s",
-                hint="see what it is doing with `holdfast events`, end it, and try again",
-            )
-    finally:
-        os.close(agent)
-
-
-def _left_in_time(agent: int, seconds: float, state: StatePaths) -> bool:
-    """Tell the process behind a pidfd to leave, and again while it has running jobs: told twice, it gives them no more
-    time."""
-    import select
-
-    end, told = time.monotonic() + seconds, False
-    while (left := end - time.monotonic()) > 0:
-        if not told or _jobs_run(state):
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(agent, signal.SIGTERM)
-            told = True
-        if select.select([agent], [], [], min(left, _REMIND))[0]:
-            return True
-    return False
-
-
-def _jobs_run(state: StatePaths) -> bool:
-    from agent.cli.reading import open_reader
-
-    with suppress(HoldfastError), closing(open_reader(state)) as reader:
-        return any(run.phase.active for run in _unended(reader))
-    return False
-
-
-def patience(state: StatePaths) -> float:
-    """Seconds to wait for the agent: it may be about to end a guest, which is given its `stop_timeout`."""
-    from agent.cli.reading import open_reader
-    from state.spec.resolved import VmSpec
-
-    try:
-        reader = open_reader(state)
-    except StateUnusable:
-        return _AGENT_LEAVES
-    try:
-        specs = [VmSpec.from_canonical(one.spec) for one in reader.instances()]
-    finally:
-        reader.close()
-    return _AGENT_LEAVES + max((spec.stop_timeout for spec in specs), default=0.0)
-
-
-async def _destroy(state: StatePaths, *, volumes: bool) -> int:
+async def _destroy(state: StatePaths, before: set[RunId], *, volumes: bool) -> int:
+    """`before`: the runs that had not ended before the agent was told to leave."""
     from agent.cli.compose import clock_of, open_backend, open_ledger
     from agent.config import Settings
     from agent.doing import Doing
@@ -192,9 +103,14 @@ async def _destroy(state: StatePaths, *, volumes: bool) -> int:
                 store = RunStore(held.paths)
                 await recover(ledger, backend.hypervisor, clock, store.recovered())
                 executor = Executor(ledger, backend, clock, Doing(), store)
-                unended = _cancellations(ledger)
-                await _all(executor, unended)
-                cancelled = [one.name for one in unended if _has_ended(ledger, one)]
+                cancellations = _cancellations(ledger)
+                await _all(executor, cancellations)
+                asked = before | {one.run for one in cancellations}
+                cancelled = [
+                    run.name
+                    for run in ledger.runs()
+                    if run.id in asked and run.phase is RunPhase.CANCELLED
+                ]
                 steps = _steps(ledger)
                 await _all(executor, steps)
                 left = _left(ledger, backend.hypervisor)
@@ -228,16 +144,14 @@ async def _all(executor: Executor, steps: Sequence[Step]) -> None:
 def _cancellations(ledger: Ledger) -> list[CancelRun]:
     from agent.steps import CancelRun
 
+    runs = [run for run in ledger.runs() if not run.phase.ended]
+    with ledger.transaction() as change:
+        for run in runs:
+            # By hand: no document brings it back.
+            change.put_run(replace(run, cancel=run.cancel or _BECAUSE))
     return [
-        CancelRun(name=run.name, because="holdfast down", source=run.source, run=run.id)
-        for run in ledger.runs()
-        if not run.phase.ended
+        CancelRun(name=run.name, because=_BECAUSE, source=run.source, run=run.id) for run in runs
     ]
-
-
-def _has_ended(ledger: Ledger, step: CancelRun) -> bool:
-    run = ledger.run(step.run)
-    return run is not None and run.phase.ended
 
 
 def _steps(ledger: Ledger) -> list[Destroy]:
@@ -253,7 +167,7 @@ def _steps(ledger: Ledger) -> list[Destroy]:
     return [
         Destroy(
             name=name,
-            because="holdfast down",
+            because=_BECAUSE,
             kind=instances[-1].kind if instances else "vm",
             uids=tuple(one.uid for one in instances),
             grace=max(

@@ -268,8 +268,10 @@ def _as_vm(wanted: WantedJob) -> WantedVm:
 
 
 def _passed_over(run: Run) -> bool:
-    """Whether the run ended before anything of it began, and nobody asked for that: its document was away."""
-    return run.phase is RunPhase.CANCELLED and not run.attempt and not run.cancel
+    """Whether the run ended before its script ever began, and nobody asked for that: its document was away, or said
+    something else for a while."""
+    begun = run.started_at is not None or run.spent.interrupted or run.spent.script
+    return run.phase is RunPhase.CANCELLED and not begun and not run.cancel
 
 
 def _left(run: Run, now: Moment) -> float:

@@ -287,3 +287,25 @@ async def test_a_spec_that_ran_long_ago_is_not_run_again(
         lab.edit(desired(job(script="three")))
         await lab.settled()
         assert [run.number for run in lab.ledger.runs()] == kept
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_run_whose_document_said_something_else_for_a_while_is_run_if_it_never_began(
+    lab: Lab, begun: bool
+) -> None:
+    """A script begins once for each spec, and not never."""
+    lab.host.scripts[TESTS] = FOR_EVER
+    if not begun:
+        lab.host.boot_delay = 3600.0
+    async with lab.running():
+        lab.edit(desired(job(script="one")))
+        await phase(lab, RunPhase.RUNNING if begun else RunPhase.BOOTING)
+        lab.host.scripts[TESTS] = Scripted()
+        lab.host.boot_delay = 0.0
+        for script in ("two", "one"):
+            lab.edit(desired(job(script=script)))
+            await lab.settled()
+        assert lab.ledger is not None
+        phases = [run.phase for run in lab.ledger.runs()]
+        again = [] if begun else [RunPhase.SUCCEEDED]
+        assert phases == [RunPhase.CANCELLED, RunPhase.SUCCEEDED, *again]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.down import patience
+from agent.cli.stopping import patience
 from agent.paths import StatePaths
 from agent.sockets import own_directory
 from agent.statedir import StateDirectory

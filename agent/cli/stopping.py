@@ -1,0 +1,118 @@
+"""Asking the agent of a state directory to leave for good, with what its jobs run cancelled first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
+
+from agent.errors import Blocked, HoldfastError, StateInUse, StateUnusable
+from agent.paths import StatePaths
+
+if TYPE_CHECKING:
+    from state.ids import RunId
+    from state.records import Reader
+    from state.runs import Run
+
+_AGENT_LEAVES = 30.0
+"""Seconds that a running agent gets to finish its steps and leave, beside those that its slowest guest gets."""
+_REMIND = 0.5
+
+
+def under_way(state: StatePaths) -> set[RunId]:
+    """The runs that have not ended; none where that cannot be told."""
+    from agent.cli.reading import open_reader
+
+    with suppress(HoldfastError), closing(open_reader(state)) as reader:
+        return {run.id for run in unended(reader)}
+    return set()
+
+
+def unended(reader: Reader) -> list[Run]:
+    """The runs that have not ended, oldest first."""
+    return [run for run in reader.runs() if not run.phase.ended]
+
+
+def _cancel_runs(state: StatePaths) -> None:
+    """Ask the running agent to cancel what it runs, so that this is what the results say. One that does not answer ends
+    the runs all the same, as it leaves."""
+    from agent.cli.reading import open_reader
+    from agent.web.client import ask_of_job
+
+    with suppress(HoldfastError), closing(open_reader(state)) as reader:
+        for run in unended(reader):
+            with suppress(Blocked):
+                ask_of_job(state.api_socket, run.name, "cancel")
+
+
+def stop_agent(state: StatePaths) -> None:
+    """Ask the agent that holds the state directory to leave, and wait until it has."""
+    from agent.statedir import UNSEEN, holder
+
+    pid = holder(state)
+    if pid is None:
+        return
+    if pid == UNSEEN:
+        raise StateInUse(
+            f"the agent of {state.root} cannot be stopped from here: its process cannot be seen",
+            hint="stop it where it runs, perhaps in another container, and try again",
+        )
+    try:
+        agent = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        # The pid may be another's by now; only if it still holds the lock is it the one that was meant.
+        if holder(state) != pid:
+            return
+        _cancel_runs(state)
+        seconds = patience(state)
+        if not _left_in_time(agent, seconds, state):
+            raise StateInUse(
+                f"the agent with pid {pid} did not leave within {seconds:.0f} s",
+                hint="see what it is doing with `holdfast events`, end it, and try again",
+            )
+    finally:
+        os.close(agent)
+
+
+def _left_in_time(agent: int, seconds: float, state: StatePaths) -> bool:
+    """Tell the process behind a pidfd to leave, and again while it has running jobs: told twice, it gives them no more
+    time."""
+    import select
+
+    end, told = time.monotonic() + seconds, False
+    while (left := end - time.monotonic()) > 0:
+        if not told or _jobs_run(state):
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(agent, signal.SIGTERM)
+            told = True
+        if select.select([agent], [], [], min(left, _REMIND))[0]:
+            return True
+    return False
+
+
+def _jobs_run(state: StatePaths) -> bool:
+    from agent.cli.reading import open_reader
+
+    with suppress(HoldfastError), closing(open_reader(state)) as reader:
+        return any(run.phase.active for run in unended(reader))
+    return False
+
+
+def patience(state: StatePaths) -> float:
+    """Seconds to wait for the agent: it may be about to end a guest, which is given its `stop_timeout`."""
+    from agent.cli.reading import open_reader
+    from state.spec.resolved import VmSpec
+
+    try:
+        reader = open_reader(state)
+    except StateUnusable:
+        return _AGENT_LEAVES
+    try:
+        specs = [VmSpec.from_canonical(one.spec) for one in reader.instances()]
+    finally:
+        reader.close()
+    return _AGENT_LEAVES + max((spec.stop_timeout for spec in specs), default=0.0)
