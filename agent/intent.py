@@ -23,8 +23,9 @@ from agent.steps import (
 from state.clock import Moment
 from state.history import Event, StepRecord
 from state.ids import Uid
-from state.ledger import Ledger, Transaction
+from state.ledger import Ledger
 from state.observed import step_key
+from state.transaction import Transaction
 
 Clock = Callable[[], Moment]
 

@@ -21,11 +21,12 @@ from state import database
 from state import ledger as ledger_module
 from state.history import Event, Finding, StepRecord
 from state.ids import Name
-from state.ledger import Ledger, LedgerHeld, LedgerNewer, LedgerUnwritable, Transaction
+from state.ledger import Ledger, LedgerHeld, LedgerNewer, LedgerUnwritable
 from state.lifecycle import IllegalMove, Phase
 from state.observed import NameRecord, Retry
 from state.records import LedgerUnreadable, Reader
 from state.schema import newest
+from state.transaction import Transaction
 from tests.builders import instance, running, vm
 
 WEB = Name("web")
