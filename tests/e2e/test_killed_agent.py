@@ -75,7 +75,8 @@ def as_wanted(place: Site, memory: int) -> bool:
         and all(one.phase is Phase.RUNNING for one in instances)
         and all(f'"memory":{memory << 20}' in one.spec for one in instances if one.name == "web")
         and place.processes() == running
-        and set(os.listdir(place.paths.instances)) == set(os.listdir(place.paths.sockets)) == uids
+        and set(os.listdir(place.paths.instances)) == uids
+        and set(os.listdir(place.paths.sockets)) == {*uids, place.paths.api_socket.name}
         and not [path for path in place.state.rglob(".*") if path.is_file()]
         and place.plan() in ([], [("adopt", name) for name in sorted(wanted)])
     )
