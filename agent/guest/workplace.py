@@ -129,6 +129,8 @@ class Workplace:
             raise Refused("its script is not there")
         told = self._line.ask(f"exec /bin/sh {here.decode()}/wrapper begin {self.boot}", b"begun")
         if told in (b"begun", b"already"):
+            # Also where the script has taken the directory away before anybody looks.
+            self._seen.setdefault(run, _Remembered()).begun = True
             return told == b"begun"
         raise Refused(told.removeprefix(b"refused ").decode("utf-8", "replace"))
 

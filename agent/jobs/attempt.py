@@ -209,7 +209,7 @@ class Attempted:
 
     async def _script(self, session: Session, log: Transcript) -> Ending:
         run, spec = self._run, self._spec
-        if run.phase is RunPhase.BOOTING:
+        if first := run.phase is RunPhase.BOOTING:
             self._progress("uploading")
             await session.upload(
                 run.id, self._store.script(run, spec), dict(spec.env), self._store.files(run, spec)
@@ -234,6 +234,9 @@ class Attempted:
         except GuestRefused as error:
             if (await session.look(run.id, 0, 0)).begun:
                 raise
+            if not first:
+                lost = "its guest knows nothing of its script any more"
+                return Ending("ScriptLost", lost, fault=Fault.CUT_OFF)
             await self._ledger.free()
             self._put(replace(self._run, started_at=None))
             return Ending("GuestRefused", str(error), fault=Fault.MACHINERY)

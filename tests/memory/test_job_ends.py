@@ -141,6 +141,22 @@ async def test_a_script_that_the_guest_does_not_begin_is_an_error_of_the_machine
         assert "the script begins" not in log_of(lab, run)
 
 
+async def test_a_guest_that_has_forgotten_a_script_that_began_does_not_begin_it_again(
+    lab: Lab,
+) -> None:
+    """Sabotage: take what the guest refuses for a failure before the script."""
+    lab.host.scripts[TESTS] = FOR_EVER
+    async with lab.killed():
+        lab.edit(desired(job(retries=Retries(2, 0, 0))))
+        run = await phase(lab, RunPhase.RUNNING)
+        assert run.uid is not None
+        await lab.until(lambda: lab.host.calls["look"] > 0, "it has begun")
+    lab.host.guests[run.uid].works.clear()
+    async with lab.running():
+        run = await ended(lab)
+        assert (run.phase, run.reason, run.attempt) == (RunPhase.INTERRUPTED, "ScriptLost", 1)
+
+
 # What an attempt left
 
 

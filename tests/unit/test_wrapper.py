@@ -186,7 +186,8 @@ async def test_what_its_script_takes_away_is_not_begun_and_leaves_nobody(plain: 
     session = await plain.session()
     await session.upload("one", b"#!/bin/sh\ncd /; rm -rf ~/.holdfast", {}, [])
     await session.begin("one")
-    await over(session, "one")
+    await eventually(lambda: not (plain.home / ".holdfast").exists(), "it has taken all away")
+    assert not (await over(session, "one")).alive
     await eventually(lambda: len(plain.processes()) == 1, "only its SFTP server is left")
     await session.close()
 
