@@ -154,7 +154,7 @@ def test_again_and_again(jobs: Jobs) -> None:
         NO_RETRIES,
     )
     ended = is_in(jobs, RunPhase.FAILED)
-    for _ in range(40):
+    for _ in range(15):
         if ended():
             break
         agent = jobs.site.start()
