@@ -7,7 +7,6 @@ import asyncio
 import json
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from agent.loop import Agent, World
 from agent.paths import StatePaths
 from agent.policy import Policy
 from agent.source.directory import DirectorySource
+from bench.agents import Running, running
 from bench.harness import Figure, alternate
 from bench.passes import STATE_ID
 from state.clock import Moment
@@ -120,34 +120,28 @@ async def _let_in(doorway: SshDoorway, name: Name, port: int) -> None:
 
 
 class Deployed:
-    """An agent on an empty tree, and the jobs that are put there."""
+    """An agent on a tree without jobs, and those that are put there."""
 
-    def __init__(self, root: Path, image: Path) -> None:
-        self.desired = root / "desired"
-        self.desired.mkdir()
-        text = IMAGES.format(memory=MEMORY, image=image, user=USER)
-        (self.desired / "images.yaml").write_text(text)
-        self.state = StatePaths(root / "state")
+    def __init__(self, agent: Running) -> None:
+        self._agent = agent
         self._made = 0
 
     def one_more(self) -> float:
         """A job's document written, its script's first line in the log; milliseconds."""
         self._made += 1
-        file = self.desired / f"job{self._made}.yaml"
-        part = self.desired / ".part"
+        file = self._agent.desired / f"job{self._made}.yaml"
+        part = self._agent.desired / ".part"
         part.write_text(JOB.format(name=f"job{self._made}"))
         begun = time.perf_counter()
         part.rename(file)
-        while not any(self._says("\nthe first line\n")):
-            time.sleep(0.001)
+        self._agent.until(lambda: any(self._says("\nthe first line\n")), 0.001)
         taken = 1000 * (time.perf_counter() - begun)
-        while any(self.state.instances.iterdir()):
-            time.sleep(0.01)
+        self._agent.until(lambda: not any(self._agent.state.instances.iterdir()), 0.01)
         return taken
 
     def _says(self, words: str) -> Iterator[bool]:
         """Whether the run of the last job says so."""
-        for record in self.state.runs.glob("*/run.json"):
+        for record in self._agent.state.runs.glob("*/run.json"):
             if json.loads(record.read_text())["name"] == f"job{self._made}":
                 log = record.with_name("log")
                 yield log.exists() and words in log.read_text(errors="replace")
@@ -158,19 +152,11 @@ def deployed(image: Path) -> Iterator[Deployed]:
     """An agent that runs while the block does."""
     with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
         root = Path(directory)
-        made = Deployed(root, image)
-        words, state = [sys.executable, "-m", "agent"], ["--state", str(made.state.root)]
-        source = ["--desired", str(made.desired), "--image-root", str(image.parent)]
-        with (root / "log").open("wb") as log:
-            agent = subprocess.Popen([*words, "run", *state, *source, "--accel", "tcg"], stderr=log)
-        try:
-            while not made.state.instances.exists() and agent.poll() is None:
-                time.sleep(0.01)
-            yield made
-        finally:
-            agent.terminate()
-            agent.wait()
-            subprocess.run([*words, "down", "--yes", "--volumes", *state], check=True)
+        (root / "desired").mkdir()
+        text = IMAGES.format(memory=MEMORY, image=image, user=USER)
+        (root / "desired/images.yaml").write_text(text)
+        with running(root, "--image-root", str(image.parent)) as agent:
+            yield Deployed(agent)
 
 
 def figure(rounds: int) -> Figure:

@@ -6,14 +6,13 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.paths import StatePaths
+from bench.agents import Running, running
 from bench.harness import Figure, alternate
 from state.ids import Uid
 from state.records import LedgerUnreadable, Reader
@@ -83,9 +82,9 @@ def by_hand(directory: Path, base: Path) -> float:
 class Deployed:
     """An agent on an empty tree, and the documents that are put there."""
 
-    def __init__(self, root: Path) -> None:
-        self.desired = root / "desired"
-        self.state = StatePaths(root / "state")
+    def __init__(self, agent: Running) -> None:
+        self._agent = agent
+        self.desired, self.state = agent.desired, agent.state
         self._made = 0
 
     def one_more(self) -> float:
@@ -100,15 +99,12 @@ class Deployed:
         answered(self.state.instance(self._uid(name)).metrics_socket)
         taken = 1000 * (time.perf_counter() - begun)
         (self.desired / f"{name}.yaml").unlink()
-        while any(self._instances(name)):
-            time.sleep(0.01)
+        self._agent.until(lambda: not self._instances(name), 0.01)
         return taken
 
     def _uid(self, name: str) -> Uid:
-        while True:
-            for uid in self._instances(name):
-                return uid
-            time.sleep(0.0005)
+        self._agent.until(lambda: self._instances(name), 0.0005)
+        return self._instances(name)[0]
 
     def _instances(self, name: str) -> list[Uid]:
         try:
@@ -126,26 +122,12 @@ def deployed() -> Iterator[Deployed]:
     """An agent that runs while the block does."""
     with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
         root = Path(directory)
-        made = Deployed(root)
-        made.desired.mkdir()
-        with (made.desired / "blank.raw").open("wb") as blank:
+        (root / "desired").mkdir()
+        with (root / "desired/blank.raw").open("wb") as blank:
             blank.truncate(1 << 20)
-        (made.desired / "images.yaml").write_text(IMAGES)
-        words = [sys.executable, "-m", "agent"]
-        state = ["--state", str(made.state.root)]
-        with (root / "log").open("wb") as log:
-            agent = subprocess.Popen(
-                [*words, "run", *state, "--desired", str(made.desired), "--accel", "tcg"],
-                stderr=log,
-            )
-        try:
-            while not made.state.database.exists():
-                time.sleep(0.01)
-            yield made
-        finally:
-            agent.terminate()
-            agent.wait()
-            subprocess.run([*words, "down", "--yes", "--volumes", *state], check=True)
+        (root / "desired/images.yaml").write_text(IMAGES)
+        with running(root) as agent:
+            yield Deployed(agent)
 
 
 def figure(rounds: int) -> Figure:
