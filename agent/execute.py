@@ -210,7 +210,7 @@ class Executor:
             phase = Phase.STOPPING if process is not None else Phase.CRASHED
             phase = Phase.STOPPING if instance.phase is Phase.STOPPING else phase
             instance = replace(instance, phase=phase, cause=step.cause, detail=step.because)
-        instance = replace(instance, ready_at=None)
+        instance = replace(instance, ready_at=None, unhealthy="")
         with intent.begin() as change:
             change.put_instance(instance)
             if step.fault:
@@ -283,6 +283,7 @@ class Executor:
                 detail=step.because,
                 process=None,
                 ready_at=None,
+                unhealthy="",
             )
 
         await self._changed(step, intent, step.to.capitalize(), powered)
@@ -308,6 +309,9 @@ def _runs(instance: Instance) -> str:
 
 
 def _now_wanted(instance: Instance, step: Update | Power) -> Instance:
+    if VmSpec.from_canonical(instance.spec).health != step.spec.health:
+        # Whether it passes another check is not known yet.
+        instance = replace(instance, ready_at=None, unhealthy="")
     return replace(
         instance,
         spec=step.spec.canonical(),

@@ -19,6 +19,8 @@ from state.observed import Instance, Retry, RunState, Seen, Verdict
 from state.spec.resolved import Forward, VmSpec, changes
 
 _FAULTS = frozenset({Cause.EXIT, Cause.PANIC})
+REBOOT_LOOP = 3
+"""Resets in a row from which a guest that is not ready is said to go round in circles."""
 _LET_GO = frozenset({Phase.STARTING, Phase.RUNNING})
 """Phases of a process that is to live on."""
 
@@ -142,7 +144,7 @@ def _alive(question: Question) -> Step:
     if (step := _live_changes(question)) is not None:
         return step
     step = _run_state(question, view.state)
-    if isinstance(step, Keep) and instance.spec_digest != spec.digest:
+    if isinstance(step, Keep) and not _follows(instance, spec):
         # The machine already is as the document now says, for instance paused by a step that was cut off.
         return Update(
             name=spec.name,
@@ -159,7 +161,7 @@ def _alive_unattached(question: Question) -> Step:
     """A running instance of another agent: adopted, unless its document changed meanwhile; doing that adopts it too.
     Nothing but being adopted helps one whose stop was cut off, or whose new ports are taken."""
     instance, spec = question.seen.instance, question.spec
-    if instance.phase in _LET_GO and instance.spec_digest != spec.digest:
+    if instance.phase in _LET_GO and not _follows(instance, spec):
         step = None if spec.power == "stopped" else _live_changes(question)
         if step is None:
             return _power(question, spec.power, Cause.POWER)
@@ -172,6 +174,11 @@ def _alive_unattached(question: Question) -> Step:
         source=question.source,
         uid=instance.uid,
     )
+
+
+def _follows(instance: Instance, spec: VmSpec) -> bool:
+    """Whether the instance is recorded with this spec, be it in the words of an earlier version."""
+    return instance.spec_digest == spec.digest or VmSpec.from_canonical(instance.spec) == spec
 
 
 def _run_state(question: Question, state: RunState) -> Step:
@@ -210,13 +217,27 @@ def _powered(question: Question, state: RunState) -> Step:
 
 
 def _running(question: Question) -> Step:
-    instance, spec = question.seen.instance, question.spec
-    if not spec.image.nocloud:
+    instance, spec, health = question.seen.instance, question.spec, question.spec.health
+    if health is None and not spec.image.nocloud:
         return _keep(question, "Running", "it runs; its image takes no key, so nobody can ask it")
     if instance.ready_at is not None:
-        return _keep(question, "Ready", "it answers over SSH")
+        said = "it answers over SSH" if health is None else f"it passes its health check ({health})"
+        return _keep(question, "Ready", said)
+    return _not_ready(question)
+
+
+def _not_ready(question: Question) -> Step:
+    instance, spec, health = question.seen.instance, question.spec, question.spec.health
+    resets = question.seen.view.in_a_row
+    if resets >= REBOOT_LOOP:
+        said = f"its guest has reset itself {resets} times in a row and is not ready"
+        return _keep(question, "RebootLoop", said)
+    if instance.unhealthy:
+        return _keep(question, "Unhealthy", f"its health check fails: {instance.unhealthy}")
     ticks = instance.process.start_ticks if instance.process else 0
     waited = question.now.boottime - ticks / TICKS_PER_SECOND
+    if health is not None:
+        return _keep(question, "Booting", f"it has not passed its health check yet ({health})")
     if waited > spec.image.boot_timeout:
         return _keep(question, "BootTimeout", f"no SSH within {spec.image.boot_timeout:g} s")
     return _keep(question, "Booting", "it does not answer over SSH yet")

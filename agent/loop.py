@@ -121,7 +121,7 @@ class Agent:
         """Converge, and go on converging. `watching` runs beside the loop and ends with it."""
         executor = Executor(self._ledger, self._backend, self._clock, self._doing, self._store)
         self._runner = executor.runner
-        readiness = Readiness(self._ledger, self._backend.doorway, self._clock, self.wake.notify)
+        readiness = Readiness(self._ledger, self._backend, self._clock, self.wake.notify)
         await self._backend.hypervisor.open(self._changed)
         try:
             known = self._store.recovered()

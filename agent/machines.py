@@ -127,6 +127,7 @@ class Machines:
             detail="",
             started_at=self._clock().wall,
             ready_at=None,
+            unhealthy="",
         )
 
     async def resume(self, instance: Instance) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from agent import backoff
 from agent.births import Births
+from agent.dependencies import Dependencies
 from agent.fetches import Fetches
 from agent.jobs.plan import JobsPass
 from agent.keepalive import Question, answer
@@ -70,10 +71,22 @@ class _Pass:
         jobs = self._jobs.names
         names = {*self._desired.vms, *self._problems, *self._seen, *leased} - jobs
         steps = [self._decide(name) for name in sorted(names)]
+        dependencies = Dependencies(self._desired, self._seen, steps)
+        steps = [self._in_order(step, dependencies) for step in steps]
         # A vm whose name a job has now goes first.
         left = {name: self._decide(name) for name in sorted(jobs & self._seen.keys())}
         steps += self._jobs.steps(self._problems, left)
         return tuple(map(self._patiently, sorted(steps, key=lambda step: step.name)))
+
+    def _in_order(self, step: Step, dependencies: Dependencies) -> Step:
+        """The step, or the wait for those that its vm depends on."""
+        if not isinstance(step, Create | Replace | Restart):
+            return step
+        if (wait := dependencies.wait(step)) is None:
+            return step
+        if isinstance(step, Replace) and (meanwhile := self._meanwhile(step.name)) is not None:
+            return self._in_order(meanwhile, dependencies)
+        return wait
 
     def _patiently(self, step: Step) -> Step:
         """The step, or the wait for its next try where the very same has failed before."""

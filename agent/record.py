@@ -28,6 +28,7 @@ _EXPECTED = frozenset(
         "BackOff",
         "Retrying",
         "JustGone",
+        "Unhealthy",
     }
 )
 """Reasons that steps tell of by events of their own."""

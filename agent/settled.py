@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import assert_never
 
 from agent.steps import (
@@ -26,6 +27,7 @@ from agent.steps import (
     Wait,
 )
 from state.desired import Desired
+from state.ids import Name
 from state.observed import Observed, image_key, step_key, vm_key
 from state.runs import RunPhase
 
@@ -34,6 +36,7 @@ _UNDER_WAY = frozenset(
 )
 """What comes to an end by itself: the retries of a run are counted."""
 _WELL = frozenset({"Ready", "Running", "Stopped", "Paused", "Suspended", "GuestPoweredOff"})
+_READY = frozenset({"Ready", "Running"})
 _TRIES = 3
 """Failures of one thing after which it has failed, though the agent would try on."""
 
@@ -42,10 +45,11 @@ def settled(desired: Desired, observed: Observed, plan: Plan) -> bool | None:
     """None: not yet. Else whether every name is well and every document could be read."""
     if plan.fetches:
         return None
-    answers = [_of(step, desired, observed) for step in plan.steps]
-    if None in answers:
+    answers = {step.name: _of(step, desired, observed) for step in plan.steps}
+    answers |= _depending(plan.steps, desired, answers)
+    if None in answers.values():
         return None
-    return all(answers) and not desired.problems and desired.source.error is None
+    return all(answers.values()) and not desired.problems and desired.source.error is None
 
 
 def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:
@@ -67,6 +71,25 @@ def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:
         case Enqueue() | Attempt() | Resume() | CancelRun():
             return None
     assert_never(step)
+
+
+def _depending(
+    steps: Iterable[Step], desired: Desired, answers: Mapping[Name, bool | None]
+) -> dict[Name, bool | None]:
+    """The answers for what waits for others to be ready: None while these may still become so."""
+    waiting = {
+        step.name: desired.vms[step.name].spec.depends_on
+        for step in steps
+        if isinstance(step, Wait) and step.reason == "DependsOn" and step.name in desired.vms
+    }
+    ready = {step.name for step in steps if isinstance(step, Keep) and step.reason in _READY}
+    # Whoever is well and not ready, such as a vm that is to be stopped, does not become ready by itself.
+    may = {name for name, answer in answers.items() if answer is None} | ready | waiting.keys()
+    before = None
+    while before != may:
+        before = may
+        may = may - {name for name, others in waiting.items() if not may.issuperset(others)}
+    return {name: None if name in may else False for name in waiting}
 
 
 def _waiting(step: Wait, desired: Desired, observed: Observed) -> bool | None:

@@ -105,12 +105,12 @@ def _item(
     if phase == "crashed" and instance.phase is Phase.RUNNING and reason in _ALIVE:
         reason, message = "Gone", "its process is gone, and no agent has seen to it yet"
     spec = json.loads(instance.spec)
-    takes_keys = spec["image"]["nocloud"]
+    unasked = not spec["image"]["nocloud"] and not spec.get("health")
     return _blank(name) | {
         "generation": instance.generation,
         "uid": instance.uid,
         "phase": phase,
-        "ready": phase == "running" and (instance.ready_at is not None or not takes_keys),
+        "ready": phase == "running" and (instance.ready_at is not None or unasked),
         "reason": reason,
         "message": message,
         "pid": instance.process.pid if instance.process and running else None,

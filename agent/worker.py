@@ -19,6 +19,14 @@ T = TypeVar("T")
 _Job = Callable[[], None]
 
 
+async def alone(name: str, job: Callable[[], T]) -> T:
+    """What `job` returns or raises, done in a thread of its own. Who gives up waiting leaves the job to its end."""
+    worker = Worker(name)
+    answer = worker.submit(job)
+    worker.leave()
+    return await answer
+
+
 class Worker:
     """One thread, for one event loop, until `leave`. Its jobs are done in the order in which they came, so that nothing
     that the last one lets go of is used by another."""

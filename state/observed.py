@@ -39,14 +39,15 @@ class View:
 
     `responsive` False: it was asked and did not answer within the deadline; `state` is then what it said before.
     `detail` is for people: the monitor's error, or QEMU's own word for the state. `resets` counts the guest's own
-    resets since this agent supervises it, those within a second as one: a reboot is no exit, and a loop of them is only
-    seen here.
+    resets since this agent supervises it, those within a second as one: a reboot is no exit. `in_a_row` counts those
+    of them that came within minutes of the one before: a loop of them is only seen here.
     """
 
     state: RunState | None
     responsive: bool = True
     detail: str = ""
     resets: int = 0
+    in_a_row: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,8 @@ class Instance:
     detail: str = ""
     kind: Literal["vm", "job"] = "vm"
     """What it belongs to: a vm, or one attempt of a job's run."""
+    unhealthy: str = ""
+    """Why its health check fails, as a sentence part; empty: it does not, or not often enough yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,16 @@ class Listener:
     port: int
     pid: int | None = None
     owner: str = "another program"
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What leads into a guest: its forwards, and the port and the user of its SSH login. `ssh_port` None: its image
+    takes no key."""
+
+    forwards: tuple[Forward, ...]
+    ssh_port: int | None
+    user: str
 
 
 @dataclass(frozen=True, slots=True)

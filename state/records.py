@@ -66,11 +66,12 @@ def instance_row(instance: Instance, *, qmp: str) -> dict[str, Any]:
         "ready_at": instance.ready_at,
         "restarts": instance.restarts,
         "detail": instance.detail,
+        "unhealthy": instance.unhealthy,
     }
 
 
 def instance_of(row: Mapping[str, Any]) -> Instance:
-    """The instance that `instance_row` made the row of."""
+    """The instance that `instance_row` made the row of, in this version or an earlier one."""
     base = json.loads(row["base"])
     process = (
         Process(row["boot_id"], row["pid"], row["start_ticks"]) if row["pid"] is not None else None
@@ -101,7 +102,13 @@ def instance_of(row: Mapping[str, Any]) -> Instance:
         ready_at=row["ready_at"],
         restarts=row["restarts"],
         detail=row["detail"],
+        unhealthy=_since(row, "unhealthy", ""),
     )
+
+
+def _since(row: Mapping[str, Any], column: str, default: str) -> str:
+    """What stands in a column that rows and files of an earlier version have not got."""
+    return row[column] if column in row.keys() else default  # noqa: SIM118 - a Row iterates over its values
 
 
 def _pick(kind: type[T], row: Mapping[str, Any]) -> T:

@@ -149,6 +149,11 @@ def m0002_runs(db: Database) -> None:
     ).create_index(["name", "number"], unique=True)
 
 
+@migrations()
+def m0003_health(db: Database) -> None:
+    _table(db, "instances").add_column("unhealthy", str, not_null_default="")
+
+
 def newest() -> str:
     """The name of the last migration that this version knows."""
     return migrations.pending(Database(memory=True))[-1].name

@@ -56,14 +56,17 @@ def open_backend(paths: StatePaths, settings: Settings, state_id: str) -> Backen
         from agent.hypervisor.memory import MemoryHost
 
         return MemoryHost(boot_delay=1.0).backend()
+    from agent.guest.checkups import GuestCheckups
     from agent.guest.image import ImageStore
     from agent.guest.ssh import SshDoorway
     from agent.hypervisor.qemu.driver import QemuHypervisor
 
+    hypervisor = QemuHypervisor(paths, state_id, qemu=settings.qemu or DEFAULT_QEMU)
     return Backend(
-        hypervisor=QemuHypervisor(paths, state_id, qemu=settings.qemu or DEFAULT_QEMU),
+        hypervisor=hypervisor,
         images=ImageStore(paths.images),
         doorway=SshDoorway(paths),
+        checkups=GuestCheckups(paths, hypervisor.accepted),
         host=LinuxHost(paths.root),
     )
 

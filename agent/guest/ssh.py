@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from agent.guest.knocking import BANNER_TIMEOUTS, banner, knocks
 from agent.guest.session import GuestSession
 from agent.guest.sftp import Broken, Refused
 from agent.paths import StatePaths
+from agent.worker import alone
 from state.ids import Name, Uid
 from state.spec.words import printable
 
@@ -116,6 +116,53 @@ def channel_of(transport: paramiko.Transport, name: Name) -> Channel:
         ) from error
 
 
+class Tunnel:
+    """A login into a guest that is kept, and through which the guest's own ports are reached from inside.
+
+    Its methods block. One thread at a time uses it, but any may close it.
+    """
+
+    def __init__(self, paths: StatePaths, name: Name, to: Endpoint) -> None:
+        self.to = to
+        self._paths, self._name = paths, name
+        self._transport: paramiko.Transport | None = None
+        self._closed = False
+
+    def reach(self, port: int, timeout: float) -> Channel:
+        """A connection to `port` on the guest's own loopback; its reads and writes take `timeout` seconds at most.
+        Raises NotReady, HostKeyChanged."""
+        import paramiko
+
+        transport = self._login(timeout)
+        try:
+            channel = transport.open_channel(
+                "direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 0), timeout=timeout
+            )
+        except paramiko.ChannelException as error:
+            raise NotReady(f"nothing in the guest accepts a connection to port {port}") from error
+        except Exception as error:
+            transport.close()
+            why = str(error) or type(error).__name__
+            raise NotReady(printable(f"the connection to {self._name} broke: {why}")) from error
+        channel.settimeout(timeout)
+        return channel
+
+    def _login(self, timeout: float) -> paramiko.Transport:
+        transport = self._transport
+        if transport is None or not transport.is_active():
+            tried = f"logging into {self._name} on {self.to.address}:{self.to.port}"
+            transport = self._transport = _logged_in(self._paths, self.to, tried, timeout)
+            if self._closed:
+                transport.close()
+        return transport
+
+    def close(self) -> None:
+        """Log out, also from a login that is under way."""
+        self._closed = True
+        if self._transport is not None:
+            self._transport.close()
+
+
 class SshLine:
     """A `Line` over SSH.
 
@@ -204,7 +251,7 @@ class SshDoorway:
     async def answers(self, uid: Uid, name: Name, port: int, user: str) -> None:
         await banner(name, port, self._patience(uid))
         async with self._knockers:
-            await _in_thread(lambda: self._login(name, port, user))
+            await alone("ssh", lambda: self._login(name, port, user))
         self._tries.pop(uid, None)
 
     async def enter(self, uid: Uid, name: Name, port: int, user: str) -> GuestSession:
@@ -240,29 +287,3 @@ class SshDoorway:
                 raise NotReady(f"running `true` in {name}: {error!r}") from error
             if not answered:
                 raise NotReady(f"running `true` in {name}: no exit status came")
-
-
-async def _in_thread(work: Callable[[], None]) -> None:
-    """Do `work` in a thread that nobody waits for: an agent that shall leave does not sit out a guest's silence."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def deliver(error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
-
-    def thread() -> None:
-        failed: BaseException | None = None
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
-            failed = error
-        with suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(deliver, failed)
-
-    threading.Thread(target=thread, name="ssh", daemon=True).start()
-    await done

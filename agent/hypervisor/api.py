@@ -24,7 +24,8 @@ from state.observed import Exit as Exit
 from state.observed import Listener
 from state.observed import RunState as RunState
 from state.observed import View as View
-from state.spec.resolved import Firmware, Forward, ImageSpec, MachineType, SeedBus
+from state.observed import Ways as Ways
+from state.spec.resolved import Firmware, Forward, HealthSpec, ImageSpec, MachineType, SeedBus
 from state.work import Artifact as Artifact
 from state.work import Collected as Collected
 from state.work import Content as Content
@@ -234,6 +235,17 @@ class Doorway(Protocol):
         what a session needs. One try, with a deadline; the caller closes the session."""
 
 
+class Checkups(Protocol):
+    """Asks a service of a guest whether it serves, by TCP or HTTP."""
+
+    async def check(self, uid: Uid, name: Name, ways: Ways, health: HealthSpec) -> None:
+        """Return when the guest itself has accepted a connection to the port, or answered the request with the status;
+        raise NotReady with what happened instead. One try, without a deadline; it may be cut off."""
+
+    def forget(self, uid: Uid) -> None:
+        """Let go of what is kept for the next check of this guest."""
+
+
 class Images(Protocol):
     """The store of base images: content-addressed, read-only."""
 
@@ -276,4 +288,5 @@ class Backend:
     hypervisor: Hypervisor
     images: Images
     doorway: Doorway
+    checkups: Checkups
     host: Host

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
+from agent.source.circles import circles
 from agent.source.documents import Reading
 from agent.source.ports import contested
 from state.desired import Advice, Problem, SourceRef, WantedJob, WantedVm
@@ -77,8 +78,10 @@ class Assembler:
         if whole or maps:
             gap = next(filter(None, map(self._gap, (*outside, *mine))), "")
             self._resolve(alone, merged, gap)
-        for claim in contested(alone):
-            self._blame(*claim)
+        if whole:
+            self._tell_strangers(mine, alone)
+        for wrong in (*contested(alone), *circles(alone)):
+            self._blame(*wrong)
         self._locate_all()
         for name in {problem.name for problem in self._found.problems if problem.name}:
             self._found.vms.pop(name, None)
@@ -211,18 +214,23 @@ class Assembler:
                 case None:
                     continue
             wanted[reading] = found
-            if isinstance(reading.document, VmDocument):
-                self._tell_of_the_future(reading, reading.document)
         self._wanted = wanted
 
-    def _tell_of_the_future(self, reading: Reading, document: VmDocument) -> None:
-        """What is checked but not acted on yet must not be mistaken for what is done."""
-        for field_, said in (("health", document.health), ("depends_on", document.depends_on)):
-            if said:
-                message = (
-                    f"{document.name}: `{field_}` is checked, but this version does not act on it"
-                )
-                self._found.advice.append(Advice(reading.ref, message))
+    def _tell_strangers(self, mine: Sequence[Reading], alone: Sequence[Reading]) -> None:
+        """What depends on a vm that no document names waits for it, for ever if that was a slip."""
+        if any(reading.may_own_any_name for reading in mine):
+            return
+        vms = {reading.name for reading in mine if reading.kind in ("vm", None)}
+        for reading in alone:
+            if not isinstance(reading.document, VmDocument):
+                continue
+            for index, name in enumerate(reading.document.depends_on):
+                if name not in vms:
+                    message = (
+                        f"{quoted(reading.document.name)} depends on {quoted(name)}, and no document for this host"
+                        " makes a vm of that name: it waits"
+                    )
+                    self._advised.append((reading, ("depends_on", index), message))
 
 
 @dataclass(frozen=True, slots=True)

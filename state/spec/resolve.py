@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from state.spec.imagemap import ImageMap, Unresolved
 from state.spec.images import SizePreset
 from state.spec.job import JobDocument
-from state.spec.resolved import Forward, VmSpec
+from state.spec.resolved import Check, Forward, HealthSpec, ImageSpec, VmSpec
 from state.spec.resolved_job import Attachment, JobFile, JobSpec, Retries
-from state.spec.vm import MIB, VmDocument
+from state.spec.vm import MIB, Health, VmDocument
 from state.spec.words import quoted
 
 DEFAULT_CPUS = 1
@@ -44,7 +44,40 @@ def resolve_vm(document: VmDocument, images: ImageMap, user_data: str | None = N
         suspend=document.suspend,
         protect=document.protect,
         stop_timeout=document.stop_timeout,
+        health=_health(document, image.spec),
+        depends_on=tuple(sorted(document.depends_on)),
     )
+
+
+def _health(document: VmDocument, image: ImageSpec) -> HealthSpec | None:
+    """The check of a document. Raises Unresolved where nothing leads to what it would ask."""
+    health = document.health
+    if health is None:
+        return None
+    check, port, path, status = _asked(health)
+    forwarded = any(forward.guest == port for forward in document.ports)
+    if not image.nocloud and not forwarded:
+        raise Unresolved(
+            f"image {quoted(image.label)} has `nocloud: false`, so that nobody can log in to"
+            f" check {'it' if port is None else f'port {port}'} (check a port that `ports` forwards)",
+            ("health",),
+        )
+    return HealthSpec(
+        check=check,
+        interval=health.interval,
+        timeout=health.timeout,
+        failures=health.failures,
+        start_period=health.start_period,
+        port=port,
+        path=path,
+        status=status,
+    )
+
+
+def _asked(health: Health) -> tuple[Check, int | None, str, int]:
+    if (http := health.http) is not None:
+        return "http", http.port, http.path, http.status
+    return ("ssh" if health.tcp is None else "tcp"), health.tcp, "/", 200
 
 
 def resolve_job(

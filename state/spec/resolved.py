@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from state.ids import Digest, Name
 from state.spec.effects import IMAGE_EFFECTS, VM_EFFECTS, Effect
@@ -18,6 +18,7 @@ from state.spec.units import format_duration, format_size
 
 Power = Literal["running", "stopped", "paused"]
 Restart = Literal["always", "on_failure", "never"]
+Check = Literal["tcp", "http", "ssh"]
 Decompress = Literal["none", "zstd", "gzip", "xz"]
 DiskFormat = Literal["qcow2", "raw"]
 SeedBus = Literal["ide", "scsi", "virtio"]
@@ -54,10 +55,39 @@ class Forward:
     guest: int
     address: str = "127.0.0.1"
 
+    def __str__(self) -> str:
+        return f"{self.address}:{self.host}->{self.guest}"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSpec:
+    """What makes a vm ready: a TCP connection to `port` of the guest, a GET of `path` there that answers with `status`,
+    or an SSH login. Times are seconds; failures within `start_period` of the start do not count."""
+
+    check: Check
+    interval: float
+    timeout: float
+    failures: int
+    start_period: float
+    port: int | None = None
+    path: str = "/"
+    status: int = 200
+
+    def __str__(self) -> str:
+        match self.check:
+            case "http":
+                return f"http {self.port} {self.path}"
+            case "tcp":
+                return f"tcp {self.port}"
+            case "ssh":
+                return "ssh"
+        assert_never(self.check)
+
 
 @dataclass(frozen=True)
 class VmSpec:
-    """A vm as it is wanted. `memory` and `disk` are bytes, `stop_timeout` seconds; `disk` None: the image's size."""
+    """A vm as it is wanted. `memory` and `disk` are bytes, `stop_timeout` seconds; `disk` None: the image's size;
+    `health` None: an SSH login makes it ready."""
 
     name: Name
     image: ImageSpec
@@ -73,6 +103,8 @@ class VmSpec:
     suspend: bool = False
     protect: bool = False
     stop_timeout: float = 30.0
+    health: HealthSpec | None = None
+    depends_on: tuple[Name, ...] = ()
 
     def canonical(self) -> str:
         """JSON with sorted keys and no white space: equal specs, and only they, have equal texts."""
@@ -91,6 +123,9 @@ class VmSpec:
         fields["image"] = ImageSpec(**fields["image"])
         fields["labels"] = tuple((key, value) for key, value in fields["labels"])
         fields["ports"] = tuple(Forward(**port) for port in fields["ports"])
+        health = fields.get("health")
+        fields["health"] = None if health is None else HealthSpec(**health)
+        fields["depends_on"] = tuple(fields.get("depends_on", ()))
         return cls(**fields)
 
 
@@ -124,6 +159,8 @@ def changes(old: VmSpec, new: VmSpec) -> tuple[Change, ...]:
             ("user_data", old.user_data, new.user_data),
             ("power", old.power, new.power),
             ("restart", old.restart, new.restart),
+            ("health", old.health, new.health),
+            ("depends_on", old.depends_on, new.depends_on),
             ("suspend", old.suspend, new.suspend),
             ("protect", old.protect, new.protect),
             ("stop_timeout", old.stop_timeout, new.stop_timeout),
@@ -147,30 +184,33 @@ def _image_changes(old: ImageSpec, new: ImageSpec) -> tuple[Change, ...]:
     return tuple(found)
 
 
+_NOTHING = {
+    "disk": "the image's size",
+    "user_data": "none",
+    "digest": "not pinned",
+    "health": "an SSH login",
+}
+"""What it means that a field has no value."""
+
+
 def _shown(field: str, value: Any) -> str:
+    if value is None:
+        return _NOTHING[field]
     match field:
-        case "memory":
+        case "memory" | "disk":
             return format_size(value)
-        case "disk":
-            return "the image's size" if value is None else format_size(value)
         case "stop_timeout" | "boot_timeout":
             return format_duration(value)
-        case "ports":
-            return (
-                "[" + ", ".join(f"{port.address}:{port.host}->{port.guest}" for port in value) + "]"
-            )
+        case "ports" | "depends_on":
+            return "[" + ", ".join(map(str, value)) + "]"
         case "labels":
             return "{" + ", ".join(f"{key}: {text}" for key, text in value) + "}"
         case "network":
             return "egress" if value else "no egress"
         case "user_data":
-            return (
-                "none"
-                if value is None
-                else "sha256:" + hashlib.sha256(value.encode()).hexdigest()[:12]
-            )
+            return "sha256:" + hashlib.sha256(value.encode()).hexdigest()[:12]
         case "digest":
-            return "not pinned" if value is None else str(value)[:19]
+            return str(value)[:19]
         case "nocloud" | "suspend" | "protect":
             return "true" if value else "false"
         case _:

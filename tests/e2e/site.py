@@ -20,8 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent.cli.reading import alive_of
 from agent.hypervisor.qemu.process import Handle
 from agent.paths import StatePaths
+from agent.statedir import holder
+from agent.status import status
 from state.ids import Process, Uid
 from state.observed import Instance
 from state.records import LedgerUnreadable, Reader
@@ -147,10 +150,23 @@ class Site:
         return [(one["action"], one["name"]) for one in steps if one["action"] not in quiet]
 
     def status(self) -> dict[str, Any]:
-        """As a program reads it; of a state that no agent has made yet, that there is nothing."""
-        told = self.call("status", "-o", "json")
-        if b"no state database" in told.stderr or b"only being made" in told.stderr:
+        """What `status -o json` prints, made in this process: asked again and again, the command itself would take the
+        processor from what is waited for. Of a state that no agent has made yet, that there is nothing."""
+        try:
+            reader = Reader.open(self.paths.database)
+        except LedgerUnreadable:
             return {"agent": {"running": False}, "items": [], "held": [], "waiting": []}
+        try:
+            pid = holder(self.paths)
+            found = status(reader, self.paths, agent_pid=pid, alive=alive_of(reader, pid))
+        finally:
+            reader.close()
+        told: dict[str, Any] = json.loads(json.dumps(found))
+        return told
+
+    def told(self) -> dict[str, Any]:
+        """What `status -o json` prints."""
+        told = self.call("status", "-o", "json")
         assert told.returncode == 0, told.stderr.decode()
         found: dict[str, Any] = json.loads(told.stdout)
         return found
@@ -218,7 +234,10 @@ class Site:
             fits = all(item.get(key) == value for key, value in more.items())
             return item if item.get("ready") and fits else None
 
-        found: dict[str, Any] = self.until(look, f"{name} is ready {more}")
+        self.until(look, f"{name} is ready {more}")
+        found: dict[str, Any]
+        [found] = [one for one in self.told()["items"] if one["name"] == name]
+        assert found["ready"]
         return found
 
     def kill(self, pid: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from agent.policy import Policy
 from agent.steps import Adopt, Crash, Keep, Power, Restart, Step, Update, Wait
 from state.clock import Moment
 from state.desired import Desired, SourceRef
+from state.ids import Digest
 from state.lifecycle import Cause, Phase
 from state.observed import (
     Exit,
@@ -27,7 +29,7 @@ from state.observed import (
     View,
     vm_key,
 )
-from state.spec.resolved import Forward, VmSpec
+from state.spec.resolved import Forward, HealthSpec, VmSpec
 from tests.builders import DIRECTORY, IMAGE, STATE_ID, moment, process, running, vm
 
 SOURCE = SourceRef("now/web.yaml", 7)
@@ -104,6 +106,49 @@ def test_one_whose_image_takes_no_key_is_not_waited_for() -> None:
         "Running",
         "it runs; its image takes no key, so nobody can ask it",
     )
+
+
+WEB_CHECK = HealthSpec("http", 10.0, 2.0, 3, 120.0, port=80, path="/ok")
+
+
+def test_one_with_a_health_check_is_ready_by_that_alone() -> None:
+    spec = vm(health=WEB_CHECK)
+    seen = alive(running(spec))
+    assert kept(ask(seen)) == ("Ready", "it passes its health check (http 80 /ok)")
+    seen = alive(running(spec, ready_at=None))
+    late = moment(9999.0)
+    assert kept(ask(seen, now=late)) == (
+        "Booting",
+        "it has not passed its health check yet (http 80 /ok)",
+    )
+    mute = vm(image=replace(IMAGE, nocloud=False), health=WEB_CHECK)
+    assert kept(ask(alive(running(mute, ready_at=None))))[0] == "Booting"
+
+
+def test_one_that_fails_its_health_check_is_told_with_what_failed() -> None:
+    seen = alive(running(vm(health=WEB_CHECK), ready_at=None, unhealthy="http 80 /ok: no answer"))
+    assert kept(ask(seen)) == ("Unhealthy", "its health check fails: http 80 /ok: no answer")
+
+
+def test_a_guest_that_resets_itself_again_and_again_is_told_while_it_is_not_ready() -> None:
+    rebooting = running(ready_at=None)
+    early = moment(100.0)
+    assert kept(ask(alive(rebooting, resets=9, in_a_row=2), now=early))[0] == "Booting"
+    assert kept(ask(alive(rebooting, resets=9, in_a_row=3), now=early)) == (
+        "RebootLoop",
+        "its guest has reset itself 3 times in a row and is not ready",
+    )
+    assert kept(ask(alive(running(), resets=9, in_a_row=9)))[0] == "Ready"
+
+
+def test_what_an_earlier_version_recorded_in_fewer_words_is_no_change() -> None:
+    spec = vm()
+    older = json.loads(spec.canonical())
+    del older["health"], older["depends_on"]
+    digest = Digest("sha256:" + "9" * 64)
+    instance = replace(running(spec), spec=json.dumps(older), spec_digest=digest)
+    assert kept(ask(alive(instance), spec))[0] == "Ready"
+    assert isinstance(ask(unattached(instance), spec), Adopt)
 
 
 def test_a_process_that_cannot_be_looked_at_is_left_alone() -> None:

@@ -21,12 +21,13 @@ from agent.hypervisor.api import (
     OnChange,
     RunState,
     View,
+    Ways,
 )
 from agent.hypervisor.memory.session import MemorySession
 from agent.hypervisor.memory.world import Guest, MemoryWorld
 from state.ids import Digest, Name, Process, Uid
 from state.observed import Listener, image_key
-from state.spec.resolved import Forward, ImageSpec
+from state.spec.resolved import Forward, HealthSpec, ImageSpec
 
 _DEFAULT_VIRTUAL_SIZE = 2 << 30
 
@@ -122,9 +123,9 @@ class MemoryHypervisor:
         guest = self._host.guests.get(uid)
         if guest is None or guest.process is None:
             return View(None)
-        if guest.frozen:
-            return View(guest.state, responsive=False, detail="no answer")
-        return View(guest.state, detail=guest.state.value)
+        said = "no answer" if guest.frozen else guest.state.value
+        resets = guest.resets
+        return View(guest.state, not guest.frozen, said, resets.total, resets.in_a_row)
 
     def exit_of(self, uid: Uid) -> Exit | None:
         return self._exits.get(uid)
@@ -236,6 +237,27 @@ class MemoryDoorway:
         return MemorySession(self._host, uid, name)
 
 
+class MemoryCheckups:
+    """Services that serve once their guest has booted, but for what the host was told of them."""
+
+    def __init__(self, host: MemoryWorld) -> None:
+        self._host = host
+
+    async def check(self, uid: Uid, name: Name, ways: Ways, health: HealthSpec) -> None:
+        await self._host.act("check")
+        if not self._host.lets_in(uid):
+            raise NotReady("no answer")
+        guest, port = self._host.guests[uid], health.port or 0
+        if port in guest.deaf:
+            raise NotReady("the guest refuses the connection, or closes it at once")
+        status = guest.statuses.get(port, 200)
+        if health.check == "http" and status != health.status:
+            raise NotReady(f"GET {health.path} was answered with {status}, not {health.status}")
+
+    def forget(self, uid: Uid) -> None:
+        pass
+
+
 class MemoryFacts:
     """What the host says of itself."""
 
@@ -275,5 +297,6 @@ class MemoryHost(MemoryWorld):
             hypervisor=MemoryHypervisor(self),
             images=MemoryImages(self),
             doorway=MemoryDoorway(self),
+            checkups=MemoryCheckups(self),
             host=MemoryFacts(self),
         )

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from agent.errors import HoldfastError
 from agent.hypervisor.api import BaseImage, Machine, OnChange, RunState
 from agent.hypervisor.memory.work import Scripted, Work
+from agent.hypervisor.resets import Resets
 from state.ids import TICKS_PER_SECOND, Digest, Name, Process, Uid
 from state.observed import Listener
 from state.spec.resolved import Forward
@@ -23,8 +24,9 @@ from state.spec.resolved import Forward
 
 @dataclass
 class Guest:
-    """One prepared machine of the host, with its process if it has one. `boots` counts its processes, `resets` its own
-    reboots, `cuts` what broke every connection into it."""
+    """One prepared machine of the host, with its process if it has one. `boots` counts its boots, those by its own
+    reboots too, `cuts` what broke every connection into it; a connection to one of `deaf` ports is refused, and HTTP
+    on a port of `statuses` answers with that status instead of 200."""
 
     machine: Machine
     disk: int
@@ -35,14 +37,16 @@ class Guest:
     ignores_acpi: bool = False
     forwards: tuple[Forward, ...] = ()
     answers_at: float = 0.0
-    resets: int = 0
+    resets: Resets = field(default_factory=Resets)
     cuts: int = 0
     works: dict[str, Work] = field(default_factory=dict)
+    deaf: set[int] = field(default_factory=set)
+    statuses: dict[int, int] = field(default_factory=dict)
 
     @property
     def boot(self) -> str:
         """A word for its boot."""
-        return f"{self.boots}-{self.resets}"
+        return f"{self.boots}"
 
     def halt(self, now: float) -> None:
         """Its boot is over: nothing in it goes on."""
@@ -56,7 +60,7 @@ class Guest:
 class MemoryWorld:
     """One host. `delays` (seconds) and `failures` (errors, each raised once) are looked up by the name of an
     operation: `prepare`, `describe`, `spawn`, `resume`, `pause`, `stop`, `discard`, `set_forwards`, `grow`, `fetch`,
-    and `enter`, `upload`, `begin`, `look`, `collect`.
+    `check`, and `enter`, `upload`, `begin`, `look`, `collect`.
 
     `boot_delay`: seconds from a guest's start until it answers over SSH. `scripts`: how the scripts go that are
     uploaded into guests of a name.
@@ -96,8 +100,10 @@ class MemoryWorld:
         """Let the guest reboot itself."""
         guest = self.guests[uid]
         guest.halt(self.clock())
-        guest.resets += 1
+        guest.boots += 1
+        guest.resets.count(self.clock())
         guest.answers_at = self.clock() + self.boot_delay
+        self.changed(uid, "guest reset")
 
     def cut(self, uid: Uid) -> None:
         """Break every connection into the guest."""
@@ -162,6 +168,7 @@ class MemoryWorld:
         guest.state = RunState.INERT
         guest.forwards = guest.machine.forwards
         guest.boots += 1
+        guest.resets = Resets()
         return guest.process
 
     def watch(self, watcher: OnChange) -> None:

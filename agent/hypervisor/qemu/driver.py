@@ -270,6 +270,10 @@ class QemuHypervisor:
         except ValueError as error:
             raise MonitorError(f"the forwards of {uid} stay as they are: {error}") from error
 
+    async def accepted(self, uid: Uid, forward: Forward) -> frozenset[int]:
+        """A number for each connection through the forward that the guest has accepted. Raises MonitorError."""
+        return await forwards.accepted(self._supervised(uid).monitor, forward)
+
     async def grow(self, uid: Uid, size: int) -> None:
         running = self._running.get(uid)
         if running is not None:

@@ -17,7 +17,10 @@ from state.spec.resolved import Forward
 
 # `  TCP[HOST_FORWARD]  18       127.0.0.1 39435       10.0.2.15    22     0     0` (net/slirp.c, slirp/src/misc.c)
 _FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)", re.MULTILINE)
-
+# `  TCP[ESTABLISHED]   21       127.0.0.1  8080       10.0.2.15    80     0     0`: a connection through a forward
+_CONNECTION = re.compile(
+    r"^\s*TCP\[ESTABLISHED\]\s+(\d+)\s+\S+\s+(\d+)\s+\S+\s+(\d+)", re.MULTILINE
+)
 
 _EVERY = "0.0.0.0"  # noqa: S104  # said, never bound here
 
@@ -28,6 +31,14 @@ def parsed(usernet: str) -> set[Forward]:
     return {
         Forward(int(host), int(guest), _EVERY if at == "*" else at) for at, host, guest in found
     }
+
+
+async def accepted(monitor: Monitor, forward: Forward) -> frozenset[int]:
+    """The descriptors of the connections through the forward whose handshake the guest has completed; before that QEMU
+    lists them as SYN_SENT. Raises MonitorError."""
+    usernet = await _said(monitor, "info usernet")
+    ports = (str(forward.host), str(forward.guest))
+    return frozenset(int(fd) for fd, *way in _CONNECTION.findall(usernet) if tuple(way) == ports)
 
 
 async def change(monitor: Monitor, wanted: Sequence[Forward]) -> None:

@@ -24,6 +24,7 @@ from qemu.qmp.message import Message
 from agent.errors import MonitorError
 from agent.hypervisor.api import RunState, View
 from agent.hypervisor.qemu.logs import printable
+from agent.hypervisor.resets import Resets
 from state.ids import Uid
 
 logging.getLogger("qemu.qmp").setLevel(
@@ -39,9 +40,6 @@ STATES = {
     "io-error": RunState.IO_ERROR,
 }
 """QEMU's RunState (qapi/run-state.json); what is not here is OTHER."""
-
-ONE_RESET = 1.0
-"""Seconds that count as one reset: SeaBIOS itself resets the machine some four times after a guest's reboot."""
 
 _SAID = {
     RunState.OFF: "the guest powered itself off",
@@ -81,14 +79,13 @@ class Monitor:
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
         self._closed = asyncio.Event()
-        self._resets = 0
-        self._last_reset = -ONE_RESET
+        self._resets = Resets()
         self._trouble = ""
 
     def failed(self, error: Exception) -> None:
         """Tell that listening broke off, for a reason that is none of QEMU's."""
         detail = f"looking after it met a bug of holdfast: {error!r}"
-        self._publish(View(self.view.state, False, detail, self._resets), "supervision broke off")
+        self._publish(False, detail, "supervision broke off")
 
     async def run(self) -> None:
         """Connect, listen, connect again, until cancelled."""
@@ -99,7 +96,7 @@ class Monitor:
                     pause = self._timing.first_pause
                     await self._listen(client)
             except MonitorError as error:
-                self._publish(View(self.view.state, False, error.message, self._resets), "lost")
+                self._publish(False, error.message, "lost")
             self._closed.set()
             await asyncio.sleep(pause)
             pause = min(2 * pause, self._timing.heartbeat)
@@ -165,13 +162,17 @@ class Monitor:
         if self._trouble and state is RunState.IO_ERROR:
             detail += f": {self._trouble}"
         detail = "; ".join(filter(None, (detail, self.remark)))
-        self._publish(View(state, True, detail, self._resets), state.value)
+        self._publish(True, detail, state.value, state)
 
     def _fell_silent(self) -> None:
         detail = f"its monitor did not answer within {self._timing.silence:g} s"
-        self._publish(View(self.view.state, False, detail, self._resets), "unresponsive")
+        self._publish(False, detail, "unresponsive")
 
-    def _publish(self, view: View, word: str) -> None:
+    def _publish(
+        self, responsive: bool, detail: str, word: str, state: RunState | None = None
+    ) -> None:
+        resets = self._resets
+        view = View(state or self.view.state, responsive, detail, resets.total, resets.in_a_row)
         if view != self.view:
             self.view = view
             self._news.set()
@@ -185,7 +186,7 @@ class Monitor:
             case "SHUTDOWN":
                 self.parting = str(data.get("reason", ""))
             case "RESET" if data.get("guest"):
-                self._count_reset(asyncio.get_running_loop().time())
+                self._resets.count(asyncio.get_running_loop().time())
             case "BLOCK_IO_ERROR":
                 self._trouble = printable(str(data.get("reason", "")))
             case "RTC_CHANGE" | "BALLOON_CHANGE" | "NIC_RX_FILTER_CHANGED":
@@ -194,11 +195,6 @@ class Monitor:
                 pass
         self._wake.set()
         return False
-
-    def _count_reset(self, now: float) -> None:
-        if now - self._last_reset >= ONE_RESET:
-            self._resets += 1
-            self._last_reset = now
 
     async def refresh(self) -> View:
         """Ask now. Raises MonitorError."""
