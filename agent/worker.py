@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -27,6 +28,20 @@ async def alone(name: str, job: Callable[[], T]) -> T:
     return await answer
 
 
+_AT_ONCE: ContextVar[bool] = ContextVar("at_once", default=False)
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Let the workers that are made in the block do each job when it is submitted, in the thread that submits it, so
+    that everything comes in the same order each time."""
+    before = _AT_ONCE.set(True)
+    try:
+        yield
+    finally:
+        _AT_ONCE.reset(before)
+
+
 class Worker:
     """One thread, for one event loop, until `leave`. Its jobs are done in the order in which they came, so that nothing
     that the last one lets go of is used by another."""
@@ -34,7 +49,9 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._at_once = _AT_ONCE.get()
+        if not self._at_once:
+            threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
         """Have `job` done; the future holds what it returns or raises. Cancelling that does not stop the job."""
@@ -48,7 +65,7 @@ class Worker:
             else:
                 self._tell(future, future.set_result, result)
 
-        self._jobs.put(run)
+        self._put(run)
         return future
 
     def leave(self, last: Callable[[], object] = lambda: None) -> None:
@@ -58,8 +75,14 @@ class Worker:
             with suppress(OSError):
                 last()
 
-        self._jobs.put(run)
-        self._jobs.put(None)
+        self._put(run)
+        self._put(None)
+
+    def _put(self, job: _Job | None) -> None:
+        if not self._at_once:
+            self._jobs.put(job)
+        elif job is not None:
+            job()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -70,6 +93,9 @@ class Worker:
             if not future.done():
                 how(what)
 
+        if self._at_once:
+            tell()
+            return
         # A loop that is closed has nobody left to tell.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(tell)

@@ -122,6 +122,11 @@ class Ledger:
     def close(self) -> None:
         self._connection.close()
 
+    @property
+    def changes(self) -> int:
+        """Rows that were written since it was opened."""
+        return self._connection.total_changes
+
     def instances(self) -> list[Instance]:
         """Every recorded instance."""
         return list(self._instances.values())

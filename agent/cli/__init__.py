@@ -37,6 +37,7 @@ _COMMANDS = {
     "ssh": ("agent.cli.ssh", "Into a guest, with pinned keys."),
     "console": ("agent.cli.console", "A VM's serial line."),
     "down": ("agent.cli.down", "Destroy everything of a state directory."),
+    "simulate": ("agent.cli.simulate", "Random faults on a host in memory; the promises checked."),
     "schema": ("agent.cli.validate", "JSON Schema of the documents, for editors."),
 }
 

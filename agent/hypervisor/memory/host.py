@@ -90,6 +90,7 @@ class MemoryHypervisor:
         size = max(machine.base.virtual_size, machine.disk or 0)
         guest = self._host.guests.setdefault(machine.uid, Guest(machine, size))
         guest.machine = machine
+        self._host.effects("prepare", machine.uid)
 
     async def describe(self, uid: Uid, record: str) -> None:
         await self._host.act("describe")
@@ -136,6 +137,7 @@ class MemoryHypervisor:
         if guest.state is RunState.INERT:
             guest.answers_at = self._host.clock() + self._host.boot_delay
         guest.state = RunState.RUNNING
+        self._host.effects("resume", uid)
 
     async def pause(self, uid: Uid) -> None:
         await self._host.act("pause")
@@ -162,6 +164,7 @@ class MemoryHypervisor:
         if guest.ignores_acpi and grace > 0:
             await asyncio.sleep(grace)
         if guest.process == process:
+            self._host.effects("stop", uid)
             self._host.end(uid, "stopped")
 
     async def discard(self, uid: Uid) -> None:
@@ -169,6 +172,8 @@ class MemoryHypervisor:
         guest = self._host.guests.get(uid)
         if guest is not None and guest.process is not None:
             raise MonitorError(f"removing the files of {guest.machine.name}: it still runs")
+        if guest is not None:
+            self._host.effects("discard", uid)
         self._host.guests.pop(uid, None)
         self._attached.discard(uid)
         self._exits.pop(uid, None)
@@ -269,7 +274,7 @@ class MemoryFacts:
         return self._host.boot_id
 
     def boottime(self) -> float:
-        return self._host.clock()
+        return self._host.boottime()
 
     def listeners(self, of_interest: Collection[int]) -> Sequence[Listener]:
         own = [

@@ -51,6 +51,7 @@ class MemorySession:
         if work.begun_at is not None:
             return False
         work.begun_at = self._host.clock()
+        self._host.begins(run, work)
         return True
 
     async def look(self, run: str, offset: int, at_most: int) -> Look:

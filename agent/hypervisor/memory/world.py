@@ -62,12 +62,15 @@ class MemoryWorld:
     operation: `prepare`, `describe`, `spawn`, `resume`, `pause`, `stop`, `discard`, `set_forwards`, `grow`, `fetch`,
     `check`, and `enter`, `upload`, `begin`, `look`, `collect`.
 
-    `boot_delay`: seconds from a guest's start until it answers over SSH. `scripts`: how the scripts go that are
+    `boot_delay`: seconds from a guest's start until it answers over SSH. `effects` is told of what an agent has brought
+    about for a machine (`prepare`, `resume`), or is about to (`stop`, `discard`); `begins` of each run whose script
+    starts. `scripts`: how the scripts go that are
     uploaded into guests of a name.
     """
 
     boot_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     boot_delay: float = 0.0
+    booted_at: float = 0.0
     clock: Callable[[], float] = time.monotonic
     delays: dict[str, float] = field(default_factory=dict)
     failures: dict[str, list[HoldfastError]] = field(default_factory=dict)
@@ -79,6 +82,8 @@ class MemoryWorld:
     contents: dict[str, Digest] = field(default_factory=dict)
     scripts: dict[Name, Scripted] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
+    effects: Callable[[str, Uid], None] = lambda _operation, _uid: None
+    begins: Callable[[str, Work], None] = lambda _run, _work: None
     _watchers: list[OnChange] = field(default_factory=list)
     _pids: int = 1000
 
@@ -114,13 +119,22 @@ class MemoryWorld:
         self.guests[uid].frozen = frozen
         self.changed(uid, "frozen" if frozen else "thawed")
 
-    def reboot(self) -> None:
+    def reboot(self, boot_id: str | None = None) -> None:
         """Power the host off hard and on again: every process is gone, every disk is kept."""
-        self.boot_id = str(uuid.uuid4())
+        self.boot_id = boot_id or str(uuid.uuid4())
+        self.booted_at = self.clock()
         for guest in self.guests.values():
             guest.halt(self.clock())
             guest.process = None
             guest.frozen = False
+
+    def forget_agents(self) -> None:
+        """Every agent has died without a word."""
+        self._watchers.clear()
+
+    def boottime(self) -> float:
+        """Seconds since the host was booted."""
+        return self.clock() - self.booted_at
 
     def running(self) -> dict[Uid, Process]:
         """Every live process."""
@@ -164,7 +178,8 @@ class MemoryWorld:
     def start(self, uid: Uid) -> Process:
         self._pids += 1
         guest = self.guests[uid]
-        guest.process = Process(self.boot_id, self._pids, int(self.clock() * TICKS_PER_SECOND))
+        ticks = int(self.boottime() * TICKS_PER_SECOND)
+        guest.process = Process(self.boot_id, self._pids, ticks)
         guest.state = RunState.INERT
         guest.forwards = guest.machine.forwards
         guest.boots += 1
