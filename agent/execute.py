@@ -33,13 +33,15 @@ from agent.steps import (
     Restart,
     Resume,
     Step,
+    Unblock,
     Update,
     Wait,
+    target,
 )
 from state.ids import Uid
 from state.ledger import Ledger
 from state.lifecycle import Phase
-from state.observed import Instance, image_key, vm_key
+from state.observed import Instance, image_key, step_key, vm_key
 from state.records import LedgerUnreadable
 from state.spec.resolved import Forward, ImageSpec, VmSpec
 
@@ -123,6 +125,8 @@ class Executor:
                 await self._update(step, intent)
             case Power():
                 await self._power(step, intent)
+            case Unblock():
+                await self._unblock(step, intent)
             case Crash():
                 instance = self._machines.known(step.uid, step.name)
                 ended = replace(
@@ -257,6 +261,18 @@ class Executor:
             )
 
         await self._changed(step, intent, "Updated", updated)
+
+    async def _unblock(self, step: Unblock, intent: Intent) -> None:
+        intent.write()
+        await self._hypervisor.resume(step.uid)
+        await self._ledger.free()
+        key = step_key(step.name, step.action)
+        # Where the next write fails again, it is tried less and less often.
+        again = backoff.failed(self._ledger.retry(key), step.because, self._clock(), target(step))
+        with intent.done("Unblocked", step.because):
+            pass
+        with self._ledger.transaction() as change:
+            change.put_retry(again)
 
     async def _power(self, step: Power, intent: Intent) -> None:
         instance = _now_wanted(self._machines.known(step.uid, step.name), step)

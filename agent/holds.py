@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agent.steps import Adopt, Crash, Hold, Plan, Power, Restart, Step, Wait
+from agent.steps import Adopt, Crash, Hold, Plan, Power, Restart, Step, Unblock, Wait
 from state.desired import Desired
 from state.history import Finding
 from state.ids import Name
@@ -47,9 +47,9 @@ def ended(
 def _may_be_of_a_hold(step: Step) -> bool:
     """Whether it is also done for what is held, or says nothing of it: what runs is looked after all the while."""
     match step:
-        case Hold() | Restart() | Adopt() | Power() | Crash():
+        case Hold() | Restart() | Adopt() | Power() | Unblock() | Crash():
             return True
         case Wait(reason=reason):
-            return reason in ("InProgress", "BackOff", _BRIEF)
+            return reason in ("InProgress", "BackOff", "DependsOn", "IOError", _BRIEF)
         case _:
             return False

@@ -10,7 +10,7 @@ from typing import assert_never
 
 from agent import backoff
 from agent.leases import Leases, forwards_of
-from agent.steps import Adopt, Crash, Keep, Power, Restart, Step, Update, Wait
+from agent.steps import Adopt, Crash, Keep, Power, Restart, Step, Unblock, Update, Wait
 from state.clock import Moment
 from state.desired import SourceRef
 from state.ids import TICKS_PER_SECOND
@@ -19,6 +19,10 @@ from state.observed import Instance, Retry, RunState, Seen, Verdict
 from state.spec.resolved import Forward, VmSpec, changes
 
 _FAULTS = frozenset({Cause.EXIT, Cause.PANIC})
+ROOM_TO_WRITE = 32 << 20
+"""Bytes that are free on the host's disk before a guest is let go on that found none."""
+LOOK_FOR_ROOM = 5.0
+"""Seconds from one look at that to the next."""
 REBOOT_LOOP = 3
 """Resets in a row from which a guest that is not ready is said to go round in circles."""
 _LET_GO = frozenset({Phase.STARTING, Phase.RUNNING})
@@ -36,6 +40,7 @@ class Question:
     accelerator: str
     leases: Leases
     now: Moment
+    free_disk: int | None = None
 
 
 def answer(question: Question) -> Step:
@@ -195,12 +200,34 @@ def _run_state(question: Question, state: RunState) -> Step:
                 return _power(question, "stopped", Cause.PANIC, why)
             return _restart(question, Cause.PANIC, why)
         case RunState.IO_ERROR:
-            return _keep(question, "IOError", "the host could not write to its disk; it is paused")
+            return _blocked(question)
         case RunState.INERT | RunState.PAUSED | RunState.RUNNING:
             return _powered(question, state)
         case RunState.OTHER:
             return _keep(question, "OtherState", f"it says of itself: {question.seen.view.detail}")
     assert_never(state)
+
+
+def _blocked(question: Question) -> Step:
+    """Its last write is done again once there is room for more than that; until then it stands still."""
+    said = question.seen.view.detail or "the host could not write to its disk"
+    free = question.free_disk
+    if question.spec.power != "running":
+        return _keep(question, "IOError", said)
+    if free is not None and free < ROOM_TO_WRITE:
+        return Wait(
+            name=question.spec.name,
+            because=f"{said}; it goes on when there is room",
+            reason="IOError",
+            source=question.source,
+            until=LOOK_FOR_ROOM,
+        )
+    return Unblock(
+        name=question.spec.name,
+        because=f"{said}; there is room again",
+        source=question.source,
+        uid=question.seen.instance.uid,
+    )
 
 
 def _powered(question: Question, state: RunState) -> Step:

@@ -26,7 +26,7 @@ from agent.plan import plan
 from agent.policy import Policy
 from agent.ready import Readiness
 from agent.record import Pass, Recorder
-from agent.recover import recover
+from agent.recover import recover, take_in_strangers
 from agent.steps import CancelRun, Step, Wait
 from agent.wake import Wake
 from agent.worker import Worker
@@ -39,6 +39,8 @@ from state.records import LedgerUnreadable
 from state.spec.resolved import ImageSpec
 
 SHORTEST_WAIT = 0.05
+STRANGERS = 60.0
+"""Seconds from one look for machines that the ledger does not know to the next."""
 
 
 class Source(Protocol):
@@ -128,6 +130,7 @@ class Agent:
             await recover(self._ledger, self._backend.hypervisor, self._clock, known)
             async with asyncio.TaskGroup() as beside:
                 helpers = [beside.create_task(watching)] if watching else []
+                helpers.append(beside.create_task(self._look_for_strangers()))
                 async with asyncio.TaskGroup() as steps:
                     self.wake.notify("start")
                     timeout = self._interval
@@ -174,6 +177,19 @@ class Agent:
             if (done := await self._guarded_turn(reasons)) is not None:
                 self._end_unwanted(done, executor)
                 timeout = self._until(done)
+
+    async def _look_for_strangers(self) -> None:
+        while True:
+            await asyncio.sleep(STRANGERS)
+            await self._ledger.free()
+            try:
+                hypervisor, busy = self._backend.hypervisor, self._doing.names
+                if await take_in_strangers(self._ledger, hypervisor, self._clock, busy=busy):
+                    self.wake.notify("strangers")
+            except LedgerUnreadable:
+                raise
+            except Exception as bug:  # noqa: BLE001 - as above
+                self._bug("looking for strangers", None, bug)
 
     async def _guarded_turn(self, reasons: tuple[str, ...]) -> Pass | None:
         """One turn; None where a bug of ours broke it off, which is told and must not end what else runs."""

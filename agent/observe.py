@@ -10,7 +10,7 @@ from agent.leases import forwards_of
 from state.desired import Desired
 from state.ids import Name
 from state.lifecycle import Cause, Phase
-from state.observed import Instance, Listener, NameRecord, Observed, Retry, Seen, Verdict
+from state.observed import Instance, Listener, NameRecord, Observed, Retry, RunState, Seen, Verdict
 from state.runs import Run
 from state.spec.resolved import VmSpec
 
@@ -61,6 +61,7 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
         wanted = wanted | more
     runs = records.runs()
     waiting = any(not run.phase.ended for run in runs) or bool(desired.jobs)
+    blocked = any(one.view.state is RunState.IO_ERROR for one in seen)
     return Observed(
         instances=seen,
         names=records.names(),
@@ -72,7 +73,7 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
         retries=records.retries(),
         runs=tuple(runs),
         free_memory=backend.host.free_memory(_promised(seen)) if waiting else None,
-        free_disk=backend.host.free_disk() if waiting else None,
+        free_disk=backend.host.free_disk() if waiting or blocked else None,
     )
 
 

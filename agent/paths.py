@@ -3,6 +3,8 @@
     STATE/                       0700
       agent.lock                 held by the running agent; tells its pid, and whether an agent made STATE
       state.db  state.id         the ledger; the random id that this state was born with
+      state.db.damaged-<n>       a ledger that could not be read any more, for a look
+      ballast                    takes up room that is given up when the disk is full
       images/                    content-addressed base images, 0444
       instances/<uid>/           0700
         disk.qcow2  seed.iso  efivars.fd  instance.json
@@ -138,6 +140,10 @@ class StatePaths:
     @property
     def database(self) -> Path:
         return self.root / "state.db"
+
+    @property
+    def ballast(self) -> Path:
+        return self.root / "ballast"
 
     @property
     def identity(self) -> Path:

@@ -254,6 +254,7 @@ class _Pass:
                 accelerator=self._policy.accelerator,
                 leases=self._leases,
                 now=self._now,
+                free_disk=self._observed.free_disk,
             )
         )
 

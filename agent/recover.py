@@ -1,10 +1,10 @@
-"""What a new agent does before its first pass: make the ledger and the live processes agree, touching no machine that
-can be told."""
+"""Makes the ledger, the live processes and the files of machines agree, touching no machine that can be told: before
+the first pass of a new agent, and now and then while it runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from agent.errors import HoldfastError
@@ -31,10 +31,19 @@ async def recover(
     if any(True for _ in ledger.reader.steps(open_only=True, last=1)):
         with ledger.transaction() as change:
             change.interrupt_open_steps(at=now.wall)
+    await take_in_strangers(ledger, hypervisor, clock)
+
+
+async def take_in_strangers(
+    ledger: Ledger, hypervisor: Hypervisor, clock: Clock, *, busy: Collection[Name] = ()
+) -> bool:
+    """Record, take in, end or clear away what the ledger does not know; whether there was any such thing. `busy` are
+    names that a step is at: it records by itself what it does."""
+    now, before = clock(), ledger.changes
     for found in hypervisor.scan():
         known = ledger.instance(found.uid)
         if known is not None:
-            if known.process != found.process:
+            if known.process != found.process and known.name not in busy:
                 with ledger.transaction() as change:
                     change.put_instance(_recorded(known, found))
                     said = "its process was not recorded"
@@ -57,6 +66,10 @@ async def recover(
                 dead = replace(dead, phase=Phase.CRASHED, cause=Cause.EXIT)
             said = "taken in from its files, without a process: the ledger had lost it"
             _take_in(ledger, dead, said, now.wall)
+    for uid in hypervisor.leftovers():
+        if ledger.instance(uid) is None:
+            await _clear_away(ledger, hypervisor, uid, now.wall)
+    return ledger.changes != before
 
 
 def _take_in_runs(ledger: Ledger, runs: Iterable[Run], wall: float) -> None:
@@ -100,6 +113,16 @@ def _take_in(ledger: Ledger, instance: Instance, said: str, wall: float) -> None
         change.put_instance(instance)
         change.put_name(record)
         change.event(_event(instance.uid, instance.name, "Recovered", said, wall))
+
+
+async def _clear_away(ledger: Ledger, hypervisor: Hypervisor, uid: Uid, wall: float) -> None:
+    reason, said = "Cleared", f"what was left of {uid} was removed: no machine could be made of it"
+    try:
+        await hypervisor.discard(uid)
+    except HoldfastError as error:
+        reason, said = "ClearFailed", str(error)
+    with ledger.transaction() as change:
+        change.event(_event(uid, None, reason, said, wall))
 
 
 async def _reap(ledger: Ledger, hypervisor: Hypervisor, found: Found, wall: float) -> None:

@@ -23,6 +23,7 @@ from agent.steps import (
     Restart,
     Resume,
     Step,
+    Unblock,
     Update,
     Wait,
 )
@@ -66,7 +67,7 @@ def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:
             return False
         case Create() | Replace() | Destroy() | Clear() | Restart():
             return None
-        case Adopt() | Update() | Power() | Crash():
+        case Adopt() | Update() | Power() | Unblock() | Crash():
             return None
         case Enqueue() | Attempt() | Resume() | CancelRun():
             return None

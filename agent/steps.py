@@ -137,6 +137,15 @@ class Power(_Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unblock(_Step):
+    """Let a guest go on that was stopped because the host could not write to its disk. Shown as an update: the write is
+    done again, and nothing is lost."""
+
+    action = "update"
+    uid: Uid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Crash(_Step):
     """Record that an instance ended and that it stays so."""
 
@@ -226,6 +235,7 @@ Step = (
     | Adopt
     | Update
     | Power
+    | Unblock
     | Crash
     | Enqueue
     | Attempt
@@ -251,7 +261,7 @@ def target(step: Step) -> str:
             return f"{step.action} {step.uid} {step.spec.digest}"
         case Power():
             return f"{step.to} {step.uid} {step.spec.digest}"
-        case Adopt() | Crash():
+        case Adopt() | Unblock() | Crash():
             return f"{step.action} {step.uid}"
         case Enqueue() | Attempt() | Resume() | CancelRun():
             return f"{step.action} {step.run}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from state.records import LedgerUnreadable
@@ -50,6 +51,34 @@ _OF_THE_DISK = frozenset({
 def of_the_disk(error: BaseException) -> bool:
     """Whether SQLite says that the file cannot be written just now or is damaged; its other errors are bugs."""
     return _code(error) in _OF_THE_DISK
+
+
+def damaged(error: BaseException) -> bool:
+    """Whether SQLite says that what lies in the file is no sound database."""
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+SET_ASIDE_KEPT = 3
+"""Damaged databases that are kept for a look."""
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged database another name, and return that; of many that were set aside the last few stay. Raises
+    OSError."""
+    before = sorted(
+        (int(number), one)
+        for one in path.parent.glob(f"{path.name}.damaged-*")
+        if (number := one.name.rpartition("-")[2]).isdigit()
+    )
+    aside = path.with_name(f"{path.name}.damaged-{before[-1][0] + 1 if before else 1}")
+    # The log first: beside a new database it would be taken for that one's.
+    for part in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + part).rename(aside.with_name(aside.name + part))
+    for _, old in before[: max(0, len(before) + 1 - SET_ASIDE_KEPT)]:
+        for part in ("-wal", "-shm", ""):
+            old.with_name(old.name + part).unlink(missing_ok=True)
+    return aside
 
 
 def held(error: BaseException) -> bool:

@@ -17,10 +17,11 @@ from typing import TypeVar
 from sqlite_utils import Database
 
 from state import database
+from state.ballast import Ballast
 from state.history import Event
 from state.ids import Name, RunId, Uid
 from state.observed import Instance, NameRecord, Retry
-from state.records import LedgerUnreadable, Reader
+from state.records import LedgerDamaged, LedgerUnreadable, Reader
 from state.runs import Run
 from state.schema import migrations
 from state.transaction import Transaction
@@ -65,20 +66,24 @@ class Ledger:
         path: Path,
         *,
         sockets: Path | None = None,
+        ballast: Path | None = None,
         on_event: Callable[[Event], None] | None = None,
         on_run: Callable[[Run], None] | None = None,
     ) -> None:
         """Open or make the database at `path`, mode 0600, and bring its tables up to date.
 
-        `sockets` is the directory below which the sockets of each uid lie. `on_event` is told of every event once it is
-        durable, and `on_run` of every run that was recorded. Raises LedgerUnreadable where the file is no sound
-        database, LedgerNewer where it comes from a later version.
+        `sockets` is the directory below which the sockets of each uid lie, `ballast` a file that is given up so that a
+        full disk still takes what is to be recorded. `on_event` is told of every event once it is
+        durable, and `on_run` of every run that was recorded. Raises LedgerUnreadable where the file cannot be used,
+        of that LedgerDamaged where it holds no sound database and LedgerNewer where it comes from a later version.
         """
         self._path = path
         self._sockets = sockets
         self._on_event = on_event
         self._on_run = on_run
         self._appended = 0
+        self._ballast = Ballast(ballast) if ballast is not None else None
+        self._make_room()
         self._file = database.private(path)
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=database.OPENING)
         try:
@@ -100,7 +105,8 @@ class Ledger:
             self._wait_for_others(database.BUSY)
         except sqlite3.Error as error:
             self.close()
-            raise LedgerUnreadable(f"the state database cannot be used: {error}") from error
+            unusable = LedgerDamaged if database.damaged(error) else LedgerUnreadable
+            raise unusable(f"the state database cannot be used: {error}") from error
         except LedgerUnreadable:
             self.close()
             raise
@@ -109,7 +115,7 @@ class Ledger:
         # A damaged page is found here, not in the middle of a step. It costs 10 ms for a ledger with a full history.
         [(found,)] = self._connection.execute("PRAGMA quick_check(1)").fetchall()
         if found != "ok":
-            raise LedgerUnreadable(f"the state database is damaged: {found}")
+            raise LedgerDamaged(f"the state database is damaged: {found}")
 
     def _migrate(self) -> None:
         db = Database(self._connection, execute_plugins=False)
@@ -192,6 +198,7 @@ class Ledger:
         )
         if database.identity(self._path) != self._file:
             raise LedgerUnwritable("the state database was taken away or replaced")
+        self._make_room()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield change
@@ -216,6 +223,10 @@ class Ledger:
         if self._on_run is not None:
             for run in filter(None, change.runs.values()):
                 self._on_run(run)
+
+    def _make_room(self) -> None:
+        if self._ballast is not None:
+            self._ballast.adjust()
 
     def _prune(self, appended: int) -> None:
         self._appended += appended

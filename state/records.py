@@ -36,6 +36,10 @@ class LedgerUnreadable(Exception):
     """The database cannot be read; the text says why."""
 
 
+class LedgerDamaged(LedgerUnreadable):
+    """What lies in the file is no sound database, and no waiting mends it."""
+
+
 def instance_row(instance: Instance, *, qmp: str) -> dict[str, Any]:
     """The row of an instance; `qmp` is the path of its control socket."""
     process = instance.process

@@ -14,10 +14,11 @@ from agent.hypervisor.api import Backend
 from agent.loop import Source
 from agent.paths import StatePaths
 from agent.policy import SSH_PORTS, Policy
+from state import database
 from state.clock import Moment
 from state.history import Event
-from state.ledger import Ledger
-from state.records import LedgerUnreadable
+from state.ledger import Ledger, LedgerNewer
+from state.records import LedgerDamaged, LedgerUnreadable
 from state.runs import Run
 
 DEFAULT_QEMU = "qemu-system-x86_64"
@@ -40,13 +41,40 @@ def open_ledger(
     on_event: Callable[[Event], None] | None = None,
     on_run: Callable[[Run], None] | None = None,
 ) -> Ledger:
-    """The ledger of a state directory that this process holds. Raises StateUnusable."""
+    """The ledger of a state directory that this process holds. A damaged one is set aside, and the new one will be
+    filled from the machines and their files. Raises StateUnusable."""
+
+    def opened() -> Ledger:
+        return Ledger(
+            paths.database,
+            sockets=paths.sockets,
+            ballast=paths.ballast,
+            on_event=on_event,
+            on_run=on_run,
+        )
+
     try:
-        return Ledger(paths.database, sockets=paths.sockets, on_event=on_event, on_run=on_run)
+        try:
+            return opened()
+        except LedgerDamaged as damage:
+            aside = database.set_aside(paths.database)
+            ledger = opened()
+            said = (
+                f"{damage}; it is kept as {aside.name}, and a new one is filled from what is there"
+            )
+            with ledger.transaction() as change:
+                change.event(Event(at=_wall(), reason="DatabaseSetAside", message=said))
+            return ledger
+    except OSError as error:
+        raise StateUnusable(
+            f"setting the damaged {paths.database} aside: {error.strerror}",
+            hint="move it away: no VM is lost by that",
+        ) from error
     except LedgerUnreadable as error:
+        hint = "start the version that it belongs to"
         raise StateUnusable(
             f"opening {paths.database}: {error}",
-            hint="a later version must stay at it; a damaged one may be moved away: no VM is lost by that",
+            hint=hint if isinstance(error, LedgerNewer) else "see to its disk, and try again",
         ) from error
 
 
@@ -76,9 +104,13 @@ def clock_of(backend: Backend) -> Callable[[], Moment]:
     host = backend.host
 
     def now() -> Moment:
-        return Moment(time.time(), host.boottime(), host.boot_id)  # noqa: TID251
+        return Moment(_wall(), host.boottime(), host.boot_id)
 
     return now
+
+
+def _wall() -> float:
+    return time.time()  # noqa: TID251 - here it is read, and handed on
 
 
 def policy_of(settings: Settings, state_id: str, accelerator: str) -> Policy:

@@ -200,6 +200,8 @@ def _remove_everything(paths: StatePaths) -> None:
 
     for directory in (paths.images, paths.keys, paths.instances, paths.runs, paths.sockets):
         shutil.rmtree(directory, ignore_errors=True)
-    for file in ("", "-wal", "-shm"):
-        paths.database.with_name(paths.database.name + file).unlink(missing_ok=True)
+    # With what belongs to it, and what was set aside.
+    for file in paths.root.glob(f"{paths.database.name}*"):
+        file.unlink()
+    paths.ballast.unlink(missing_ok=True)
     paths.identity.unlink(missing_ok=True)

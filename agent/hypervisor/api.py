@@ -119,6 +119,10 @@ class Hypervisor(Protocol):
     def kept(self) -> Sequence[Kept]:
         """Every machine of this state directory that has its files, so that a lost ledger loses no stopped machine."""
 
+    def leftovers(self) -> Sequence[Uid]:
+        """Machines of this state directory of which some files or sockets are left, too few to tell what they are, and
+        that no process holds."""
+
     def process_of(self, uid: Uid) -> Process | None:
         """The live process of the machine, supervised or not. Where there is none, that costs next to nothing."""
 

@@ -250,20 +250,60 @@ def test_a_taken_port_names_its_owner(tiny: Site) -> None:
         assert f"(pid {os.getpid()})" in told.stdout.decode()
 
 
-def test_a_lost_database_loses_no_vm(tiny: Site) -> None:
+def test_a_database_that_is_lost_emptied_or_damaged_loses_no_vm(tiny: Site) -> None:
+    """Sabotage: refuse to start on a damaged database, or believe an empty one."""
     tiny.vm("web")
+    database = tiny.paths.database
+
+    def removed() -> None:
+        for path in database.parent.glob("state.db*"):
+            path.unlink()
+
+    def emptied() -> None:
+        removed()
+        database.touch()
+
+    def damaged() -> None:
+        whole = database.read_bytes()
+        database.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
+
+    def cut() -> None:
+        os.truncate(database, database.stat().st_size // 2)
+
+    def no_database() -> None:
+        database.write_text("notes\n")
+
     with tiny.agent():
         before = tiny.ready("web")
-    for suffix in ("", "-wal", "-shm"):
-        tiny.paths.database.with_name(f"state.db{suffix}").unlink(missing_ok=True)
+    for ruin in (removed, emptied, damaged, cut, no_database):
+        ruin()
+        with tiny.agent():
+            after = tiny.ready("web")
+            kept = ("pid", "uid", "ssh", "generation")
+            assert [after[key] for key in kept] == [before[key] for key in kept], ruin
+            assert tiny.processes() == {before["pid"]: before["uid"]}
+    aside = [one["message"] for one in tiny.events() if one["reason"] == "DatabaseSetAside"]
+    assert len(aside) == 1, "each new database begins with what became of the last"
+    assert "is kept as state.db.damaged-3, and a new one is filled" in aside[0]
+
+
+def test_a_database_that_is_taken_away_under_its_agent_ends_that_and_loses_no_vm(
+    tiny: Site,
+) -> None:
+    """Sabotage: go on writing into a file that has no name any more."""
+    tiny.vm("web")
+    process = tiny.start()
+    try:
+        before = tiny.ready("web")
+        tiny.paths.database.unlink()
+        tiny.vm("web", more="labels: {tier: edge}")
+        assert process.wait(DEADLINE) == 1
+        assert "the state database was taken away or replaced" in tiny.log()
+    finally:
+        process.kill()
     with tiny.agent():
-        after = tiny.ready("web")
-        assert (after["pid"], after["uid"], after["ssh"]) == (
-            before["pid"],
-            before["uid"],
-            before["ssh"],
-        )
-        assert tiny.processes() == {before["pid"]: before["uid"]}
+        after = tiny.ready("web", labels={"tier": "edge"})
+        assert (after["pid"], after["uid"]) == (before["pid"], before["uid"])
 
 
 def test_a_replacement_that_qemu_refuses_costs_neither_the_machine_nor_its_disk(tiny: Site) -> None:

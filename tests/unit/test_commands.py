@@ -162,7 +162,7 @@ def test_a_character_that_an_old_terminal_lacks_is_escaped(holdfast: Call, tree:
 
 
 @pytest.mark.usefixtures("settled")
-@pytest.mark.parametrize("words", ["status", "explain web", "events", "plan", "run --desired tree"])
+@pytest.mark.parametrize("words", ["status", "explain web", "events", "plan"])
 def test_a_damaged_ledger_is_no_bug(holdfast: Call, tmp_path: Path, words: str) -> None:
     with (tmp_path / "state" / "state.db").open("r+b") as file:
         pages = file.seek(0, 2)

@@ -39,7 +39,7 @@ def observed(*seen: Seen, **more: Any) -> Observed:
     names = {
         one.instance.name: NameRecord(one.instance.name, 1, one.instance.ssh_port) for one in seen
     }
-    return Observed(instances=seen, names=names, images={IMAGE: BASE}, **more)
+    return Observed(instances=seen, names=names, images={IMAGE: BASE}, free_disk=0, **more)
 
 
 def recorded(spec: VmSpec, **fields: Any) -> Instance:
@@ -80,7 +80,10 @@ def test_a_vm_is_created_only_when_what_it_depends_on_is_ready() -> None:
 @pytest.mark.parametrize(
     ("seen", "why"),
     [
-        (alive(state=RunState.IO_ERROR), "the host could not write to its disk; it is paused"),
+        (
+            alive(state=RunState.IO_ERROR),
+            "the host could not write to its disk; it goes on when there is room",
+        ),
         (alive(vm("db", power="paused"), RunState.PAUSED), "power is paused"),
         (
             replace(alive(), view=View(RunState.RUNNING, responsive=False, detail="silent")),

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from agent.backoff import failed
-from agent.keepalive import Question, answer
+from agent.keepalive import LOOK_FOR_ROOM, ROOM_TO_WRITE, Question, answer
 from agent.leases import Leases, forwards_of
 from agent.policy import Policy
-from agent.steps import Adopt, Crash, Keep, Power, Restart, Step, Update, Wait
+from agent.steps import Adopt, Crash, Keep, Power, Restart, Step, Unblock, Update, Wait
 from state.clock import Moment
 from state.desired import Desired, SourceRef
 from state.ids import Digest
@@ -44,6 +44,7 @@ def ask(
     now: Moment = NOW,
     retry: Retry | None = None,
     listeners: tuple[Listener, ...] = (),
+    free_disk: int | None = None,
 ) -> Step:
     """The answer for an instance that shall be as `spec` says: by default as it is."""
     spec = spec or VmSpec.from_canonical(seen.instance.spec)
@@ -58,6 +59,7 @@ def ask(
             accelerator=policy.accelerator,
             leases=Leases(Desired(DIRECTORY), observed, policy),
             now=now,
+            free_disk=free_disk,
         )
     )
 
@@ -151,6 +153,28 @@ def test_what_an_earlier_version_recorded_in_fewer_words_is_no_change() -> None:
     assert isinstance(ask(unattached(instance), spec), Adopt)
 
 
+FULL = "the host could not read or write its disk: No space left on device"
+
+
+def blocked(spec: VmSpec | None = None) -> Seen:
+    return alive(running(spec), RunState.IO_ERROR, detail=FULL)
+
+
+def test_one_whose_write_found_no_room_goes_on_when_there_is_some() -> None:
+    step = ask(blocked(), free_disk=ROOM_TO_WRITE - 1)
+    assert isinstance(step, Wait)
+    assert (step.reason, step.until) == ("IOError", LOOK_FOR_ROOM)
+    assert step.because == f"{FULL}; it goes on when there is room"
+    for free in (None, ROOM_TO_WRITE):
+        step = ask(blocked(), free_disk=free)
+        assert isinstance(step, Unblock)
+        assert step.because == f"{FULL}; there is room again"
+
+
+def test_one_that_is_to_be_paused_is_not_let_go_on_for_there_being_room() -> None:
+    assert kept(ask(blocked(vm(power="paused")), free_disk=1 << 40)) == ("IOError", FULL)
+
+
 def test_a_process_that_cannot_be_looked_at_is_left_alone() -> None:
     seen = Seen(running(), Verdict.UNKNOWN)
     assert kept(ask(seen)) == ("Unknown", "its process cannot be looked at just now")
@@ -169,7 +193,6 @@ def test_a_monitor_that_was_not_heard_yet_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("state", "reason", "because"),
     [
-        (RunState.IO_ERROR, "IOError", "the host could not write to its disk; it is paused"),
         (RunState.OTHER, "OtherState", "it says of itself: postmigrate"),
     ],
 )

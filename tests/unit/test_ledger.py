@@ -24,7 +24,7 @@ from state.ids import Name
 from state.ledger import Ledger, LedgerHeld, LedgerNewer, LedgerUnwritable
 from state.lifecycle import IllegalMove, Phase
 from state.observed import NameRecord, Retry
-from state.records import LedgerUnreadable, Reader
+from state.records import LedgerDamaged, LedgerUnreadable, Reader
 from state.schema import newest
 from state.transaction import Transaction
 from tests.builders import instance, running, vm
@@ -390,7 +390,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(
     path: Path, content: bytes
 ) -> None:
     path.write_bytes(content)
-    with pytest.raises(LedgerUnreadable, match="state database"):
+    with pytest.raises(LedgerDamaged, match="state database"):
         Ledger(path)
     assert path.read_bytes() == content
 
@@ -413,7 +413,7 @@ def test_every_page_that_is_damaged_is_found_before_anything_is_done(path: Path)
     assert len(used) > 10
     for at in used:
         path.write_bytes(whole[:at] + b"\xa5" * page + whole[at + page :])
-        with pytest.raises(LedgerUnreadable):
+        with pytest.raises(LedgerDamaged):
             Ledger(path)
 
 
@@ -423,7 +423,7 @@ def test_a_database_that_is_cut_short_is_refused(path: Path) -> None:
             change.event(event("x" * 200))
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
-    with pytest.raises(LedgerUnreadable):
+    with pytest.raises(LedgerDamaged):
         Ledger(path)
 
 

@@ -77,6 +77,9 @@ class MemoryHypervisor:
         machines = [guest.machine for guest in self._host.guests.values()]
         return [Kept(one.uid, one.name, one.generation, one.record) for one in machines]
 
+    def leftovers(self) -> Sequence[Uid]:
+        return []
+
     def process_of(self, uid: Uid) -> Process | None:
         guest = self._host.guests.get(uid)
         return guest.process if guest is not None else None

@@ -97,6 +97,9 @@ class QemuHypervisor:
     def kept(self) -> Sequence[Kept]:
         return files.all_kept(self._paths)
 
+    def leftovers(self) -> Sequence[Uid]:
+        return files.leftovers(self._paths)
+
     def process_of(self, uid: Uid) -> Process | None:
         running = self._running.get(uid)
         if running is not None and not running.held.over():

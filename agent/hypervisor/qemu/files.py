@@ -141,6 +141,31 @@ def all_kept(paths: StatePaths) -> list[Kept]:
     return [one.kept for one in told if one is not None]
 
 
+def leftovers(paths: StatePaths) -> list[Uid]:
+    """Machines that have a directory of files or of sockets, no description, and no living process."""
+    found = []
+    for name in sorted(_listed(paths.instances) | _listed(paths.sockets)):
+        with suppress(ValueError, OSError):
+            mine = paths.instance(checked(Uid(name)))
+            if not mine.description.exists() and not _locked(mine):
+                found.append(Uid(name))
+    return found
+
+
+def _listed(directory: Path) -> set[str]:
+    try:
+        return set(os.listdir(directory))
+    except OSError:
+        return set()
+
+
+def _locked(mine: InstancePaths) -> bool:
+    try:
+        return Lock.held(mine)
+    except FileNotFoundError:
+        return False
+
+
 class Lock:
     """The lock that says a machine's QEMU may live: held by us until a process inherits it, then by that process."""
 
