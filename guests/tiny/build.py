@@ -98,7 +98,10 @@ FILES = {
     "etc/profile": "export PATH=/usr/sbin:/usr/bin:/sbin:/bin\nexport PS1='\\u@\\h:\\w\\$ '\n",
 }
 # no_timer_check and tsc=reliable leave out calibrations that only cost time on an emulated machine.
-COMMAND_LINE = "console=ttyS0 panic=1 no_timer_check tsc=reliable mitigations=off"
+COMMAND_LINE = (
+    "console=ttyS0 panic=1 no_timer_check tsc=reliable mitigations=off acpi=noirq nokaslr init_on_alloc=0"
+    " cryptomgr.notests apparmor=0"
+)
 
 BOOT_START, BOOT_SIZE = 1 * MIB, 30 * MIB
 PERSIST_START, PERSIST_SIZE = 31 * MIB, 32 * MIB
