@@ -8,13 +8,20 @@ import pytest
 
 from agent.hypervisor.qemu.driver import QemuHypervisor
 from tests.contract.houses import QemuHouse, Watched, qemu_house
-from tests.e2e.site import Site, image_path, site
+from tests.e2e.site import Site, image_path, site, still_site
 
 
 @pytest.fixture
 def tiny() -> Iterator[Site]:
     """A site whose default image is the tiny guest."""
     with site(image_path("HOLDFAST_TINY_IMAGE", "tiny.qcow2"), "tiny") as made:
+        yield made
+
+
+@pytest.fixture
+def still() -> Iterator[Site]:
+    """A site whose machines have no guest to wait for."""
+    with still_site() as made:
         yield made
 
 

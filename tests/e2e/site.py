@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from agent.status import status
 from state.ids import Process, Uid
 from state.observed import Instance
 from state.records import LedgerUnreadable, Reader
+from tests.bootsectors import write_disk
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 300.0
@@ -42,6 +43,17 @@ default_label: tiny
 images:
   tiny: {{source: "{image}", ssh_user: {user}, boot_timeout: 5m}}
 """
+
+STILL_IMAGES = """\
+api: holdfast/v1
+kind: images
+name: default
+default_label: still
+images:
+  still: {{source: "{root}/still.img", format: raw, nocloud: false}}
+  deaf: {{source: "{root}/deaf.img", format: raw, nocloud: false}}
+"""
+"""Two disks of a boot sector: a machine that only heeds its power button, and one that does not even that."""
 
 VM = """\
 api: holdfast/v1
@@ -153,14 +165,11 @@ class Site:
         """What `status -o json` prints, made in this process: asked again and again, the command itself would take the
         processor from what is waited for. Of a state that no agent has made yet, that there is nothing."""
         try:
-            reader = Reader.open(self.paths.database)
+            with closing(Reader.open(self.paths.database)) as reader:
+                pid = holder(self.paths)
+                found = status(reader, self.paths, agent_pid=pid, alive=alive_of(reader, pid))
         except LedgerUnreadable:
             return {"agent": {"running": False}, "items": [], "held": [], "waiting": []}
-        try:
-            pid = holder(self.paths)
-            found = status(reader, self.paths, agent_pid=pid, alive=alive_of(reader, pid))
-        finally:
-            reader.close()
         told: dict[str, Any] = json.loads(json.dumps(found))
         return told
 
@@ -263,6 +272,20 @@ def _command_line(entry: Path) -> list[str]:
         return os.fsdecode((entry / "cmdline").read_bytes()).split("\0")
     except OSError:
         return []
+
+
+@contextmanager
+def still_site() -> Iterator[Site]:
+    """A site whose machines run as soon as they are started, for tests of what no guest has a part in."""
+    root = Path(tempfile.mkdtemp(prefix="hf-"))
+    write_disk(root / "still.img", "obedient", 1 << 20)
+    write_disk(root / "deaf.img", "idle", 1 << 20)
+    try:
+        with inhabited(root, root / "still.img", "nobody") as made:
+            made.write("images.yaml", STILL_IMAGES.format(root=root))
+            yield made
+    finally:
+        shutil.rmtree(root)
 
 
 @contextmanager

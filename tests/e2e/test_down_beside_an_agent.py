@@ -8,10 +8,7 @@ import pytest
 
 from tests.e2e.site import DEADLINE, Site
 
-pytestmark = [pytest.mark.qemu, pytest.mark.guest, pytest.mark.timeout(400)]
-
-DEAF = "rm -r /etc/acpi"
-"""Makes the tiny guest ignore its power button."""
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(400)]
 
 
 def destroyed(place: Site, *names: str) -> None:
@@ -26,22 +23,23 @@ def destroyed(place: Site, *names: str) -> None:
     assert place.status()["items"] == []
 
 
-def test_down_ends_a_live_agent_and_everything_of_it(tiny: Site) -> None:
-    tiny.vm("web")
-    tiny.vm("db")
-    with tiny.agent() as agent:
-        tiny.ready("web")
-        tiny.ready("db")
-        destroyed(tiny, "db", "web")
+def test_down_ends_a_live_agent_and_everything_of_it(still: Site) -> None:
+    still.vm("web")
+    still.vm("db")
+    with still.agent() as agent:
+        still.ready("web")
+        still.ready("db")
+        destroyed(still, "db", "web")
         assert agent.wait(DEADLINE) == 0
 
 
-def test_down_waits_for_a_replacement_under_way_and_takes_away_both_generations(tiny: Site) -> None:
-    tiny.vm("web", more="stop_timeout: 8s")
-    with tiny.agent() as agent:
-        tiny.ready("web")
-        tiny.ssh("web", DEAF)
-        tiny.vm("web", memory="160MiB", more="stop_timeout: 8s")
-        tiny.until(lambda: tiny.item("web")["phase"] == "stopping", "it is being replaced")
-        destroyed(tiny, "web")
+def test_down_waits_for_a_replacement_under_way_and_takes_away_both_generations(
+    still: Site,
+) -> None:
+    still.vm("web", more="image: deaf\nstop_timeout: 8s")
+    with still.agent() as agent:
+        still.ready("web")
+        still.vm("web", memory="160MiB", more="image: deaf\nstop_timeout: 8s")
+        still.until(lambda: still.item("web")["phase"] == "stopping", "it is being replaced")
+        destroyed(still, "web")
         assert agent.wait(DEADLINE) == 0

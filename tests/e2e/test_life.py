@@ -89,41 +89,40 @@ def test_changed_memory_replaces_and_keeps_the_ssh_port_and_the_host_key(tiny: S
         assert int(tiny.ssh("web", "grep MemTotal /proc/meminfo").split()[1]) > 128 << 10
 
 
-def test_a_broken_edit_holds_the_vm_and_the_others_go_on(tiny: Site) -> None:
-    tiny.vm("web")
-    with tiny.agent():
-        before = tiny.ready("web")
-        tiny.write("web.yaml", "api: holdfast/v1\nkind: vm\nname: web\nmemry: 1GiB\n")
-        tiny.vm("new")
-        assert [one for one in tiny.plan() if one[1] == "web"] == []
-        held = tiny.until(lambda: tiny.status()["held"], "it is held")
+def test_a_broken_edit_holds_the_vm_and_the_others_go_on(still: Site) -> None:
+    still.vm("web")
+    with still.agent():
+        before = still.ready("web")
+        still.write("web.yaml", "api: holdfast/v1\nkind: vm\nname: web\nmemry: 1GiB\n")
+        still.vm("new")
+        assert [one for one in still.plan() if one[1] == "web"] == []
+        held = still.until(lambda: still.status()["held"], "it is held")
         assert (held[0]["name"], held[0]["file"], held[0]["line"]) == ("web", "web.yaml", 4)
         assert "memory" in held[0]["message"]
-        tiny.ready("new")
-        assert before["pid"] in tiny.processes()
+        still.ready("new")
+        assert before["pid"] in still.processes()
 
 
-def test_a_missing_and_an_emptied_tree_destroy_nothing(tiny: Site) -> None:
-    tiny.vm("web")
-    elsewhere = tiny.desired.with_name("elsewhere")
-    with tiny.agent():
-        before = tiny.ready("web")
-        tiny.desired.rename(elsewhere)
-        waiting = tiny.until(lambda: tiny.status()["waiting"], "it is held")
+def test_a_missing_and_an_emptied_tree_destroy_nothing(still: Site) -> None:
+    still.vm("web")
+    elsewhere = still.desired.with_name("elsewhere")
+    with still.agent():
+        before = still.ready("web")
+        still.desired.rename(elsewhere)
+        waiting = still.until(lambda: still.status()["waiting"], "it is held")
         assert waiting[0]["reason"] == "AbsenceUnproven"
-        elsewhere.rename(tiny.desired)
-        tiny.until(lambda: not tiny.status()["waiting"], "it is held no more")
-        for path in tiny.desired.iterdir():
+        elsewhere.rename(still.desired)
+        still.until(lambda: not still.status()["waiting"], "it is held no more")
+        for path in still.desired.iterdir():
             path.unlink()
-        waiting = tiny.until(lambda: tiny.status()["waiting"], "it is held again")
+        waiting = still.until(lambda: still.status()["waiting"], "it is held again")
         assert waiting[0]["reason"] == "AbsenceUnproven"
-        assert tiny.processes() == {before["pid"]: before["uid"]}
-        assert tiny.ssh("web", "hostname").strip() == "web"
-    tiny.kill(before["pid"])
-    tiny.desired.rename(elsewhere)
-    with tiny.agent():
+        assert still.processes() == {before["pid"]: before["uid"]}
+    still.kill(before["pid"])
+    still.desired.rename(elsewhere)
+    with still.agent():
         # As after a boot of the host at which the tree is not mounted yet.
-        assert tiny.ready("web", restarts=1)["uid"] == before["uid"]
+        assert still.ready("web", restarts=1)["uid"] == before["uid"]
 
 
 def test_a_killed_agent_leaves_its_vms_and_the_next_adopts_them(tiny: Site) -> None:
@@ -163,31 +162,31 @@ def test_a_killed_qemu_comes_back_from_its_own_disk(tiny: Site) -> None:
         assert tiny.ssh("web", "cat /persist/mark") == "kept\n"
 
 
-def test_a_qemu_that_died_while_no_agent_ran_is_restarted_as_planned(tiny: Site) -> None:
-    tiny.vm("web")
-    with tiny.agent():
-        before = tiny.ready("web")
-    tiny.kill(before["pid"])
-    tiny.until(lambda: not tiny.processes(), "it is gone")
-    assert tiny.item("web")["phase"] == "crashed"
-    assert tiny.plan() == [("restart", "web")]
-    with tiny.agent():
-        assert tiny.ready("web", restarts=1)["uid"] == before["uid"]
+def test_a_qemu_that_died_while_no_agent_ran_is_restarted_as_planned(still: Site) -> None:
+    still.vm("web")
+    with still.agent():
+        before = still.ready("web")
+    still.kill(before["pid"])
+    still.until(lambda: not still.processes(), "it is gone")
+    assert still.item("web")["phase"] == "crashed"
+    assert still.plan() == [("restart", "web")]
+    with still.agent():
+        assert still.ready("web", restarts=1)["uid"] == before["uid"]
 
 
-def test_a_burst_of_edits_ends_in_the_last_one(tiny: Site) -> None:
-    with tiny.agent():
+def test_a_burst_of_edits_ends_in_the_last_one(still: Site) -> None:
+    with still.agent():
         for megabytes in range(129, 149):
-            tiny.vm("web", memory=f"{megabytes}MiB")
-        tiny.until(tiny.instances, "it is made")
+            still.vm("web", memory=f"{megabytes}MiB")
+        still.until(still.instances, "it is made")
 
         def last_one_runs() -> bool:
-            own = [json.loads(one.spec)["memory"] for one in tiny.instances()]
-            return own == [148 << 20] and tiny.item("web").get("ready", False)
+            own = [json.loads(one.spec)["memory"] for one in still.instances()]
+            return own == [148 << 20] and still.item("web").get("ready", False)
 
-        tiny.until(last_one_runs, "the last edit is what runs")
-        assert len(tiny.processes()) == 1
-        assert tiny.plan() == []
+        still.until(last_one_runs, "the last edit is what runs")
+        assert len(still.processes()) == 1
+        assert still.plan() == []
 
 
 def test_power_and_restart_are_obeyed(tiny: Site) -> None:
@@ -207,53 +206,53 @@ def test_power_and_restart_are_obeyed(tiny: Site) -> None:
         assert tiny.processes() == {}
 
 
-def test_a_stopped_process_is_unresponsive_and_not_doubled(tiny: Site) -> None:
-    tiny.vm("web")
-    tiny.vm("db")
-    with tiny.agent():
-        before = tiny.ready("web")
-        tiny.ready("db")
+def test_a_stopped_process_is_unresponsive_and_not_doubled(still: Site) -> None:
+    still.vm("web")
+    still.vm("db")
+    with still.agent():
+        before = still.ready("web")
+        still.ready("db")
         os.kill(before["pid"], signal.SIGSTOP)
         try:
-            tiny.until(lambda: tiny.item("web")["phase"] == "unresponsive", "said so", 15)
-            tiny.vm("db", memory="160MiB")
-            tiny.ready("db", generation=2)
-            assert list(tiny.processes().values()).count(before["uid"]) == 1
+            still.until(lambda: still.item("web")["phase"] == "unresponsive", "said so", 15)
+            still.vm("db", memory="160MiB")
+            still.ready("db", generation=2)
+            assert list(still.processes().values()).count(before["uid"]) == 1
         finally:
             os.kill(before["pid"], signal.SIGCONT)
-        tiny.until(lambda: tiny.item("web")["phase"] == "running", "and back")
-        assert tiny.item("web")["pid"] == before["pid"]
+        still.until(lambda: still.item("web")["phase"] == "running", "and back")
+        assert still.item("web")["pid"] == before["pid"]
 
 
-def test_what_qemu_says_of_a_failed_start_is_the_reason(tiny: Site) -> None:
-    tiny.vm("web", more="ports: [{host: 8080, guest: 80, address: 192.0.2.1}]")
-    with tiny.agent():
-        item = tiny.until(
-            lambda: (item := tiny.item("web")) and item["reason"] == "BackOff" and item,
+def test_what_qemu_says_of_a_failed_start_is_the_reason(still: Site) -> None:
+    still.vm("web", more="ports: [{host: 8080, guest: 80, address: 192.0.2.1}]")
+    with still.agent():
+        item = still.until(
+            lambda: (item := still.item("web")) and item["reason"] == "BackOff" and item,
             "it waits",
         )
         assert "Could not set up host forwarding rule 'tcp:192.0.2.1:8080-:80'" in item["message"]
-        tiny.vm("web")
-        tiny.ready("web")
+        still.vm("web")
+        still.ready("web")
 
 
-def test_a_taken_port_names_its_owner(tiny: Site) -> None:
+def test_a_taken_port_names_its_owner(still: Site) -> None:
     with socket.socket() as squatter:
         squatter.bind(("127.0.0.1", 0))
         squatter.listen()
         port = squatter.getsockname()[1]
-        tiny.vm("web", more=f"ports: [{{host: {port}, guest: 80}}]")
-        told = tiny.call(
-            "plan", "--desired", str(tiny.desired), "--image-root", str(tiny.image.parent)
+        still.vm("web", more=f"ports: [{{host: {port}, guest: 80}}]")
+        told = still.call(
+            "plan", "--desired", str(still.desired), "--image-root", str(still.image.parent)
         )
         assert f"port {port} of 127.0.0.1 is taken by" in told.stdout.decode()
         assert f"(pid {os.getpid()})" in told.stdout.decode()
 
 
-def test_a_database_that_is_lost_emptied_or_damaged_loses_no_vm(tiny: Site) -> None:
+def test_a_database_that_is_lost_emptied_or_damaged_loses_no_vm(still: Site) -> None:
     """Sabotage: refuse to start on a damaged database, or believe an empty one."""
-    tiny.vm("web")
-    database = tiny.paths.database
+    still.vm("web")
+    database = still.paths.database
 
     def removed() -> None:
         for path in database.parent.glob("state.db*"):
@@ -273,36 +272,36 @@ def test_a_database_that_is_lost_emptied_or_damaged_loses_no_vm(tiny: Site) -> N
     def no_database() -> None:
         database.write_text("notes\n")
 
-    with tiny.agent():
-        before = tiny.ready("web")
+    with still.agent():
+        before = still.ready("web")
     for ruin in (removed, emptied, damaged, cut, no_database):
         ruin()
-        with tiny.agent():
-            after = tiny.ready("web")
+        with still.agent():
+            after = still.ready("web")
             kept = ("pid", "uid", "ssh", "generation")
             assert [after[key] for key in kept] == [before[key] for key in kept], ruin
-            assert tiny.processes() == {before["pid"]: before["uid"]}
-    aside = [one["message"] for one in tiny.events() if one["reason"] == "DatabaseSetAside"]
+            assert still.processes() == {before["pid"]: before["uid"]}
+    aside = [one["message"] for one in still.events() if one["reason"] == "DatabaseSetAside"]
     assert len(aside) == 1, "each new database begins with what became of the last"
     assert "is kept as state.db.damaged-3, and a new one is filled" in aside[0]
 
 
 def test_a_database_that_is_taken_away_under_its_agent_ends_that_and_loses_no_vm(
-    tiny: Site,
+    still: Site,
 ) -> None:
     """Sabotage: go on writing into a file that has no name any more."""
-    tiny.vm("web")
-    process = tiny.start()
+    still.vm("web")
+    process = still.start()
     try:
-        before = tiny.ready("web")
-        tiny.paths.database.unlink()
-        tiny.vm("web", more="labels: {tier: edge}")
+        before = still.ready("web")
+        still.paths.database.unlink()
+        still.vm("web", more="labels: {tier: edge}")
         assert process.wait(DEADLINE) == 1
-        assert "the state database was taken away or replaced" in tiny.log()
+        assert "the state database was taken away or replaced" in still.log()
     finally:
         process.kill()
-    with tiny.agent():
-        after = tiny.ready("web", labels={"tier": "edge"})
+    with still.agent():
+        after = still.ready("web", labels={"tier": "edge"})
         assert (after["pid"], after["uid"]) == (before["pid"], before["uid"])
 
 

@@ -7,7 +7,7 @@ import pytest
 from state.records import Reader
 from tests.e2e.site import Site
 
-pytestmark = [pytest.mark.qemu, pytest.mark.guest, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(500)]
 
 
 def steps_done(site: Site, after: int) -> list[tuple[int, str, str]]:
@@ -23,54 +23,54 @@ def steps_done(site: Site, after: int) -> list[tuple[int, str, str]]:
         reader.close()
 
 
-def test_every_plan_is_carried_out_to_the_letter(tiny: Site, free_ports: list[int]) -> None:
+def test_every_plan_is_carried_out_to_the_letter(still: Site, free_ports: list[int]) -> None:
     last = 0
 
     def planned_and_done() -> list[tuple[str, str]]:
         """Plan, run once, and compare; what was done beyond adopting what ran."""
         nonlocal last
-        plan = tiny.plan()
-        assert tiny.start("--once").wait(300) in (0, 1), tiny.log()
-        done = steps_done(tiny, last)
+        plan = still.plan()
+        assert still.start("--once").wait(300) in (0, 1), still.log()
+        done = steps_done(still, last)
         last = done[-1][0] if done else last
         assert sorted(plan) == sorted((action, name) for _, action, name in done)
-        again = [step for step in tiny.plan() if step[0] != "adopt"]
+        again = [step for step in still.plan() if step[0] != "adopt"]
         assert again == [], "a second look finds nothing left to do"
         return [step for step in plan if step[0] != "adopt"]
 
-    tiny.vm("web")
-    tiny.vm("db")
+    still.vm("web")
+    still.vm("db")
     assert planned_and_done() == [("create", "db"), ("create", "web")]
-    pids = {item["name"]: item["pid"] for item in tiny.status()["items"]}
+    pids = {item["name"]: item["pid"] for item in still.status()["items"]}
 
-    tiny.vm("web", more="labels: {tier: edge}")
+    still.vm("web", more="labels: {tier: edge}")
     assert planned_and_done() == [("update", "web")]
-    tiny.vm("web", more=f"labels: {{tier: edge}}\nports: [{{host: {free_ports[0]}, guest: 80}}]")
+    still.vm("web", more=f"labels: {{tier: edge}}\nports: [{{host: {free_ports[0]}, guest: 80}}]")
     assert planned_and_done() == [("update", "web")]
-    assert tiny.item("web")["pid"] == pids["web"]
+    assert still.item("web")["pid"] == pids["web"]
 
-    tiny.write("web.yaml", "api: holdfast/v1\nkind: vm\nname: web\nmemry: 1GiB\n")
+    still.write("web.yaml", "api: holdfast/v1\nkind: vm\nname: web\nmemry: 1GiB\n")
     assert planned_and_done() == []
-    assert tiny.item("web")["pid"] == pids["web"]
+    assert still.item("web")["pid"] == pids["web"]
 
-    tiny.vm("web", memory="160MiB")
-    tiny.delete("db")
+    still.vm("web", memory="160MiB")
+    still.delete("db")
     assert planned_and_done() == [("destroy", "db"), ("replace", "web")]
-    replaced = tiny.item("web")
+    replaced = still.item("web")
     assert replaced["pid"] != pids["web"]
-    assert list(tiny.processes()) == [replaced["pid"]]
+    assert list(still.processes()) == [replaced["pid"]]
 
-    tiny.kill(replaced["pid"])
-    tiny.until(lambda: not tiny.processes(), "it is gone")
+    still.kill(replaced["pid"])
+    still.until(lambda: not still.processes(), "it is gone")
     assert planned_and_done() == [("restart", "web")]
-    assert tiny.item("web")["uid"] == replaced["uid"]
+    assert still.item("web")["uid"] == replaced["uid"]
 
-    tiny.vm("web", memory="160MiB", more="power: stopped")
+    still.vm("web", memory="160MiB", more="power: stopped")
     assert planned_and_done() == [("update", "web")]
-    assert tiny.processes() == {}
+    assert still.processes() == {}
 
-    (tiny.desired / "web.yaml").rename(tiny.desired / "web.elsewhere")
-    images = tiny.desired / "images.yaml"
-    images.rename(tiny.desired / "images.elsewhere")
+    (still.desired / "web.yaml").rename(still.desired / "web.elsewhere")
+    images = still.desired / "images.yaml"
+    images.rename(still.desired / "images.elsewhere")
     assert planned_and_done() == [], "an emptied tree destroys nothing"
-    assert tiny.item("web")["uid"] == replaced["uid"]
+    assert still.item("web")["uid"] == replaced["uid"]
