@@ -69,17 +69,12 @@ def _confirmed(question: str) -> bool:
 
 
 def _told(state: StatePaths) -> str:
-    from agent.cli.reading import open_reader
+    from agent.cli.reading import read
 
-    try:
-        reader = open_reader(state)
-    except StateUnusable:
-        return "whatever is found"
-    try:
+    with suppress(StateUnusable), read(state) as reader:
         names = {one.name for one in reader.instances()} | {run.name for run in unended(reader)}
         return ", ".join(sorted(names)) or "no VM"
-    finally:
-        reader.close()
+    return "whatever is found"
 
 
 async def _destroy(state: StatePaths, before: set[RunId], *, volumes: bool) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agent.errors import StateUnusable
@@ -22,6 +23,18 @@ def open_reader(paths: StatePaths) -> Reader:
             f"reading the state directory {paths.root}: {error}",
             hint="say --state DIR, or start an agent with `holdfast run`",
         ) from error
+
+
+@contextmanager
+def read(paths: StatePaths) -> Iterator[Reader]:
+    """The ledger, read-only, as long as the block lasts. Raises StateUnusable, also for what is met in the block."""
+    reader = open_reader(paths)
+    try:
+        yield reader
+    except LedgerUnreadable as error:
+        raise StateUnusable(f"reading the state directory {paths.root}: {error}") from error
+    finally:
+        reader.close()
 
 
 def of_the_ledger(error: BaseException) -> LedgerUnreadable | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from agent.errors import Blocked, HoldfastError, StateInUse, StateUnusable
@@ -23,9 +23,9 @@ _REMIND = 0.5
 
 def under_way(state: StatePaths) -> set[RunId]:
     """The runs that have not ended; none where that cannot be told."""
-    from agent.cli.reading import open_reader
+    from agent.cli.reading import read
 
-    with suppress(HoldfastError), closing(open_reader(state)) as reader:
+    with suppress(HoldfastError), read(state) as reader:
         return {run.id for run in unended(reader)}
     return set()
 
@@ -38,10 +38,10 @@ def unended(reader: Reader) -> list[Run]:
 def _cancel_runs(state: StatePaths) -> None:
     """Ask the running agent to cancel what it runs, so that this is what the results say. One that does not answer ends
     the runs all the same, as it leaves."""
-    from agent.cli.reading import open_reader
+    from agent.cli.reading import read
     from agent.web.client import ask_of_job
 
-    with suppress(HoldfastError), closing(open_reader(state)) as reader:
+    with suppress(HoldfastError), read(state) as reader:
         for run in unended(reader):
             with suppress(Blocked):
                 ask_of_job(state.api_socket, run.name, "cancel")
@@ -95,24 +95,19 @@ def _left_in_time(agent: int, seconds: float, state: StatePaths) -> bool:
 
 
 def _jobs_run(state: StatePaths) -> bool:
-    from agent.cli.reading import open_reader
+    from agent.cli.reading import read
 
-    with suppress(HoldfastError), closing(open_reader(state)) as reader:
+    with suppress(HoldfastError), read(state) as reader:
         return any(run.phase.active for run in unended(reader))
     return False
 
 
 def patience(state: StatePaths) -> float:
     """Seconds to wait for the agent: it may be about to end a guest, which is given its `stop_timeout`."""
-    from agent.cli.reading import open_reader
+    from agent.cli.reading import read
     from state.spec.resolved import VmSpec
 
-    try:
-        reader = open_reader(state)
-    except StateUnusable:
-        return _AGENT_LEAVES
-    try:
+    specs = []
+    with suppress(StateUnusable), read(state) as reader:
         specs = [VmSpec.from_canonical(one.spec) for one in reader.instances()]
-    finally:
-        reader.close()
     return _AGENT_LEAVES + max((spec.stop_timeout for spec in specs), default=0.0)

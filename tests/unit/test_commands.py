@@ -174,6 +174,21 @@ def test_a_damaged_ledger_is_no_bug(holdfast: Call, tmp_path: Path, words: str) 
     assert "bug" not in told.stderr
 
 
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("words", ["run --once --hypervisor memory --desired tree", "down --yes"])
+def test_a_damaged_ledger_is_set_aside_by_who_holds_the_state(
+    holdfast: Call, tmp_path: Path, words: str
+) -> None:
+    database = tmp_path / "state" / "state.db"
+    damaged = database.read_bytes()[:4096] + b"\xff" * 8192
+    database.write_bytes(damaged)
+    told = holdfast(words)
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "state" / "state.db.damaged-1").read_bytes() == damaged
+    [said] = [line for line in holdfast("events").stdout.splitlines() if "SetAside" in line]
+    assert "is kept as state.db.damaged-1, and a new one is filled from what is there" in said
+
+
 # Somebody else's state directory
 
 
