@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sys
 import tempfile
 import traceback
 from collections import Counter
@@ -42,8 +43,9 @@ PATIENCE = 7200.0
 job, several times over."""
 PROMPT = 120.0
 """Seconds until a plain vm is ready on a host where nothing but other machines is in trouble."""
-MOST_TURNS = 5_000_000
-"""Turns of the loop after which an agent is said to go round in circles."""
+MOST_TURNS, MORE_TURNS = 50_000, 1_000
+"""Turns of the loop, and more for each machine, after which an agent that was given some time is said to go round in
+circles."""
 
 
 @dataclass
@@ -83,6 +85,7 @@ class _Life:
         self._history = history
         self.turns = 0
         self.dies_at: int | None = None
+        self._stuck_at = 0
         self._loop = VirtualLoop(history.clock, self._turn)
         source = _Source(history.author)
         store = RunStore(history.paths, source.attachment)
@@ -95,11 +98,12 @@ class _Life:
         self.turns += 1
         if self.dies_at is not None and self.turns >= self.dies_at:
             raise Killed
-        if self.turns > MOST_TURNS:
+        if self.turns > self._stuck_at:
             raise Stuck("the loop does not come to rest")
 
     def run(self, seconds: float) -> bool:
-        """Let the time pass; whether the agent still runs afterwards. Raises Killed."""
+        """Let the time pass; whether the agent still runs afterwards. Raises Killed and Stuck."""
+        self._stuck_at = self.turns + MOST_TURNS + MORE_TURNS * len(self._history.author.names)
         return self._loop.run_until_complete(self._pass(seconds))
 
     async def _pass(self, seconds: float) -> bool:
@@ -128,7 +132,7 @@ class _Life:
 
     def dispose(self) -> None:
         """Cancel what it was doing, and close its loop."""
-        self.dies_at = None
+        self.dies_at, self._stuck_at = None, sys.maxsize
         # What was to end the turn in which it was killed still waits there.
         self._loop.call_soon(self._loop.stop)
         self._loop.run_forever()
@@ -321,6 +325,8 @@ class History:
 
     def _others_go_on(self) -> None:
         """A plain vm comes up in time beside machines that are in every kind of trouble."""
+        if self._life is not None:
+            self._life.dies_at = None
         self._faults.calm()
         self.author.unproven = False
         spec = self.author.probe()

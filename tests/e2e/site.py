@@ -107,7 +107,7 @@ class Site:
         log = (self.state.parent / "agent.log").open("ab")
         with log:
             return subprocess.Popen(
-                self.words("run", *self._source(), *words), stdout=log, stderr=log, cwd=ROOT
+                self.words("run", *self.source(), *words), stdout=log, stderr=log, cwd=ROOT
             )
 
     def call(self, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -133,7 +133,7 @@ class Site:
         """What runs one command of the program on this state."""
         return [sys.executable, "-m", "agent", *command.split(), "--state", str(self.state), *words]
 
-    def _source(self) -> list[str]:
+    def source(self) -> list[str]:
         return [
             "--desired", str(self.desired), "--image-root", str(self.image.parent),
             "--accel", "tcg", "--interval", "2",
@@ -152,7 +152,7 @@ class Site:
 
     def plan(self) -> list[tuple[str, str]]:
         """What `holdfast plan` says would be done: (action, name) of each step that changes something."""
-        told = self.call("plan", "-o", "json", *self._source()[:-2])
+        told = self.call("plan", "-o", "json", *self.source()[:-2])
         assert told.returncode in (0, 1, 2), told.stderr.decode()
         plan = json.loads(told.stdout)
         wrong = bool(plan["problems"] or plan["error"])

@@ -251,7 +251,7 @@ async def _finished(
     # Root's trial runs as a user who, like a machine's, is let in to /dev/kvm by its group alone.
     root = os.geteuid() == 0
     rights = Confinement(
-        NOBODY if root else None, root, process.groups_for(KVM), disk=0
+        NOBODY if root else None, root, process.groups_for(KVM), file_size=0
     ).privileges()
     # The kernel ends it with the agent, and in any case after 30 s of processor time.
     limits = ["prlimit", "--core=0:0", "--cpu=30:30", "--"]

@@ -20,20 +20,19 @@ DESCRIPTORS = 4096
 THREADS = 512
 """Tasks of one machine's user: processors, up to 64 block workers, and room."""
 
-SMALLEST_FILE_LIMIT = 256 << 20
-LARGEST_FILE_LIMIT = 16 << 30
+SMALLEST_FILE_LIMIT = 16 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
     """Under what one machine runs. `run_as`: uid and gid, None to stay who we are; `from_root`: whether that is root,
-    who has capabilities to lose. `groups`: the supplementary ones, for a device that only they may open. `disk`: bytes
-    of its largest disk, which say how large a file of it may become. `open_files`: how many."""
+    who has capabilities to lose. `groups`: the supplementary ones, for a device that only they may open. `file_size`:
+    bytes that no file of it may exceed. `open_files`: how many."""
 
     run_as: int | None
     from_root: bool
     groups: tuple[int, ...]
-    disk: int
+    file_size: int
     open_files: int = DESCRIPTORS
 
     def wrap(self, command: list[str]) -> list[str]:
@@ -57,23 +56,17 @@ class Confinement:
         limits.append(f"--nofile={self.open_files}:{self.open_files}")
         if self.run_as is None:
             # The agent could not raise a hard limit again for a disk that grows; and its own user has other threads.
-            limits.append(f"--fsize={file_size_limit(self.disk)}:")
+            limits.append(f"--fsize={self.file_size}:")
         else:
-            limits.append(f"--fsize={file_size_limit(self.disk)}:{most_file_size(self.disk)}")
+            limits.append(f"--fsize={self.file_size}:{self.file_size}")
             limits.append(f"--nproc={THREADS}:{THREADS}")
         return [*limits, "--"]
 
 
 def file_size_limit(disk: int) -> int:
-    """Bytes that no file may exceed where the largest is a qcow2 of `disk` bytes, whose tables are less than a
-    thousandth of it.
+    """Bytes that no file may exceed where the largest is a qcow2 of `disk` bytes. Ample: its tables are less than a
+    thousandth of it, but it may grow while it is in use, and not every root may raise the limit of another process.
 
-    It is the second line against a guest that floods its serial log: the first cuts the log, as long as an agent runs.
+    It is the second line against a guest that floods its serial log; the first cuts the log.
     """
-    return max(SMALLEST_FILE_LIMIT, disk + disk // 32)
-
-
-def most_file_size(disk: int) -> int:
-    """The limit up to which that one may be raised for a disk that grows. Ample: not every root may raise it further
-    for another process."""
-    return max(LARGEST_FILE_LIMIT, 4 * disk)
+    return max(SMALLEST_FILE_LIMIT, 4 * disk)

@@ -31,9 +31,9 @@ def _allow(pid: int, disk: int) -> None:
         soft, hard = re.findall(r"^Max file size +(\S+) +(\S+)", limits, re.MULTILINE)[0]
         if soft == "unlimited" or int(soft) > disk + disk // 64:
             return
-        most = resource.RLIM_INFINITY
-        if hard != "unlimited":
-            most = max(int(hard), file_size_limit(disk))
+        most = (
+            resource.RLIM_INFINITY if hard == "unlimited" else max(int(hard), file_size_limit(disk))
+        )
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (file_size_limit(disk), most))
     except OSError as error:
         raise MonitorError(

@@ -46,7 +46,7 @@ def confinement(machine: Machine) -> confine.Confinement:
         run_as=machine.run_as,
         from_root=os.geteuid() == 0,
         groups=process.groups_for(KVM) if machine.accelerator == "kvm" else (),
-        disk=max(machine.disk or 0, machine.base.virtual_size),
+        file_size=confine.file_size_limit(max(machine.disk or 0, machine.base.virtual_size)),
         open_files=confine.DESCRIPTORS if unlimited else min(most, confine.DESCRIPTORS),
     )
 

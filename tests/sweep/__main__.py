@@ -1,0 +1,35 @@
+"""`python -m tests.sweep [--sample N] [--seed S]`: prints points, violations and seconds; status 1 if there is any."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+
+from tests.sweep.engine import sweep
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.sweep", description=__doc__)
+    parser.add_argument("--sample", type=int)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
+    said = parser.parse_args()
+
+    def progress(words: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)
+
+    told = sweep(said.sample, said.seed, progress)
+    lines = ", ".join(f"{name} {count}" for name, count in told.lines.items())
+    print(f"seed {said.seed}; lines of each: {lines}")
+    for violation in told.violations:
+        print(f"violation: {violation}")
+    print(
+        f"{told.points} points ({told.unreached} of them not reached), {len(told.violations)} violations,"
+        f" {told.seconds:.0f} seconds"
+    )
+    return 1 if told.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
