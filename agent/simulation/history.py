@@ -43,9 +43,8 @@ PATIENCE = 7200.0
 job, several times over."""
 PROMPT = 120.0
 """Seconds until a plain vm is ready on a host where nothing but other machines is in trouble."""
-MOST_TURNS, MORE_TURNS = 50_000, 1_000
-"""Turns of the loop, and more for each machine, after which an agent that was given some time is said to go round in
-circles."""
+MOST_PASSES, MORE_PASSES = 500, 20
+"""Passes, and more for each machine, after which an agent that was given some time is said to go round in circles."""
 
 
 @dataclass
@@ -98,12 +97,13 @@ class _Life:
         self.turns += 1
         if self.dies_at is not None and self.turns >= self.dies_at:
             raise Killed
-        if self.turns > self._stuck_at:
-            raise Stuck("the loop does not come to rest")
+        if self._history.told.passes > self._stuck_at:
+            raise Stuck("one pass follows the other, and nothing comes of it")
 
     def run(self, seconds: float) -> bool:
         """Let the time pass; whether the agent still runs afterwards. Raises Killed and Stuck."""
-        self._stuck_at = self.turns + MOST_TURNS + MORE_TURNS * len(self._history.author.names)
+        more = MOST_PASSES + MORE_PASSES * len(self._history.author.names)
+        self._stuck_at = self._history.told.passes + more
         return self._loop.run_until_complete(self._pass(seconds))
 
     async def _pass(self, seconds: float) -> bool:
@@ -207,7 +207,8 @@ class History:
             if self._promises.violations:
                 return
         self._others_go_on()
-        self._come_to_rest()
+        if not self._promises.violations:
+            self._come_to_rest()
 
     # What happens
 
@@ -277,7 +278,7 @@ class History:
             elif not self._advance(life, max(0.0, end - self.clock.now)):
                 self._die()
                 self.clock.now += 0.1
-            if self.clock.now >= end:
+            if self.clock.now >= end or self._promises.violations:
                 return
 
     def _advance(self, life: _Life, seconds: float) -> bool:
@@ -332,7 +333,7 @@ class History:
         spec = self.author.probe()
         self._edited("write the probe")
         end = self.clock.now + PROMPT
-        while self.clock.now < end:
+        while self.clock.now < end and not self._promises.violations:
             self._pass_time(1.0)
             if self._life is not None and any(
                 one.name == spec.name and one.ready_at for one in self._life.ledger.instances()
@@ -346,7 +347,7 @@ class History:
         self._edited("the last documents")
         desired, end = self.author.desired(), self.clock.now + PATIENCE
         lacking = ["no agent runs"]
-        while lacking and self.clock.now < end:
+        while lacking and self.clock.now < end and not self._promises.violations:
             self._pass_time(REST)
             if self._life is not None:
                 lacking = self._promises.at_rest(self._life.ledger, desired)
