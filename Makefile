@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 export HOLDFAST_TINY_IMAGE := $(CURDIR)/$(TINY)
 export HOLDFAST_DEBIAN_IMAGE := $(CURDIR)/$(DEBIAN)
 
-.PHONY: help setup setup-test guest guest-debian demo down format lint types imports unit e2e test test-debian bench lock clean
+.PHONY: help setup setup-test guest guest-debian demo down format lint types imports unit e2e test test-debian sweep bench lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -60,6 +60,9 @@ test: lint types imports setup-test guest ## everything but the Debian guest
 
 test-debian: setup-test guest-debian ## the end-to-end test on a real cloud image
 	@$(PYTEST) -n 2 --dist worksteal --durations=10 -m debian
+
+sweep: setup-test ## kill an agent at every line of its code, on real QEMU; about an hour
+	@$(BIN)/python -m tests.sweep $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 bench: guest ## what it costs
 	@$(BIN)/python -m bench

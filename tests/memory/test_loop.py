@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 
+import agent.loop
 from agent.errors import ImageUnavailable, StartFailed, StopFailed
+from agent.hypervisor.memory.world import Guest
 from state import database
-from state.ids import Digest, Name
+from state.ids import Digest, Name, Uid
 from state.lifecycle import Phase
 from state.observed import Listener, RunState, image_key
 from state.spec.resolved import Forward
 from tests.builders import IMAGE, broken, desired, vm
 from tests.memory.world import Lab
+
+STRANGER = Uid("00000000-0000-4000-8000-000000000000")
 
 
 @pytest.fixture
@@ -700,3 +704,61 @@ async def test_a_database_that_another_program_holds_delays_a_step_and_ends_no_a
             await lab.until(lambda: len(tries) > 20, "it tries again and again")
         await lab.settled()
         assert (lab.instance().generation, list(lab.host.guests)) == (2, list(lab.uids().values()))
+
+
+async def test_a_guest_that_found_no_room_goes_on_when_there_is_some(lab: Lab) -> None:
+    """Sabotage: let it go on at once, whatever is free."""
+    lab.host.free_disk = 0
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        uid, process = lab.instance().uid, lab.instance().process
+        lab.host.guest(uid, RunState.IO_ERROR)
+        await lab.until(lambda: _reason(lab, "web") == "IOError", "it is told")
+        resumed = lab.host.calls["resume"]
+        for _ in range(3):
+            lab.passes.clear()
+            lab.look()
+            await lab.until(lambda: bool(lab.passes), "it looks again")
+        assert lab.host.calls["resume"] == resumed
+        lab.host.free_disk = 1 << 40
+        lab.look()
+        await lab.settled()
+        assert lab.host.guests[uid].state is RunState.RUNNING
+        assert lab.instance().process == process
+        lab.host.guest(uid, RunState.IO_ERROR)
+        await lab.until(lambda: _reason(lab, "web") == "BackOff", "less and less often")
+
+
+async def test_a_machine_whose_row_is_lost_while_the_agent_runs_is_taken_in(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: look for strangers at the start alone."""
+    monkeypatch.setattr(agent.loop, "STRANGERS", 0.05)
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.instance()
+        assert lab.ledger is not None
+        with lab.ledger.transaction() as change:
+            change.remove_instance(before.uid)
+        await lab.until(lambda: bool(lab.ledger and lab.ledger.instances()), "it is taken in")
+        await lab.settled()
+        assert (lab.instance().uid, lab.instance().process) == (before.uid, before.process)
+        assert list(lab.host.guests) == [before.uid]
+
+
+async def test_a_stranger_of_which_nothing_can_be_told_is_ended(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent.loop, "STRANGERS", 0.05)
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        known = lab.host.guests[lab.instance().uid]
+        lab.host.guests[STRANGER] = Guest(replace(known.machine, uid=STRANGER, record="{}"), 1)
+        lab.host.start(STRANGER)
+        await lab.until(lambda: STRANGER not in lab.host.guests, "it is gone")
+        assert lab.ledger is not None
+        assert "Reaped" in [event.reason for event in lab.ledger.reader.events()]
+        assert lab.instance().uid in lab.host.guests

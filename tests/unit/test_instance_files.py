@@ -216,3 +216,28 @@ def test_a_start_that_lacks_a_file_leaves_nothing_open(
         pass
     assert sorted(os.listdir("/proc/self/fd")) == before
     lock.release()
+
+
+def test_what_is_left_of_a_machine_is_found_unless_it_is_whole_or_lives(
+    paths: StatePaths, machine: Machine
+) -> None:
+    """Sabotage: take every directory without a description for a leftover."""
+    assert files.leftovers(paths) == []
+    files.prepare(paths, machine)
+    made = mine(paths, machine)
+    lock = Lock.take(made)
+    assert lock is not None
+    assert files.leftovers(paths) == []
+    made.description.unlink()
+    assert files.leftovers(paths) == [], "its process lives"
+    lock.release()
+    assert files.leftovers(paths) == [machine.uid]
+    other = instance_uid(STATE_ID, "vm", "db", 1)
+    (paths.sockets / other).mkdir(parents=True)
+    (paths.sockets / "api.sock").touch()
+    (paths.instances / "notes").mkdir()
+    assert files.leftovers(paths) == sorted([machine.uid, other])
+    for uid in (machine.uid, other):
+        files.discard(paths, uid)
+    assert files.leftovers(paths) == []
+    assert (paths.instances / "notes").exists(), "what is not ours stays"
