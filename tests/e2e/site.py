@@ -80,6 +80,8 @@ class Site:
         self.state = root / "state"
         self.paths = StatePaths(self.state)
         self.image = image
+        self.within: list[str] = []
+        """What every command of the program is started behind."""
         self._mark: str | None = None
         self.write("images.yaml", IMAGES.format(image=image, user=user))
 
@@ -131,7 +133,8 @@ class Site:
 
     def words(self, command: str, *words: str) -> list[str]:
         """What runs one command of the program on this state."""
-        return [sys.executable, "-m", "agent", *command.split(), "--state", str(self.state), *words]
+        program = [sys.executable, "-m", "agent", *command.split()]
+        return [*self.within, *program, "--state", str(self.state), *words]
 
     def source(self) -> list[str]:
         return [
