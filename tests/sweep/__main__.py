@@ -1,4 +1,4 @@
-"""`python -m tests.sweep [--sample N] [--seed S]`: prints points, violations and seconds; status 1 if there is any."""
+"""`python -m tests.sweep [lines|operations] [--sample N] [--seed S]`: status 1 if a promise was broken."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import argparse
 import secrets
 import sys
 
-from tests.sweep.engine import sweep
+from tests.sweep import engine, operations
 
 
 def main() -> int:
+    """Print points, violations and seconds."""
     parser = argparse.ArgumentParser(prog="tests.sweep", description=__doc__)
+    parser.add_argument("what", choices=["lines", "operations"], nargs="?", default="lines")
     parser.add_argument("--sample", type=int)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
     said = parser.parse_args()
@@ -19,9 +21,10 @@ def main() -> int:
         if sys.stderr.isatty():
             print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)
 
+    sweep = engine.sweep if said.what == "lines" else operations.sweep
     told = sweep(said.sample, said.seed, progress)
-    lines = ", ".join(f"{name} {count}" for name, count in told.lines.items())
-    print(f"seed {said.seed}; lines of each: {lines}")
+    counts = ", ".join(f"{name} {count}" for name, count in told.lines.items())
+    print(f"seed {said.seed}; {said.what}: {counts}")
     for violation in told.violations:
         print(f"violation: {violation}")
     print(

@@ -47,6 +47,7 @@ class Ground:
     steady: int = 0
     memory: int = 0
     number: int = 0
+    images: int = 0
     begun: Path = field(init=False)
 
     def __post_init__(self) -> None:

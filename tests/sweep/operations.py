@@ -1,0 +1,106 @@
+"""Lets the n-th write, sync or rename fail while an agent fetches an image and creates a machine; strace(1) does it.
+
+It counts in each thread by itself, so that several operations of one agent may fail. Those that come after it, whose
+operations succeed, have to make it good.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.bootsectors import write_disk
+from tests.e2e.site import STILL_IMAGES
+from tests.sweep.engine import DEADLINE, Told, ground
+from tests.sweep.scenarios import Ground
+
+CALLS = ("write", "pwrite64", "fsync", "fdatasync", "rename", "fallocate")
+ERRORS = ("EIO", "ENOSPC", "EINTR")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One of an agent's system calls, and how it fails."""
+
+    call: str
+    number: int
+    error: str
+
+
+def sweep(sample: int | None, seed: int, told: Callable[[str], None] = lambda _: None) -> Told:
+    """Each operation with each error, or `sample` of them, chosen by `seed`."""
+    began, found = time.monotonic(), Told()
+    with ground() as here:
+        here.site.vm("steady", memory="32MiB", more="stop_timeout: 0s")
+        assert _run(here, []) == 0, here.site.log()
+        [here.steady] = here.site.processes()
+        points = _points(here)
+        for point in points:
+            found.lines[point.call] += 1
+        if sample is not None:
+            chance = random.Random(seed)  # noqa: S311 - the same each time is the point
+            points = chance.sample(points, min(sample, len(points)))
+        for point in points:
+            _fail_at(here, point, found)
+            told(f"{found.points} of {len(points)} operations, {len(found.violations)} violations")
+    found.seconds = time.monotonic() - began
+    return found
+
+
+def _points(here: Ground) -> list[Operation]:
+    _prepare(here)
+    trace = here.site.state.parent / "trace"
+    assert _run(here, ["-o", str(trace), "-e", f"trace={','.join(CALLS)}"]) == 0, here.site.log()
+    made = re.findall(r"^\d+\s+(\w+)\(", trace.read_text(errors="replace"), re.MULTILINE)
+    return [
+        Operation(call, number, error)
+        for call in CALLS
+        for number in range(1, made.count(call) + 1)
+        for error in ERRORS
+    ]
+
+
+def _prepare(here: Ground) -> None:
+    """A new machine is wanted, of an image that is not in the store; the one before is gone."""
+    here.without()
+    assert _run(here, []) == 0, here.site.log()
+    root = here.site.state.parent
+    for old in root.glob("fresh-*"):
+        old.unlink()
+    here.images += 1
+    disk = root / f"fresh-{here.images}"
+    write_disk(disk, "obedient", (1 << 20) + 512 * here.images)
+    entry = f'  fresh: {{source: "{disk}", format: raw, nocloud: false}}\n'
+    here.site.write("images.yaml", STILL_IMAGES.format(root=root) + entry)
+    here.memory = 32
+    here.site.vm("web", memory="32MiB", more="image: fresh\nstop_timeout: 0s")
+
+
+def _fail_at(here: Ground, point: Operation, found: Told) -> None:
+    _prepare(here)
+    inject = f"inject={point.call}:error={point.error}:when={point.number}"
+    status = _run(here, ["-o", os.devnull, "-e", f"trace={point.call}", "-e", inject])
+    # What failed often is tried again after a while.
+    here.site.until(lambda: _run(here, []) == 0, f"{point} is made good", DEADLINE)
+    found.points += 1
+    where = f"{point.error} at {point.call} {point.number}"
+    if status not in (0, 1):
+        found.violations.append(f"{where}: the agent ended with {status}: {here.site.log()}")
+    found.violations += [f"{where}: {what}" for what in here.wrong()]
+    here.site.state.parent.joinpath("agent.log").unlink()
+
+
+def _run(here: Ground, how: list[str]) -> int:
+    """An agent that leaves when all has come to rest; behind strace where there is anything to be done to it. What it
+    starts is left alone from its own first program on."""
+    trace = ["strace", "-f", "-qq", "--detach-on=execve", *how] if how else []
+    words = [*here.site.words("run"), *here.site.source(), "--once"]
+    with (here.site.state.parent / "agent.log").open("ab") as log:
+        # strace itself is started by an exec of the program, which must not be what it lets go of.
+        done = subprocess.run([*trace, *words], stdout=log, stderr=log, timeout=DEADLINE)
+    return done.returncode
