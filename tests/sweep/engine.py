@@ -89,17 +89,17 @@ def ground() -> Iterator[Ground]:
 
 
 def sweep(sample: int | None, seed: int, told: Callable[[str], None] = lambda _: None) -> Told:
-    """Kill at every distinct line, or at `sample` of them, chosen by `seed`."""
+    """Kill at every line, or at `sample` of them; `seed` says which, and in the midst of what."""
     _import_everything()
     began, found = time.monotonic(), Told()
     with ground() as here:
         here.site.vm("steady", memory="32MiB", more="stop_timeout: 0s")
         assert _ended(_forked(here, None)) == 0, here.site.log()
         [here.steady] = here.site.processes()
-        points = _points(here)
+        chance = random.Random(seed)  # noqa: S311 - the same each time is the point
+        points = _points(here, chance)
         found.lines = Counter(scenario.name for scenario, _ in points)
         if sample is not None:
-            chance = random.Random(seed)  # noqa: S311 - the same each time is the point
             points = chance.sample(points, min(sample, len(points)))
         for scenario, line in _in_order(points):
             _kill_at(here, scenario, line, found)
@@ -108,19 +108,15 @@ def sweep(sample: int | None, seed: int, told: Callable[[str], None] = lambda _:
     return found
 
 
-def _points(here: Ground) -> list[Point]:
-    """Every line that an agent comes to: of those that each comes to, once, in the midst of nothing; of the others, in
-    the midst of each thing that leads there."""
-    lines = {scenario.name: _lines_of(here, scenario) for scenario in SCENARIOS}
-    if wrong := list(here.wrong()):
-        raise AssertionError(f"it goes wrong unharmed: {wrong}")
-    common = set(lines[SCENARIOS[0].name])
-    return [
-        (scenario, line)
-        for scenario in SCENARIOS
-        for line in lines[scenario.name]
-        if scenario is SCENARIOS[0] or line not in common
-    ]
+def _points(here: Ground, chance: random.Random) -> list[Point]:
+    """Every line that an agent comes to, in the midst of one of the things that lead there."""
+    leads: dict[Line, list[Scenario]] = {}
+    for scenario in SCENARIOS:
+        for line in _lines_of(here, scenario):
+            leads.setdefault(line, []).append(scenario)
+        if wrong := list(here.wrong()):
+            raise AssertionError(f"{scenario.name} goes wrong unharmed: {wrong}")
+    return [(chance.choice(scenarios), line) for line, scenarios in leads.items()]
 
 
 def _in_order(points: list[Point]) -> list[Point]:
