@@ -24,12 +24,13 @@ from state.observed import (
     step_key,
     vm_key,
 )
-from state.spec.resolved import Forward, VmSpec
+from state.spec.resolved import Forward, HealthSpec, VmSpec
 from tests.builders import BASE, DIRECTORY, IMAGE, STATE_ID, vm, wanted
 
 BOOT = "boot-1"
 POLICY = Policy(STATE_ID, "tcg", run_as=range(61000, 61020))
 NAMES = [Name(name) for name in ("web", "db", "api", "cache")]
+HEALTH = HealthSpec("tcp", 10.0, 2.0, 3, 120.0, port=80)
 OTHER_BASE = replace(BASE, digest=Digest("sha256:" + "2" * 64))
 UNPINNED = replace(IMAGE, digest=None)
 
@@ -46,6 +47,10 @@ def specs(draw: st.DrawFn, name: Name) -> VmSpec:
         restart=draw(st.sampled_from(["always", "on_failure", "never"])),
         suspend=draw(st.sampled_from([False, False, False, True])),
         protect=draw(st.sampled_from([False, False, False, True])),
+        health=draw(st.sampled_from([None, None, HEALTH])),
+        depends_on=draw(st.sampled_from([(), (), tuple(NAMES[:1]), tuple(NAMES[:2])]))
+        if name != "web"
+        else (),
     )
 
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from agent.plan import plan
 from agent.steps import Clear, Create, Destroy, Plan, Power, Replace, Restart, Wait
 from state.desired import Desired
-from state.observed import Observed, Seen, Verdict
+from state.lifecycle import Phase
+from state.observed import Observed, RunState, Seen, Verdict
 from state.spec.effects import Effect
 from state.spec.resolved import VmSpec, changes
 from tests.builders import moment
@@ -196,3 +197,21 @@ def forced(seen: Seen, spec: VmSpec, observed: Observed) -> bool:
     base = observed.images.get(spec.image)
     moved = base is not None and base.digest != seen.instance.base.digest
     return moved or any(one.effect is Effect.REPLACE for one in found)
+
+
+@given(worlds())
+def test_nothing_is_started_before_what_it_depends_on_is_ready(world: World) -> None:
+    """Sabotage: take a machine that merely runs for ready."""
+    _, observed = world
+    serving = {
+        seen.instance.name
+        for seen in observed.instances
+        if seen.instance.phase is Phase.RUNNING
+        and seen.verdict is Verdict.ALIVE
+        and seen.instance.ready_at is not None
+        and (seen.view.state, seen.view.responsive) == (RunState.RUNNING, True)
+    }
+    for step in planned(world).steps:
+        if isinstance(step, Create | Replace | Restart):
+            spec = step.spec if isinstance(step, Restart) else step.birth.spec
+            assert set(spec.depends_on) <= serving
