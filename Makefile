@@ -6,11 +6,12 @@ HOLDFAST := $(BIN)/holdfast
 DEMO_STATE ?= .cache/demo
 TINY := .cache/guests/tiny.qcow2
 DEBIAN := .cache/guests/debian.qcow2
-PYTEST := $(BIN)/python -m pytest
+PYTHON := $(BIN)/python
+PYTEST := $(PYTHON) -m pytest
 export HOLDFAST_TINY_IMAGE := $(CURDIR)/$(TINY)
 export HOLDFAST_DEBIAN_IMAGE := $(CURDIR)/$(DEBIAN)
 
-.PHONY: help setup setup-test guest guest-debian demo down format lint types imports unit e2e test test-debian sweep bench lock clean
+.PHONY: help setup setup-test guest guest-debian demo down format lint types imports unit e2e test test-debian sweep nemesis bench lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -61,11 +62,14 @@ test: lint types imports setup-test guest ## everything but the Debian guest
 test-debian: setup-test guest-debian ## the end-to-end test on a real cloud image
 	@$(PYTEST) -n 2 --dist worksteal --durations=10 -m debian
 
-sweep: setup-test ## kill an agent at every line of its code, on real QEMU; about an hour
-	@$(BIN)/python -m tests.sweep $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
+sweep: setup-test ## kill an agent at every line of its code (WHAT=operations: fail each write), on real QEMU
+	@$(PYTHON) -m tests.sweep $(WHAT) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
+
+nemesis: setup-test guest ## everything that can go wrong at once on ten VMs and a stream of jobs, for SECONDS, by SEED
+	@$(PYTHON) -m tests.nemesis $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 bench: guest ## what it costs
-	@$(BIN)/python -m bench
+	@$(PYTHON) -m bench
 
 lock: ## make the locks anew from pyproject.toml
 	@tools/lock.sh
