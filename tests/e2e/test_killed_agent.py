@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
 
 SEED = int(os.environ.get("HOLDFAST_SEED") or secrets.randbelow(1 << 32))
 """Of the random moments; a failure prints it."""
-KILLS = 10
+KILLS = 5
 AT_ONCE = 20
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 import random
 import select
 import shutil
@@ -20,9 +18,7 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 
-import agent
 import agent.cli
-import state
 from agent.cli import compose
 from agent.config import Settings
 from agent.guest.session import GuestSession
@@ -35,6 +31,7 @@ from tests.localguest import LocalGuest
 from tests.sweep import tracing
 from tests.sweep.scenarios import SCENARIOS, Ground, Scenario
 from tests.sweep.tracing import Line
+from tests.zygote import import_everything
 
 Point = tuple[Scenario, Line]
 
@@ -90,7 +87,7 @@ def ground() -> Iterator[Ground]:
 
 def sweep(sample: int | None, seed: int, told: Callable[[str], None] = lambda _: None) -> Told:
     """Kill at every line, or at `sample` of them; `seed` says which, and in the midst of what."""
-    _import_everything()
+    import_everything()
     began, found = time.monotonic(), Told()
     with ground() as here:
         here.site.vm("steady", memory="32MiB", more="stop_timeout: 0s")
@@ -144,16 +141,6 @@ def _kill_at(here: Ground, scenario: Scenario, line: Line, found: Told) -> None:
     found.violations += [f"{where}: {what}" for what in here.wrong()]
     here.clear_guests()
     (here.site.state.parent / "agent.log").unlink()
-
-
-def _import_everything() -> None:
-    """What is imported once, before the forks, is not among what an agent executes."""
-    for package in (agent, state):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__"):
-                importlib.import_module(module.name)
-    for name in ("paramiko", "pycdlib", "qemu.qmp", "zstandard", "rich.live", "rich.console"):
-        importlib.import_module(name)
 
 
 def _lines_of(here: Ground, scenario: Scenario) -> list[Line]:

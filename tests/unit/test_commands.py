@@ -20,6 +20,7 @@ import pytest
 
 from agent.cli import holdfast as program
 from agent.errors import StateUnusable
+from tests import zygote
 from tests.unit.test_directory_hostile import open_path as open_path
 from tests.unit.test_directory_hostile import without_privileges
 
@@ -56,10 +57,15 @@ def caller(root: Path) -> Call:
     settings = {"HOLDFAST_STATE": str(root / "state"), "PYTHONPATH": str(ROOT)}
 
     def call(words: str, env: dict[str, str] | None = None, **more: Any) -> Any:
+        whole = os.environ | settings | (env or {})
+        if not more and not any(name.startswith("PYTHON") for name in env or ()):
+            done = zygote.call(words.split(), env=whole, cwd=root)
+            said, complained = done.stdout.decode(), done.stderr.decode()
+            return subprocess.CompletedProcess(done.args, done.returncode, said, complained)
         more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
         return subprocess.run(
             [sys.executable, "-m", "agent", *words.split()],
-            text=True, cwd=root, env=os.environ | settings | (env or {}), check=False, **more,
+            text=True, cwd=root, env=whole, check=False, **more,
         )  # fmt: skip
 
     return call
