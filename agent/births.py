@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from agent.keepalive import at_its_size
 from agent.leases import Leases, forwards_of
+from agent.live import at_its_size
 from agent.policy import Policy
 from agent.steps import Birth, Wait
 from state.desired import WantedVm

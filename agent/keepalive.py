@@ -5,18 +5,16 @@ Pure, and never a replacement: by the time this is asked, the instance's spec di
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import assert_never
 
 from agent import backoff
-from agent.leases import Leases, forwards_of
+from agent.leases import forwards_of
+from agent.live import Question, at_its_size, live_changes
 from agent.steps import Adopt, Crash, Keep, Power, Restart, Step, Unblock, Update, Wait
-from state.clock import Moment
-from state.desired import SourceRef
 from state.ids import TICKS_PER_SECOND
 from state.lifecycle import Cause, Phase
-from state.observed import Instance, Retry, RunState, Seen, Verdict
-from state.spec.resolved import Forward, VmSpec, changes
+from state.observed import Instance, RunState, Verdict
+from state.spec.resolved import VmSpec
 
 _FAULTS = frozenset({Cause.EXIT, Cause.PANIC})
 ROOM_TO_WRITE = 32 << 20
@@ -27,20 +25,6 @@ REBOOT_LOOP = 3
 """Resets in a row from which a guest that is not ready is said to go round in circles."""
 _LET_GO = frozenset({Phase.STARTING, Phase.RUNNING})
 """Phases of a process that is to live on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One instance, the spec that it shall follow, and what bears on the answer."""
-
-    seen: Seen
-    spec: VmSpec
-    source: SourceRef
-    retry: Retry
-    accelerator: str
-    leases: Leases
-    now: Moment
-    free_disk: int | None = None
 
 
 def answer(question: Question) -> Step:
@@ -129,7 +113,7 @@ def _stopped(question: Question) -> Step:
 
 
 def _stays_down(question: Question, reason: str, why: str) -> Step:
-    return _live_changes(question) or _keep(question, reason, why)
+    return live_changes(question) or _keep(question, reason, why)
 
 
 def _alive(question: Question) -> Step:
@@ -146,7 +130,7 @@ def _alive(question: Question) -> Step:
         return _keep(question, "Connecting", "its monitor was not heard yet")
     if instance.phase not in _LET_GO:
         return _cut_off(question)
-    if (step := _live_changes(question)) is not None:
+    if (step := live_changes(question)) is not None:
         return step
     step = _run_state(question, view.state)
     if isinstance(step, Keep) and not _follows(instance, spec):
@@ -167,7 +151,7 @@ def _alive_unattached(question: Question) -> Step:
     Nothing but being adopted helps one whose stop was cut off, or whose new ports are taken."""
     instance, spec = question.seen.instance, question.spec
     if instance.phase in _LET_GO and not _follows(instance, spec):
-        step = None if spec.power == "stopped" else _live_changes(question)
+        step = None if spec.power == "stopped" else live_changes(question)
         if step is None:
             return _power(question, spec.power, Cause.POWER)
         if step.acts:
@@ -268,74 +252,6 @@ def _not_ready(question: Question) -> Step:
     if waited > spec.image.boot_timeout:
         return _keep(question, "BootTimeout", f"no SSH within {spec.image.boot_timeout:g} s")
     return _keep(question, "Booting", "it does not answer over SSH yet")
-
-
-def _live_changes(question: Question) -> Step | None:
-    """What the instance can become while it runs. Forwards are compared with what it has, not with what its spec asked
-    for: it may have been begun without them."""
-    seen, spec = question.seen, question.spec
-    instance = seen.instance
-    forwards = forwards_of(spec, instance.ssh_port)
-    binds = seen.verdict is Verdict.ALIVE and spec.power != "stopped"
-    moved = forwards != instance.forwards
-    same = instance.spec_digest == spec.digest
-    if same and not (moved and binds):
-        return None
-    old = VmSpec.from_canonical(instance.spec)
-    found = [change for change in changes(old, spec) if change.field != "power"]
-    said, fields = ", ".join(map(str, found)), tuple(change.field for change in found)
-    if moved and binds:
-        if clash := question.leases.conflict(spec.name, forwards, [seen]):
-            return _given_up(question, forwards, clash)
-        if not found:
-            said, fields = "it has other forwards than its document asks for", ("ports",)
-    if not fields:
-        return None
-    return Update(
-        name=spec.name,
-        because=said,
-        fields=fields,
-        source=question.source,
-        uid=instance.uid,
-        spec=spec,
-        forwards=forwards if moved else None,
-        grow=spec.disk if _grows(old, spec) else None,
-    )
-
-
-def _given_up(question: Question, wanted: tuple[Forward, ...], clash: str) -> Step:
-    """What an instance does that cannot have its new ports yet. Two may want each other's: what another is to have is
-    given up first. Anything else it keeps until it can have the new ones."""
-    instance, spec = question.seen.instance, question.spec
-    kept = question.leases.kept(spec.name, instance.forwards, wanted)
-    if kept == instance.forwards:
-        return Wait(
-            name=spec.name,
-            because=clash,
-            reason="PortTaken",
-            fields=("ports",),
-            source=question.source,
-        )
-    return Update(
-        name=spec.name,
-        because="another vm is to have its port",
-        fields=("ports",),
-        source=question.source,
-        uid=instance.uid,
-        spec=VmSpec.from_canonical(instance.spec),
-        forwards=kept,
-    )
-
-
-def at_its_size(spec: VmSpec, instance: Instance) -> VmSpec:
-    """The spec as far as a start or a stop of the instance brings it about: neither makes a disk larger, so that this
-    is still seen as a change, and done, afterwards."""
-    old = VmSpec.from_canonical(instance.spec)
-    return replace(spec, disk=old.disk) if _grows(old, spec) else spec
-
-
-def _grows(old: VmSpec, new: VmSpec) -> bool:
-    return new.disk is not None and new.disk > (old.disk or 0)
 
 
 def _restart(question: Question, cause: Cause, why: str) -> Step:

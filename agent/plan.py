@@ -14,8 +14,9 @@ from agent.births import Births
 from agent.dependencies import Dependencies
 from agent.fetches import Fetches
 from agent.jobs.plan import JobsPass
-from agent.keepalive import Question, answer
+from agent.keepalive import answer
 from agent.leases import Leases
+from agent.live import Question
 from agent.policy import Policy
 from agent.steps import (
     Clear,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
-import sys
 import tempfile
 import traceback
 from collections import Counter
@@ -15,24 +13,19 @@ from pathlib import Path
 from random import Random
 
 from agent.hypervisor.memory import MemoryHost
-from agent.jobs.store import RunStore
-from agent.loop import Agent, World
 from agent.paths import StatePaths
-from agent.policy import Policy
 from agent.record import Pass
 from agent.simulation.author import Author
 from agent.simulation.faults import Faults
+from agent.simulation.life import Life
 from agent.simulation.promises import Promises, Violation
-from agent.simulation.time import Clock, Killed, Stuck, VirtualLoop
+from agent.simulation.time import Clock, Killed, Stuck
 from agent.worker import at_once
 from state.clock import Moment
-from state.desired import Desired
 from state.history import Event
-from state.ids import Digest, Name, Uid
-from state.ledger import Ledger
+from state.ids import Name, Uid
 from state.records import LedgerUnreadable
 
-STATE_ID = "5e1f0000-0000-4000-8000-000000000000"
 EPOCH = 1_700_000_000.0
 """The wall clock at the beginning, in Unix seconds."""
 BOOT_DELAY = 5.0
@@ -43,8 +36,6 @@ PATIENCE = 7200.0
 job, several times over."""
 PROMPT = 120.0
 """Seconds until a plain vm is ready on a host where nothing but other machines is in trouble."""
-MOST_PASSES, MORE_PASSES = 500, 20
-"""Passes, and more for each machine, after which an agent that was given some time is said to go round in circles."""
 
 
 @dataclass
@@ -60,87 +51,6 @@ class Told:
     happened: Counter[str] = field(default_factory=Counter)
     violations: list[Violation] = field(default_factory=list)
     trace: str = ""
-
-
-class _Source:
-    """The documents, as an agent asks for them."""
-
-    def __init__(self, author: Author) -> None:
-        self._author = author
-
-    def attachment(self, path: str, digest: Digest) -> bytes:
-        raise NotImplementedError("no document of a simulation has files")
-
-    def load(self, now: float) -> Desired:
-        return self._author.desired()
-
-
-class _Life:
-    """One agent's process, from its start to its end."""
-
-    def __init__(self, history: History) -> None:
-        """Raises LedgerUnreadable where the database cannot be used."""
-        self.ledger = Ledger(history.database, on_event=history.told_of)
-        self._history = history
-        self.turns = 0
-        self.dies_at: int | None = None
-        self._stuck_at = 0
-        self._loop = VirtualLoop(history.clock, self._turn)
-        source = _Source(history.author)
-        store = RunStore(history.paths, source.attachment)
-        world = World(source, self.ledger, history.host.backend(), history.moment, store)
-        policy = Policy(STATE_ID, "tcg", run_as=range(61000, 62000 + len(history.author.names)))
-        self.agent = Agent(world, policy, on_pass=history.passed)
-        self._task: asyncio.Task[None] | None = None
-
-    def _turn(self) -> None:
-        self.turns += 1
-        if self.dies_at is not None and self.turns >= self.dies_at:
-            raise Killed
-        if self._history.told.passes > self._stuck_at:
-            raise Stuck("one pass follows the other, and nothing comes of it")
-
-    def run(self, seconds: float) -> bool:
-        """Let the time pass; whether the agent still runs afterwards. Raises Killed and Stuck."""
-        more = MOST_PASSES + MORE_PASSES * len(self._history.author.names)
-        self._stuck_at = self._history.told.passes + more
-        return self._loop.run_until_complete(self._pass(seconds))
-
-    async def _pass(self, seconds: float) -> bool:
-        if self._task is None:
-            self._task = asyncio.ensure_future(self.agent.run())
-        await asyncio.wait((self._task,), timeout=seconds)
-        return not self._task.done()
-
-    def look(self) -> None:
-        """Wake the agent, as an edit does."""
-        self._loop.call_soon(self.agent.wake.notify, "an edit")
-
-    def leave(self) -> None:
-        self._loop.call_soon(self.agent.stop)
-
-    def error(self) -> BaseException | None:
-        """What ended it, if it was no order."""
-        done = self._task is not None and self._task.done() and not self._task.cancelled()
-        return self._task.exception() if done and self._task is not None else None
-
-    def bury(self) -> None:
-        """Let go of what the kernel lets go of for a process that is gone. Not of what it was doing: taken apart, that
-        would do more."""
-        self._history.host.forget_agents()
-        self.ledger.close()
-
-    def dispose(self) -> None:
-        """Cancel what it was doing, and close its loop."""
-        self.dies_at, self._stuck_at = None, sys.maxsize
-        # What was to end the turn in which it was killed still waits there.
-        self._loop.call_soon(self._loop.stop)
-        self._loop.run_forever()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.wait(tasks) if tasks else asyncio.sleep(0))
-        self._loop.close()
 
 
 class History:
@@ -170,8 +80,8 @@ class History:
         self._faults = Faults(self.chance, self.host, self._promises)
         self.host.effects = self._effect
         self.host.begins = self._promises.begun
-        self._life: _Life | None = None
-        self._dead: list[_Life] = []
+        self._life: Life | None = None
+        self._dead: list[Life] = []
         self._first = False
         self._trace = hashlib.sha256()
         self._progress = progress
@@ -258,11 +168,11 @@ class History:
 
     # Agents
 
-    def _alive(self) -> _Life | None:
+    def _alive(self) -> Life | None:
         """The agent; a new one where there is none. None while it cannot use its database."""
         if self._life is None:
             try:
-                self._life = _Life(self)
+                self._life = Life(self)
             except LedgerUnreadable:
                 return None
             self.told.agents += 1
@@ -281,7 +191,7 @@ class History:
             if self.clock.now >= end or self._promises.violations:
                 return
 
-    def _advance(self, life: _Life, seconds: float) -> bool:
+    def _advance(self, life: Life, seconds: float) -> bool:
         """Let an agent run; whether it still does. A killed one does not, and one that could not write either."""
         try:
             goes_on = life.run(seconds)
@@ -358,7 +268,7 @@ class History:
             self._promises.jobs(self._life.ledger)
             self._promises.logs(self.paths.runs)
 
-    def _is_left_alone(self, life: _Life) -> None:
+    def _is_left_alone(self, life: Life) -> None:
         def done() -> Counter[str]:
             looks = ("check", "enter", "look")
             calls = Counter({key: n for key, n in self.host.calls.items() if key not in looks})
@@ -378,7 +288,7 @@ class History:
 def _unwritable(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(map(_unwritable, error.exceptions))
-    return isinstance(error, LedgerUnreadable | OSError)
+    return isinstance(error, LedgerUnreadable)
 
 
 def live(

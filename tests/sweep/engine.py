@@ -127,10 +127,7 @@ def _in_order(points: list[Point]) -> list[Point]:
 
 
 def _kill_at(here: Ground, scenario: Scenario, line: Line, found: Told) -> None:
-    if scenario.needs is not None and (here.memory > 0) is not scenario.needs:
-        here.other_memory() if scenario.needs else here.without()
-        assert _ended(_forked(here, None)) in (0, 1), here.site.log()
-    scenario.prepare(here)
+    _ready_for(here, scenario)
     status = _ended(_forked(here, line), scenario, here)
     found.points += 1
     found.unreached += status != -signal.SIGKILL
@@ -143,12 +140,17 @@ def _kill_at(here: Ground, scenario: Scenario, line: Line, found: Told) -> None:
     (here.site.state.parent / "agent.log").unlink()
 
 
-def _lines_of(here: Ground, scenario: Scenario) -> list[Line]:
-    """Which lines an agent comes to that does it unharmed."""
-    if scenario.needs is not None and (here.memory > 0) is not scenario.needs:
+def _ready_for(here: Ground, scenario: Scenario) -> None:
+    missing = scenario.needs is not None and (here.memory > 0) is not scenario.needs
+    if missing or scenario.anew:
         here.other_memory() if scenario.needs else here.without()
         assert _ended(_forked(here, None)) in (0, 1), here.site.log()
     scenario.prepare(here)
+
+
+def _lines_of(here: Ground, scenario: Scenario) -> list[Line]:
+    """Which lines an agent comes to that does it unharmed."""
+    _ready_for(here, scenario)
     into = here.site.state.parent / "lines"
     _ended(_forked(here, None, into), scenario, here)
     return [(file, int(line)) for file, line in map(str.split, into.read_text().splitlines())]

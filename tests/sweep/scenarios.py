@@ -66,9 +66,9 @@ class Ground:
 
     def crashed(self) -> None:
         """Its process dies while no agent runs."""
-        [pid] = [pid for pid in self.site.processes() if pid != self.steady]
-        self.site.kill(pid)
-        self.site.until(lambda: pid not in self.site.processes(), "it is gone")
+        for pid in self.site.processes().keys() - {self.steady}:
+            self.site.kill(pid)
+        self.site.until(lambda: not self.site.processes().keys() - {self.steady}, "it is gone")
 
     def new_job(self, wait: str = ":") -> None:
         self.number += 1
@@ -156,13 +156,14 @@ class Ground:
 
 @dataclass(frozen=True)
 class Scenario:
-    """`prepare` makes it, of a ground with or without the machine `web` (`needs`; None: whichever). `during` is done to
-    the agent that will be killed, once it has come that far."""
+    """`prepare` makes it, of a ground with or without the machine `web` (`needs`; None: whichever), which is a new one
+    each time where `anew` says so. `during` is done to the agent that will be killed, once it has come that far."""
 
     name: str
     prepare: Callable[[Ground], None]
     needs: bool | None = True
     during: Callable[[Ground, int], None] | None = None
+    anew: bool = False
 
 
 def _told_to_leave(ground: Ground, pid: int) -> None:
@@ -185,7 +186,8 @@ def _lives(pid: int) -> bool:
 SCENARIOS = (
     Scenario("adopt", lambda _: None),
     Scenario("replace", Ground.other_memory),
-    Scenario("restart", Ground.crashed),
+    # One that crashes again and again is waited with longer and longer.
+    Scenario("restart", Ground.crashed, anew=True),
     Scenario("job", Ground.new_job),
     Scenario("drain", lambda ground: ground.new_job("sleep 0.3"), during=_told_to_leave),
     Scenario("create", Ground.other_memory, needs=False),

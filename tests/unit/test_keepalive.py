@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from agent.backoff import failed
-from agent.keepalive import LOOK_FOR_ROOM, ROOM_TO_WRITE, Question, answer
+from agent.keepalive import LOOK_FOR_ROOM, ROOM_TO_WRITE, answer
 from agent.leases import Leases, forwards_of
+from agent.live import Question
 from agent.policy import Policy
 from agent.steps import Adopt, Crash, Keep, Power, Restart, Step, Unblock, Update, Wait
 from state.clock import Moment
