@@ -177,8 +177,12 @@ class Executor:
                 change.remove_retry(vm_key(step.name))
 
     def _forwards_of(self, uid: Uid) -> tuple[Forward, ...]:
+        """What an instance has, or may have: one that was taken in from its own file may have been given more since."""
         instance = self._ledger.instance(uid)
-        return () if instance is None else instance.forwards
+        if instance is None:
+            return ()
+        spec = VmSpec.from_canonical(instance.spec)
+        return (*instance.forwards, *forwards_of(spec, instance.ssh_port))
 
     async def _start(
         self, instance: Instance, spec: VmSpec, intent: Intent, word: str, why: str = ""

@@ -51,6 +51,17 @@ def test_a_seed_gives_the_same_history_each_time() -> None:
     assert first[0]["trace"] != first[1]["trace"]
 
 
+@pytest.mark.parametrize(
+    ("seed", "steps"),
+    # A replacement that had lost its record of the ports that it was given kept the next one from starting for ever.
+    [(181, 20)],
+)
+def test_a_history_that_broke_a_promise_once_breaks_none(seed: int, steps: int) -> None:
+    words = [sys.executable, "-m", "agent", "simulate", "--seed", str(seed), "--steps", str(steps)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_many_machines_come_to_rest() -> None:
     told = live(1, 3, 300)
     assert not told.violations

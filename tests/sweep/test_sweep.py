@@ -23,9 +23,9 @@ def sampled(what: str, number: int) -> None:
 
 def test_an_agent_killed_at_any_line_of_its_code_is_made_good_by_the_next() -> None:
     """Sabotage: start QEMU before its row is written, or record a step before it is done."""
-    sampled("lines", 200)
+    sampled("lines", 60)
 
 
 def test_any_write_sync_or_rename_may_fail() -> None:
     """Sabotage: take what could not be synced for done."""
-    sampled("operations", 12)
+    sampled("operations", 6)
