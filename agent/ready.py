@@ -76,9 +76,10 @@ class Readiness:
                 due[_Asked(*key, health, forwards, resets[key])] = instance
         self._resets = resets
         self._specs = {uid: self._specs[uid] for uid, _ in resets}
+        still = {asked.uid for asked in due}
         for asked in [asked for asked in self._tasks if asked not in due]:
             self._tasks.pop(asked).cancel()
-            if asked.uid not in {one.uid for one in due}:
+            if asked.uid not in still:
                 self._checkups.forget(asked.uid)
         for asked, instance in due.items():
             if asked not in self._tasks or self._tasks[asked].done():
@@ -147,8 +148,7 @@ class Readiness:
 
     async def _failing(self, health: HealthSpec, instance: Instance) -> str:
         """Why one check failed; empty where it succeeded."""
-        user = VmSpec.from_canonical(instance.spec).image.ssh_user
-        port = instance.ssh_port
+        user, port = self._spec(instance).image.ssh_user, instance.ssh_port
         try:
             async with asyncio.timeout(health.timeout):
                 if health.check == "ssh":

@@ -22,24 +22,16 @@ class Ballast:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.held = path.exists()
-        """Whether it is there."""
 
-    def adjust(self) -> bool:
-        """Give it up or make it again, as there is room; whether it was given up just now. Never raises: where nothing
-        can be told of the disk, the write that is to come tells."""
-        try:
+    def adjust(self) -> None:
+        """Give it up or make it again, as there is room. Never raises: where nothing can be told of the disk, the write
+        that is to come tells."""
+        with suppress(OSError):
             free = self._free()
-            if self.held and free < SCARCE:
+            if free < SCARCE:
                 self._path.unlink(missing_ok=True)
-                self.held = False
-                return True
-            if not self.held and free > PLENTY:
+            elif free > PLENTY and not self._path.exists():
                 self._make()
-                self.held = True
-        except OSError:
-            pass
-        return False
 
     def _free(self) -> int:
         found = os.statvfs(self._path.parent)

@@ -11,7 +11,8 @@ import asyncio
 import http.client
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
+from functools import partial
 from typing import Any, Protocol
 
 from agent.errors import NotReady
@@ -21,6 +22,7 @@ from agent.worker import alone
 from state.ids import Name, Uid
 from state.observed import Ways
 from state.spec.resolved import Forward, HealthSpec
+from state.spec.vm import ANYWHERE
 from state.spec.words import printable
 
 Accepted = Callable[[Uid, Forward], Awaitable[frozenset[int]]]
@@ -28,7 +30,6 @@ Accepted = Callable[[Uid, Forward], Awaitable[frozenset[int]]]
 
 BETWEEN_LOOKS = 0.05
 """Seconds from one question to QEMU to the next."""
-ANYWHERE = "0.0.0.0"  # noqa: S104 - compared with, never bound
 
 
 class _Line(Protocol):
@@ -47,20 +48,25 @@ class GuestCheckups:
 
     async def check(self, uid: Uid, name: Name, ways: Ways, health: HealthSpec) -> None:
         forward = next((one for one in ways.forwards if one.guest == health.port), None)
-        connect: Callable[[], _Line]
         if forward is None:
-            tunnel = self._tunnel(uid, name, ways)
-            connect = lambda: tunnel.reach(health.port or 0, health.timeout)  # noqa: E731
+            await self._from_inside(uid, name, ways, health)
         elif health.check == "tcp":
             await self._accepts(uid, forward)
-            return
         else:
-            connect = lambda: _connected(forward, health.timeout)  # noqa: E731
-        await _asked(name, health, connect)
+            await _asked(name, health, partial(_connected, forward, health.timeout))
 
     def forget(self, uid: Uid) -> None:
         if (tunnel := self._tunnels.pop(uid, None)) is not None:
             tunnel.close()
+
+    async def _from_inside(self, uid: Uid, name: Name, ways: Ways, health: HealthSpec) -> None:
+        tunnel = self._tunnel(uid, name, ways)
+        try:
+            await _asked(name, health, partial(tunnel.reach, health.port or 0, health.timeout))
+        except asyncio.CancelledError:
+            # A thread may still be at it, and the next check must not share it.
+            self.forget(uid)
+            raise
 
     def _tunnel(self, uid: Uid, name: Name, ways: Ways) -> Tunnel:
         if ways.ssh_port is None:
@@ -105,10 +111,10 @@ async def _asked(name: Name, health: HealthSpec, connect: Callable[[], _Line]) -
     lines: list[_Line] = []
 
     def ask() -> None:
-        line = connect()
-        lines.append(line)
-        if health.check == "http":
-            _served(name, health, line)
+        with closing(connect()) as line:
+            lines.append(line)
+            if health.check == "http":
+                _served(name, health, line)
 
     try:
         await alone(f"health-{name}", ask)

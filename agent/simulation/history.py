@@ -175,6 +175,7 @@ class History:
                 self._life = Life(self)
             except LedgerUnreadable:
                 return None
+            self._promises.opened(self._life.ledger)
             self.told.agents += 1
             self._first = True
         return self._life
@@ -281,8 +282,9 @@ class History:
 
     def _note(self, what: str) -> None:
         self._trace.update(f"{self.clock.now:.3f} {what}\n".encode())
-        word, _, rest = what.partition(" ")
-        self.told.happened[what if word in ("fail", "slow") or not rest else word] += 1
+        names = {*self.author.names, *self.author.job_names}
+        words = [word for word in what.split() if word not in names and not word.isdigit()]
+        self.told.happened[" ".join(words).removesuffix(" of")] += 1
 
 
 def _unwritable(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.hypervisor.memory import MemoryHost
@@ -61,7 +61,7 @@ class Promises:
         self._ran: set[Uid] = set()
         self._moved: dict[str, float] = {}
         self._begun: dict[str, list[Work]] = {}
-        self._told = 0
+        self._told: Event | None = None
 
     def broken(self, promise: str, what: str) -> None:
         """Note a violation."""
@@ -99,7 +99,7 @@ class Promises:
 
     def told(self, event: Event) -> None:
         """An agent says that something is done, and durable."""
-        self._told = event.id
+        self._told = event
         if event.reason == "Bug":
             self.broken("bug", event.message)
 
@@ -135,13 +135,17 @@ class Promises:
         known = {instance.uid for instance in ledger.instances()}
         for uid in self._host.running().keys() - known:
             self.broken("I3", f"machine {uid} runs and is not recorded")
+
+    def opened(self, ledger: Ledger) -> None:
+        """When a new agent has its database, and before it has written to that."""
         newest = ledger.reader.events(last=1)
-        if self._told and (not newest or newest[-1].id < self._told):
-            self.broken("I9", f"event {self._told} was told, and is not in the database")
+        last = self._told
+        if last is not None and [replace(one, id=last.id) for one in newest] != [last]:
+            self.broken("I9", f"{last.reason} of {last.name} was told, and is not in the database")
 
     def database_lost(self) -> None:
         """Somebody took the database away: what was told before is gone with it."""
-        self._told = 0
+        self._told = None
 
     def jobs(self, ledger: Ledger) -> None:
         """How runs ended, and how often their scripts were started."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from agent.loop import Agent
 from agent.machines import Machines
 from agent.record import Recorder
 from agent.simulation.history import Told, live
+from agent.simulation.life import Life
 
 STEPS = 40
 
@@ -130,6 +133,17 @@ def _hides_nothing(monkey: pytest.MonkeyPatch) -> None:
     monkey.setattr(Masker, "_spans", lambda *_: iter(()))
 
 
+def _forgets_what_it_told(monkey: pytest.MonkeyPatch) -> None:
+    bury = Life.bury
+
+    def forgetful(self: Life) -> None:
+        with suppress(sqlite3.Error):
+            self.ledger._connection.execute("DELETE FROM events")
+        bury(self)
+
+    monkey.setattr(Life, "bury", forgetful)
+
+
 def _lets_the_dead_lie(monkey: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
         """A restart that is recorded as done, and is not."""
@@ -146,6 +160,7 @@ def _lets_the_dead_lie(monkey: pytest.MonkeyPatch) -> None:
         (_writes_every_pass, {"I5"}),
         (_waits_for_everybody, {"I6"}),
         (_begins_again, {"I7"}),
+        (_forgets_what_it_told, {"I9"}),
         (_hides_nothing, {"I10"}),
         (_lets_the_dead_lie, {"I6", "I11"}),
     ],
