@@ -139,12 +139,16 @@ class _Pass:
 
     def _meanwhile(self, name: Name, gives_way: bool = False) -> Step | None:
         """What is to be done for the instance that serves while what its document asks for cannot be done."""
-        step = self._by_its_own(name, gives_way)
+        wanted = self._desired.vms.get(name)
+        step = self._by_its_own(name, wanted.spec if wanted else None, gives_way)
         return step if step is not None and step.acts else None
 
-    def _by_its_own(self, name: Name, gives_way: bool = False) -> Step | None:
+    def _by_its_own(
+        self, name: Name, asked: VmSpec | None = None, gives_way: bool = False
+    ) -> Step | None:
         """What the one instance that serves under the name needs by its own spec; None where there is none, or where
-        it is to be left alone."""
+        it is to be left alone. Of what is `asked` for it is given its power, which needs no replacement, and where it
+        `gives_way` it is left without the ports that others wait for."""
         seen = self._seen.get(name, [])
         serving = [one for one in seen if one.instance.started_at is not None] or seen[-1:]
         if len(serving) > 1:
@@ -155,10 +159,11 @@ class _Pass:
         spec = VmSpec.from_canonical(one.instance.spec)
         if spec.suspend:
             return None
-        if gives_way:
-            # For good: should its replacement then fail, it does not take back what others wait for.
-            asked = self._desired.vms[name].spec.ports
-            spec = replace(spec, ports=self._leases.kept(name, spec.ports, asked))
+        if asked is not None:
+            spec = replace(spec, power=asked.power)
+            if gives_way:
+                # For good: should its replacement then fail, it does not take back what others wait for.
+                spec = replace(spec, ports=self._leases.kept(name, spec.ports, asked.ports))
         step = self._kept(WantedVm(spec, one.instance.source), one)
         others = {other.verdict for other in seen if other is not one}
         # Beside one that is certainly inert it may go on; what cannot be told may be running.

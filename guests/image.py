@@ -81,8 +81,10 @@ def master_boot_record(boot_code: bytes, *partitions: bytes) -> bytes:
     return code + b"HOLD\0\0" + b"".join(partitions).ljust(64, b"\0") + b"\x55\xaa"
 
 
-def publish(output: Path, digest: str, make: Callable[[Path], Path]) -> bool:
-    """Have `make` write a raw disk into a directory that it is given, and put it at `output` as compressed qcow2.
+def publish(
+    output: Path, digest: str, make: Callable[[Path], Path], *, compress: bool = False
+) -> bool:
+    """Have `make` write a raw disk into a directory that it is given, and put it at `output` as qcow2.
 
     Nothing is done, and False returned, when `output` is there and was made from what `digest` stands for.
     """
@@ -94,7 +96,8 @@ def publish(output: Path, digest: str, make: Callable[[Path], Path]) -> bool:
     work.chmod(0o755)  # apt drops to a user of its own, who has to get through
     try:
         image = work / "image.qcow2"
-        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", make(work), image)
+        how = ["-c"] if compress else []
+        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *how, make(work), image)
         stamp.unlink(missing_ok=True)
         image.replace(output)
         stamp.write_text(f"{digest}\n")

@@ -159,7 +159,7 @@ def build(output: Path) -> bool:
     versions = package_versions((kernel_package(KERNEL), *PACKAGES, *WATCHED))
     if os.geteuid() != 0:
         raise BuildError("mmdebstrap needs root here")
-    return publish(output, inputs_digest(HERE, versions), write_disk)
+    return publish(output, inputs_digest(HERE, versions), write_disk, compress=True)
 
 
 if __name__ == "__main__":

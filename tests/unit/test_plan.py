@@ -19,6 +19,7 @@ from agent.steps import (
     Hold,
     Keep,
     Plan,
+    Power,
     Replace,
     Restart,
     Step,
@@ -244,6 +245,16 @@ def test_while_a_replacement_waits_for_its_next_try_the_old_machine_is_looked_af
     step = only(decide(wish, gone(running()), retries=[retry]))
     assert isinstance(step, Restart)
     assert step.spec == vm()
+
+
+def test_while_a_replacement_waits_its_power_is_obeyed() -> None:
+    """Sabotage: look after the old machine by its old document alone. What is wanted stopped is then started."""
+    wish = desired(vm(memory=1 << 30, power="stopped", depends_on=("db",)))
+    for found in (gone(running()), gone(replace(running(), started_at=None))):
+        assert not isinstance(only(decide(wish, found)), Create | Restart)
+    step = only(decide(wish, alive(running())))
+    assert isinstance(step, Power)
+    assert step.to == "stopped"
 
 
 def test_while_a_live_change_waits_for_its_next_try_the_machine_is_looked_after() -> None:
