@@ -26,6 +26,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 _DEADLINE = 300.0
 _LARGEST = 1 << 20
+LATE = (
+    *("aiohttp.web", "anyio._backends._asyncio", "paramiko", "psutil", "pycdlib", "qemu.qmp"),
+    *("rich.console", "rich.live", "zstandard"),
+)
+"""What the program imports only once it needs it."""
 
 
 def call(
@@ -85,7 +90,7 @@ def import_everything() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{name}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
-    for name in ("paramiko", "pycdlib", "qemu.qmp", "zstandard", "rich.live", "rich.console"):
+    for name in LATE:
         importlib.import_module(name)
 
 

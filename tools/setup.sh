@@ -60,8 +60,10 @@ python() {
     [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
     export UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}" UV_NO_PROGRESS=1
     [ -x .venv/bin/python ] || .tools/bin/uv venv --quiet --python "$(command -v python3)" .venv
-    .tools/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes "$lock"
+    .tools/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes "$lock"
     .tools/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+    # Every command would compile it anew where Python is told to write no bytecode.
+    .venv/bin/python -m compileall -q agent state tests
     echo "$now" >$stamp
 }
 

@@ -23,7 +23,7 @@ def sampled(what: str, number: int) -> None:
 
 def test_an_agent_killed_at_any_line_of_its_code_is_made_good_by_the_next() -> None:
     """Sabotage: start QEMU before its row is written, or record a step before it is done."""
-    sampled("lines", 60)
+    sampled("lines", 200)
 
 
 def test_any_write_sync_or_rename_may_fail() -> None:

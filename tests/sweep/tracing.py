@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,34 +21,38 @@ Line = tuple[str, int]
 
 def die_at(line: Line) -> None:
     """From now on."""
+    file, number = line
+    has_it = cache(lambda code: any(number == at for _, _, at in code.co_lines()))
 
-    def reached(found: Line) -> None:
-        if found == line:
+    def lines(frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "line" and frame.f_lineno == number:
             os.kill(os.getpid(), signal.SIGKILL)
+        return lines
 
-    _trace(reached)
+    def calls(frame: FrameType, _event: str, _argument: Any) -> Any:
+        code = frame.f_code
+        return lines if code.co_filename == file and has_it(code) else None
+
+    _trace(calls)
 
 
 def note(into: list[Line]) -> None:
     """From now on, each line once, in the order in which they are first reached."""
     seen: set[Line] = set()
 
-    def reached(found: Line) -> None:
-        if found not in seen:
+    def lines(frame: FrameType, event: str, _argument: Any) -> Any:
+        found = (frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and found not in seen:
             seen.add(found)
             into.append(found)
-
-    _trace(reached)
-
-
-def _trace(reached: Callable[[Line], None]) -> None:
-    def lines(frame: FrameType, event: str, _argument: Any) -> Any:
-        if event == "line":
-            reached((frame.f_code.co_filename, frame.f_lineno))
         return lines
 
     def calls(frame: FrameType, _event: str, _argument: Any) -> Any:
         return lines if frame.f_code.co_filename.startswith(OURS) else None
 
+    _trace(calls)
+
+
+def _trace(calls: Callable[[FrameType, str, Any], Any]) -> None:
     threading.settrace(calls)
     sys.settrace(calls)
