@@ -154,7 +154,10 @@ class Site:
         finally:
             process.terminate()
             assert process.wait(DEADLINE) is not None
-        assert process.returncode in (0, -signal.SIGKILL), self.log()
+        fine = {0, -signal.SIGKILL}
+        if f'"pid": {process.pid},' not in self.log():
+            fine.add(-signal.SIGTERM)  # it was told before it had begun
+        assert process.returncode in fine, self.log()
 
     def plan(self) -> list[tuple[str, str]]:
         """What `holdfast plan` says would be done: (action, name) of each step that changes something."""

@@ -130,10 +130,10 @@ def test_a_guest_that_never_boots_and_one_without_ssh_are_errors_of_the_machiner
     """One disk has nothing on it. The other boots, and looks for its seed where that is not, so that nobody has a login
     there: no SSH server is started."""
     jobs.write(
-        "mute", "echo never", "runs_on: mute", "timeouts: {boot: 10s}",
+        "mute", "echo never", "runs_on: mute", "timeouts: {boot: 4s}",
         "retries: {infrastructure: 1, interrupted: 0, script: 0}",
     )  # fmt: skip
-    jobs.write("deaf", "echo never", "runs_on: deaf", "timeouts: {boot: 20s}", NO_RETRIES)
+    jobs.write("deaf", "echo never", "runs_on: deaf", "timeouts: {boot: 15s}", NO_RETRIES)
     images = (jobs.site.desired / "images.yaml").read_text()
     deaf = f'  deaf: {{source: "{jobs.site.image}", ssh_user: tiny, machine: q35}}\n'
     jobs.site.write("images.yaml", images + deaf)
@@ -186,7 +186,7 @@ def test_an_agent_that_is_told_to_leave_lets_jobs_end_and_interrupts_those_that_
 ) -> None:
     jobs.write("quick", "echo begun\nsleep 4\necho done", NO_RETRIES)
     jobs.write("slow", FOR_EVER, NO_RETRIES)
-    with jobs.site.agent("--drain-timeout", "15s"):
+    with jobs.site.agent("--drain-timeout", "8s"):
         jobs.says("quick", "begun")
         jobs.says("slow", "begun")
     assert jobs.phase("quick", RunPhase.SUCCEEDED).exit_code == 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import resource
 import secrets
 import signal
 import subprocess
@@ -46,6 +48,40 @@ def test_kills_at_random_moments_leave_exactly_what_is_wanted(still: Site) -> No
             still.until(lambda: as_wanted(still, memory), f"round {number} has converged")  # noqa: B023
         assert still.item("steady")["pid"] == steady["pid"]
         assert still.paths.instance(steady["uid"]).disk.stat().st_ino == disk
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP])
+def test_what_ends_a_terminal_ends_no_vm(still: Site, how: signal.Signals) -> None:
+    """Ctrl-C and a hang-up go to every process of the terminal's group. Sabotage: start QEMU in the agent's session."""
+    still.vm("web")
+    with still.open("run", *still.source(), start_new_session=True) as agent:
+        before = still.ready("web")
+        os.killpg(agent.pid, how)
+        agent.communicate(timeout=DEADLINE)
+        assert agent.returncode in (0, -signal.SIGHUP)
+    assert list(still.processes()) == [before["pid"]]
+    with still.agent():
+        assert still.ready("web")["pid"] == before["pid"]
+
+
+def test_an_agent_without_descriptors_to_spare_harms_nobody_and_goes_on_when_it_has_some(
+    still: Site,
+) -> None:
+    """Sabotage: take a process that could not be looked at for one that is gone."""
+    still.vm("web")
+    with still.agent() as agent:
+        before = still.ready("web")
+        limits = resource.prlimit(agent.pid, resource.RLIMIT_NOFILE)
+        used = {int(one) for one in os.listdir(f"/proc/{agent.pid}/fd")}
+        resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, (max(used) + 2, limits[1]))
+        still.vm("db")
+        still.until(lambda: "Too many open files" in json.dumps(still.status()), "it is told")
+        assert agent.poll() is None, still.log()
+        assert still.item("web")["pid"] == before["pid"]
+        resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, limits)
+        still.ready("db")
+        after = still.ready("web")
+        assert (after["pid"], after["restarts"]) == (before["pid"], before["restarts"])
 
 
 def kill_at_some_moment(place: Site, chance: random.Random) -> None:

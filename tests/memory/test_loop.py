@@ -18,7 +18,7 @@ from state import database
 from state.ids import Digest, Name, Uid
 from state.lifecycle import Phase
 from state.observed import Listener, RunState, image_key
-from state.spec.resolved import Forward
+from state.spec.resolved import Forward, VmSpec
 from tests.builders import IMAGE, broken, desired, vm
 from tests.memory.world import Lab
 
@@ -561,6 +561,22 @@ async def test_an_agent_that_is_told_to_stop_does_not_wait_for_a_fetch(lab: Lab)
     async with lab.running():
         await lab.settled()
         assert set(lab.uids()) == {"web"}
+
+
+@pytest.mark.parametrize("operation", ["fetch", "prepare", "spawn"])
+async def test_a_document_that_changes_while_its_machine_is_made_ends_in_what_it_says_last(
+    lab: Lab, operation: str
+) -> None:
+    """Sabotage: let an edit begin a step of a name that has one under way."""
+    lab.host.delays[operation] = 0.05
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.until(lambda: lab.host.calls[operation] == 1, "it is being made")
+        lab.edit(desired(vm("web", memory=3 << 30)))
+        await lab.settled()
+        assert list(lab.uids().values()) == [lab.instance().uid]
+        assert VmSpec.from_canonical(lab.instance().spec).memory == 3 << 30
+        assert len(lab.host.guests) == 1
 
 
 async def test_a_source_that_does_not_answer_keeps_no_agent_from_leaving(lab: Lab) -> None:

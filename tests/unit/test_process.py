@@ -19,6 +19,7 @@ from agent.hypervisor.qemu.process import Handle
 from state.ids import Process
 from tests.waiting import eventually
 
+ROOT = Path(__file__).resolve().parents[2]
 BOOT = process.boot_id()
 
 
@@ -66,6 +67,41 @@ def test_a_process_that_differs_in_one_thing_is_another(change: dict[str, int]) 
     assert held is not None
     held.close()
     assert Handle.hold(replace(ours, **change)) is None  # type: ignore[arg-type]  # of mixed types
+
+
+REUSE = """\
+import subprocess
+from pathlib import Path
+from agent.hypervisor.qemu.process import Handle, identify
+
+def child():
+    return subprocess.Popen(["sleep", "60"])
+
+def end(process):
+    process.kill()
+    process.wait()
+
+first = child()
+was = identify(first.pid, "boot")
+end(first)
+while True:  # until a tick of the clock that start times are told in has passed
+    Path("/proc/sys/kernel/ns_last_pid").write_text(str(first.pid - 1))
+    again = child()
+    assert again.pid == first.pid
+    if identify(again.pid, "boot") != was:
+        break
+    end(again)
+held = Handle.hold(was)
+end(again)
+print(held)
+"""
+
+
+def test_a_pid_that_the_kernel_gave_to_another_process_is_not_taken_for_the_one_before() -> None:
+    """A pid namespace of its own, where the next pid can be chosen. Sabotage: compare the pid alone."""
+    words = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable]
+    told = subprocess.run([*words, "-c", REUSE], capture_output=True, text=True, cwd=ROOT)
+    assert (told.stdout, told.stderr) == ("None\n", "")
 
 
 def test_a_zombie_is_gone() -> None:

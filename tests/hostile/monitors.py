@@ -1,0 +1,42 @@
+"""A server in the place of QEMU's monitor that says what no QEMU would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+GREETING = b'{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}\n'
+WORDS = {
+    "bytes": b"\x00\xff\xfe garbage\n" * 100,
+    "half a greeting": GREETING[:40],
+    "a greeting of another shape": b'{"QMP": []}\n',
+    "no object": b"[1, 2, 3]\n",
+    "a line without an end": b"x" * (32 << 20),
+    "a deep one": b"[" * 100_000 + b"\n",
+    "silence after the greeting": GREETING,
+    "answers that nobody asked for": GREETING + b'{"return": {}, "id": "nobody"}\n' * 1000,
+    "events without an end": GREETING
+    + b'{"event": "RESET", "timestamp": {}, "data": {}}\n' * 10_000,
+    "an error without words": GREETING + b'{"error": 1}\n',
+}
+
+
+@asynccontextmanager
+async def saying(words: bytes, at: Path) -> AsyncIterator[None]:
+    """Say it to everybody who comes, and then nothing, and read whatever is said."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            writer.write(words)
+            await writer.drain()
+            while await reader.read(1 << 16):
+                pass
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, at)
+    try:
+        yield
+    finally:
+        server.close()
