@@ -106,13 +106,14 @@ def publish(
     return True
 
 
-def main(arguments: Sequence[str], build: Callable[[Path], bool]) -> int:
-    if len(arguments) != 1:
-        sys.stderr.write("usage: build.sh OUTPUT.qcow2\n")
+def main(arguments: Sequence[str], build: Callable[..., bool], *, more: str = "") -> int:
+    """`build` is called with the output and, where it takes `more`, with the words behind it."""
+    if not arguments or (len(arguments) > 1 and not more):
+        sys.stderr.write(f"usage: build.sh OUTPUT.qcow2{more and f' [{more}…]'}\n")
         return 64
     output = Path(arguments[0]).absolute()
     try:
-        built = build(output)
+        built = build(output, *arguments[1:])
     except FileNotFoundError as error:
         sys.stderr.write(f"{output.name}: {error} (the build host needs what `packages` names)\n")
         return 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from guests.apt import kernel_package, package_versions
@@ -99,13 +100,13 @@ def debian_sources() -> str:
     return sources
 
 
-def bootstrap(work: Path) -> Path:
+def bootstrap(work: Path, more: Sequence[str]) -> Path:
     root, sources = work / "root", work / "sources.list"
     sources.write_text(debian_sources())
     # The initramfs is made while the kernel is installed: its settings have to be there by then.
     initramfs = OVERLAY / "etc/initramfs-tools"
     run(
-        "mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join((KERNEL, *PACKAGES))}",
+        "mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join((KERNEL, *PACKAGES, *more))}",
         '--aptopt=APT::Install-Recommends "false"',
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED),
         f'--essential-hook=mkdir -p "$1/etc/initramfs-tools" && cp -r "{initramfs}/." "$1/etc/initramfs-tools/"',
@@ -128,8 +129,8 @@ def configure(root: Path) -> None:
     run("chroot", root, "systemctl", "mask", *MASKED)
 
 
-def write_disk(work: Path) -> Path:
-    root, disk, core = bootstrap(work), work / "disk.raw", work / "core.img"
+def write_disk(work: Path, more: Sequence[str]) -> Path:
+    root, disk, core = bootstrap(work, more), work / "disk.raw", work / "core.img"
     configure(root)
     (work / "grub.cfg").write_text(GRUB_CONFIG)
     run(
@@ -154,13 +155,15 @@ def write_disk(work: Path) -> Path:
     return disk
 
 
-def build(output: Path) -> bool:
-    """Build OUTPUT unless it is there and current; say whether anything was done."""
-    versions = package_versions((kernel_package(KERNEL), *PACKAGES, *WATCHED))
+def build(output: Path, *more: str) -> bool:
+    """Build OUTPUT, with `more` packages, unless it is there and current; say whether anything was done."""
+    versions = package_versions((kernel_package(KERNEL), *PACKAGES, *WATCHED, *more))
     if os.geteuid() != 0:
         raise BuildError("mmdebstrap needs root here")
-    return publish(output, inputs_digest(HERE, versions), write_disk, compress=True)
+    return publish(
+        output, inputs_digest(HERE, versions), lambda work: write_disk(work, more), compress=True
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], build))
+    sys.exit(main(sys.argv[1:], build, more="PACKAGE"))

@@ -31,6 +31,8 @@ from state.records import LedgerUnreadable, Reader
 from tests import zygote
 from tests.bootsectors import write_disk
 
+Started = subprocess.Popen[bytes] | zygote.Forked
+"""An agent that was started."""
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 300.0
 """Seconds for anything that takes a guest's boot: five under emulation for the tiny one, ninety for a cloud image, and
@@ -105,12 +107,14 @@ class Site:
 
     # Commands
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
+    def start(self, *words: str) -> Started:
         """The program, with its output in `agent.log`."""
-        log = (self.state.parent / "agent.log").open("ab")
-        with log:
-            return subprocess.Popen(
-                self.words("run", *self.source(), *words), stdout=log, stderr=log, cwd=ROOT
+        whole = self.words("run", *self.source(), *words)
+        with (self.state.parent / "agent.log").open("ab") as log, open(os.devnull, "rb") as none:
+            if self.within:
+                return subprocess.Popen(whole, stdin=none, stdout=log, stderr=log, cwd=ROOT)
+            return zygote.start(
+                whole[3:], env=os.environ, cwd=ROOT, stdin=none, stdout=log, stderr=log
             )
 
     def call(self, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -146,7 +150,7 @@ class Site:
         ]  # fmt: skip
 
     @contextmanager
-    def agent(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    def agent(self, *words: str) -> Iterator[Started]:
         """An agent that runs while the block does, and is then told to stop."""
         process = self.start(*words)
         try:

@@ -37,7 +37,9 @@ def test_a_vm_waits_for_the_service_that_it_depends_on_and_outlives_its_failure(
         assert waiting["message"].startswith("db is not ready (its health check fails")
         assert len(tiny.processes()) == 1
 
-        tiny.until(lambda: tiny.call("ssh", "db", "--", SERVE).returncode == 0, "it serves")
+        console = tiny.paths.instance(item["uid"]).console_log
+        tiny.until(lambda: "holdfast-guest: ready" in console.read_text("latin-1"), "it is up")
+        tiny.ssh("db", SERVE)
         tiny.ready("db")
         web = tiny.ready("web")
         tiny.ssh("db", "killall httpd")

@@ -45,9 +45,9 @@ def test_no_live_edit_touches_the_process_and_each_does_what_it_says(
         ports = f"disk: 1GiB\nports: [{{host: {first}, guest: 8000}}]"
         edited(ports, "ports ")
         assert tiny.item("web")["ports"] == [{"address": "127.0.0.1", "host": first, "guest": 8000}]
-        assert heard(first) == b"hello"
+        assert heard(tiny, first) == b"hello"
         edited(ports.replace(str(first), str(second)), "ports ")
-        assert heard(second) == b"hello"
+        assert heard(tiny, second) == b"hello"
         assert listening(before["pid"]) == {ssh, ("127.0.0.1", second)}
         edited("disk: 1GiB", "ports ")
         assert listening(before["pid"]) == {ssh}
@@ -69,7 +69,12 @@ def test_no_live_edit_touches_the_process_and_each_does_what_it_says(
         assert [one[: len(edit)] for one, edit in zip(told, edits, strict=True)] == edits
 
 
-def heard(port: int) -> bytes:
-    """What the guest says there."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as line:
-        return line.recv(5)
+def heard(site: Site, port: int) -> bytes:
+    """What the guest says there, which between two clients listens for a moment to nobody."""
+
+    def said() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as line:
+            return line.recv(5)
+
+    words: bytes = site.until(said, f"the guest answers on port {port}")
+    return words

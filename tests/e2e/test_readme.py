@@ -142,3 +142,14 @@ def test_every_link_of_the_documentation_leads_somewhere() -> None:
     for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), ROOT / "tests/README.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_every_test_that_the_documentation_names_is_there() -> None:
+    named = [
+        test
+        for page in ROOT.glob("docs/**/*.md")
+        for test in re.findall(r"`(tests/\w+/\w+\.py)::(\w+)`", page.read_text())
+    ]
+    assert len(named) > 50
+    for file, name in named:
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(), re.M), (file, name)

@@ -12,7 +12,7 @@ import pytest
 
 from state.runs import RunPhase
 from tests.e2e.jobs import NO_RETRIES, Jobs
-from tests.e2e.site import DEADLINE, Site
+from tests.e2e.site import DEADLINE, Site, Started
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(400)]
 
@@ -30,7 +30,7 @@ def boot(place: Site) -> None:
         pytest.skip(f"no file can be mounted over another here: {tried.stderr}")
 
 
-def power_off(place: Site, agent: subprocess.Popen[bytes]) -> None:
+def power_off(place: Site, agent: Started) -> None:
     """The host goes down hard."""
     agent.kill()
     agent.wait(DEADLINE)

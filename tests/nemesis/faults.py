@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tests.e2e.jobs import JOB
-from tests.e2e.site import DEADLINE, Site
+from tests.e2e.site import DEADLINE, Site, Started
 
 MEMORIES = ("96MiB", "104MiB")
 
@@ -27,7 +27,7 @@ class Nemesis:
         self.did: Counter[str] = Counter()
         self.wanted: dict[str, tuple[str, str]] = {}
         self.jobs: dict[str, int] = {}
-        self._agent: subprocess.Popen[bytes] | None = None
+        self._agent: Started | None = None
         self._stopped: set[int] = set()
         self._stolen: list[socket.socket] = []
 

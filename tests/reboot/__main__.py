@@ -1,0 +1,186 @@
+"""`python -m tests.reboot IMAGE`: an agent inside a VM, as a service of Debian, and its own VMs inside that; then the
+power of the outer VM is cut and it boots again. Status 1 if anything of the inner ones is not as it was.
+
+The outer VM is kept by holdfast too. Everything is emulated, twice over within: it takes minutes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.site import ROOT, Site, image_path, site
+
+DEADLINE = 1800.0
+STATE = "/var/lib/holdfast"
+HOST = "cpus: 2\ndisk: 8GiB"
+INNER = {
+    "images.yaml": """\
+api: holdfast/v1
+kind: images
+name: default
+default_label: tiny
+images:
+  tiny: {source: /srv/images/tiny.qcow2, ssh_user: tiny, boot_timeout: 20m}
+""",
+    "db.yaml": "{api: holdfast/v1, kind: vm, name: db, memory: 96MiB}\n",
+    "web.yaml": "{api: holdfast/v1, kind: vm, name: web, memory: 96MiB, depends_on: [db]}\n",
+}
+JOB = """\
+api: holdfast/v1
+kind: job
+name: cut
+runs_on: tiny
+timeouts: {boot: 20m, silence: 1h, total: 2h}
+retries: {infrastructure: 0, interrupted: 0, script: 0}
+script: |
+  #!/bin/sh
+  echo begun
+  sleep 100000
+"""
+UNIT = f"""\
+[Unit]
+Description=holdfast
+[Service]
+Environment=PYTHONPATH=/srv/holdfast
+ExecStart=/usr/bin/python3 -m agent run --state {STATE} --desired /srv/desired --image-root /srv/images --accel tcg
+KillMode=process
+Restart=always
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def packed(packages: Path, tiny: Path) -> bytes:
+    """What the outer VM is given, as tar(1) unpacks it at its root."""
+    into = io.BytesIO()
+    with tarfile.open(fileobj=into, mode="w:gz", compresslevel=1) as archive:
+        archive.add(packages, "srv/holdfast")
+        for name in ("agent", "state"):
+            archive.add(ROOT / name, f"srv/holdfast/{name}")
+        archive.add(tiny, "srv/images/tiny.qcow2")
+        texts = {f"srv/desired/{name}": text for name, text in INNER.items()}
+        texts["etc/systemd/system/holdfast.service"] = UNIT
+        for path, text in texts.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return into.getvalue()
+
+
+class Host:
+    """The outer VM, and what its agent says."""
+
+    def __init__(self, place: Site) -> None:
+        self._place = place
+
+    def run(self, command: str, stdin: bytes = b"") -> str:
+        told = self._place.call(
+            "ssh", "host", "--", f"sudo sh -c {shlex.quote(command)}", stdin=stdin
+        )
+        assert told.returncode == 0, told
+        return told.stdout.decode()
+
+    def holdfast(self, words: str) -> str:
+        return self.run(
+            f"cd / && PYTHONPATH=/srv/holdfast python3 -m agent {words} --state {STATE}"
+        )
+
+    def items(self) -> dict[str, dict[str, Any]]:
+        told = self._place.call(
+            "ssh", "host", "--",
+            f"sudo env PYTHONPATH=/srv/holdfast python3 -m agent status -o json --state {STATE}",
+        )  # fmt: skip
+        items = json.loads(told.stdout)["items"] if told.returncode == 0 else []
+        return {one["name"]: one for one in items}
+
+    def ready(self, what: str, *names: str) -> dict[str, dict[str, Any]]:
+        """Wait until all of them are; their items."""
+
+        def look() -> dict[str, dict[str, Any]]:
+            items = self.items()
+            return items if all(items.get(name, {}).get("ready") for name in names) else {}
+
+        found: dict[str, dict[str, Any]] = self._place.until(look, what, DEADLINE)
+        return found
+
+
+def check(place: Site, packages: Path) -> list[str]:
+    """What is not as it should be."""
+    host, began = Host(place), time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"{time.monotonic() - began:5.0f} s  {what}", flush=True)
+
+    place.vm("host", memory="3GiB", more=HOST)
+    with place.agent():
+        before = place.ready("host")
+        say("the outer VM is ready")
+        host.run(
+            "tar xzf - -C /", packed(packages, image_path("HOLDFAST_TINY_IMAGE", "tiny.qcow2"))
+        )
+        host.run("systemctl daemon-reload && systemctl enable --now --quiet holdfast")
+        say("an agent runs in it")
+        first = host.ready("the inner VMs are ready", "db", "web")
+        say("its VMs are ready")
+        host.holdfast("ssh web -- 'echo kept >/persist/mark && sync'")
+        host.run("cat >/srv/desired/cut.yaml", JOB.encode())
+        place.until(lambda: "begun" in host.holdfast("logs cut || true"), "the job runs", DEADLINE)
+        say("a job runs; now the power is cut")
+        boot = host.run("cat /proc/sys/kernel/random/boot_id")
+        place.kill(before["pid"])
+        place.until(lambda: place.item("host").get("restarts") == 1, "it is started again")
+        place.ready("host")
+        say("the outer VM has booted again")
+        second = host.ready("the inner VMs are ready again", "db", "web")
+        say("its VMs are ready again")
+        events = host.holdfast("events")
+        wrong = [
+            f"{name}: {key} was {first[name][key]} and is {second[name][key]}"
+            for name in ("db", "web")
+            for key in ("uid", "ssh", "generation")
+            if first[name][key] != second[name][key]
+        ]
+        if host.run("cat /proc/sys/kernel/random/boot_id") == boot:
+            wrong.append("it was not booted again")
+        if (kept := host.holdfast("ssh web -- cat /persist/mark")) != "kept\n":
+            wrong.append(f"what was written to web's disk is {kept!r}")
+        if second["cut"]["phase"] != "interrupted":
+            wrong.append(f"the job is {second['cut']['phase']}: {second['cut']['message']}")
+        running = host.run("pgrep -c qemu-system || true").strip()
+        if running != "2":
+            wrong.append(f"{running} QEMUs run in it")
+        if wrong:
+            wrong.append(events)
+        host.run("systemctl stop holdfast")
+    return wrong
+
+
+def main() -> int:
+    """Print what came of it."""
+    with tempfile.TemporaryDirectory() as directory:
+        lock = ROOT / "requirements/runtime.lock"
+        subprocess.run(
+            [ROOT / ".tools/bin/uv", "pip", "install", "--quiet", "--require-hashes", "-r", lock,
+             "--target", directory, "--python-version", "3.11", "--python", sys.executable],
+            check=True, env={**os.environ, "UV_NO_PROGRESS": "1"},
+        )  # fmt: skip
+        with site(Path(sys.argv[1]).resolve(), "debian") as place:
+            wrong = check(place, Path(directory))
+    for one in wrong:
+        print(f"violation: {one}")
+    print(f"a host lost its power and came back: {len(wrong)} violations")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
