@@ -43,8 +43,8 @@ def say(word: str, message: str, **fields: object) -> None:
 _BAD = frozenset(
     {
         "AbsenceUnproven", "BootTimeout", "Bug", "Crashed", "IOError", "ImageUnavailable",
-        "InvalidDocument", "NoFreePort", "NotEnoughMemory", "Panicked", "PortTaken", "Reaped",
-        "SourceUnreadable", "Unknown", "Unresponsive",
+        "InvalidDocument", "NoCapacity", "NoFreePort", "NotEnoughDisk", "NotEnoughMemory", "Panicked",
+        "PortTaken", "Reaped", "SourceUnreadable", "Unknown", "Unresponsive",
     }
 )  # fmt: skip
 """Reasons that somebody should look at, beside those that end in `Failed`."""

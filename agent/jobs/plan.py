@@ -176,14 +176,14 @@ class JobsPass:
         order = {one: at for at, one in enumerate(turns.begin)}
         ready.sort(key=lambda one: order.get(one[2].id, len(order)))
         for wanted, run, candidate in ready:
-            never = turns.too_large.get(candidate.id)
-            why = never or turns.waits.get(candidate.id, "")
+            never = turns.never.get(candidate.id)
+            why = never.why if never else turns.waits.get(candidate.id, "")
             if candidate.id in order:
                 yield self._begin(wanted, run)
             elif run is None:
                 yield self._enqueue(wanted, why)
             else:
-                yield _wait(wanted, "NotEnoughMemory" if never else "Capacity", why, None)
+                yield _wait(wanted, never.reason if never else "Capacity", why, None)
 
     def _begin(self, wanted: WantedJob, run: Run | None) -> Step:
         birth = self._births.choose(_as_vm(wanted), None, [], kind="job")

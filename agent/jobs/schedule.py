@@ -3,7 +3,7 @@
 Runs stand in one line: the highest priority first, then the oldest. What all of them share (places and memory) goes
 strictly by the line, so that a large run is not overtaken for ever by small ones behind it. What belongs to one label
 goes by that label alone: a label that has no room lets the others past, and holds none of the places. A run that would
-find too little memory though no other ran stands in nobody's way: nothing that the line does brings its turn nearer.
+find too little room though no other ran stands in nobody's way: nothing that the line does brings its turn nearer.
 """
 
 from __future__ import annotations
@@ -40,13 +40,21 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
+class Never:
+    """Why no end of another run brings the turn of this one: a word for programs, and a sentence."""
+
+    reason: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Turns:
-    """`begin` in the order of the line; `waits` says for every other queued run what it waits for, and `too_large` for
-    those to which no end of another run brings their turn."""
+    """`begin` in the order of the line; `waits` says for every other queued run what it waits for, and `never` for
+    those that wait for nothing that other runs could give."""
 
     begin: tuple[RunId, ...]
     waits: Mapping[RunId, str]
-    too_large: Mapping[RunId, str] = field(default_factory=dict)
+    never: Mapping[RunId, Never] = field(default_factory=dict)
 
 
 def schedule(queued: Iterable[Candidate], active: Iterable[Candidate], room: Room) -> Turns:
@@ -57,13 +65,17 @@ def schedule(queued: Iterable[Candidate], active: Iterable[Candidate], room: Roo
     places, memory, disk = room.places - len(under_way), room.memory, room.disk
     begin: list[RunId] = []
     waits: dict[RunId, str] = {}
-    too_large: dict[RunId, str] = {}
-    most = None if memory is None else memory + sum(one.memory for one in under_way)
+    never: dict[RunId, Never] = {}
+    idle = Room(
+        room.places,
+        room.labels,
+        None if memory is None else memory + sum(one.memory for one in under_way),
+        None if disk is None else disk + sum(one.disk for one in under_way),
+    )
     blocked = ""
     for one in line:
-        if most is not None and one.memory > most:
-            needs = f"memory: it needs {format_size(one.memory)}"
-            too_large[one.id] = f"{needs}, {_left(most)} free where no job runs"
+        if (why := _never(one, idle)) is not None:
+            never[one.id] = why
             continue
         full = next((label for label in sorted(one.labels) if _full(label, busy, room)), None)
         if full is not None:
@@ -78,7 +90,23 @@ def schedule(queued: Iterable[Candidate], active: Iterable[Candidate], room: Roo
         places -= 1
         memory = None if memory is None else memory - one.memory
         disk = None if disk is None else disk - one.disk
-    return Turns(tuple(begin), waits, too_large)
+    return Turns(tuple(begin), waits, never)
+
+
+def _never(one: Candidate, idle: Room) -> Never | None:
+    """Why it would not begin though no other ran: `idle` is what there is then."""
+    if (
+        label := next((one for one in sorted(one.labels) if idle.labels.get(one) == 0), None)
+    ) is not None:
+        return Never("NoCapacity", f"capacity: {label} may have 0 jobs here")
+    for reason, word, needs, most in (
+        ("NotEnoughMemory", "memory", one.memory, idle.memory),
+        ("NotEnoughDisk", "disk", one.disk, idle.disk),
+    ):
+        if most is not None and needs > most:
+            why = f"{word}: it needs {format_size(needs)}, {_left(most)} free where no job runs"
+            return Never(reason, why)
+    return None
 
 
 def _full(label: str, busy: Counter[str], room: Room) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.jobs.schedule import Candidate, Room, schedule
+from agent.jobs.schedule import Candidate, Never, Room, schedule
 from state.ids import RunId
 
 GIB = 1 << 30
@@ -32,7 +32,7 @@ def test_places_memory_and_disk_are_told_with_what_there_is() -> None:
     assert told == {"1": "memory: the first in line needs 4GiB, 3GiB are free"}
     told = schedule([big], [one("2", memory=5 * GIB)], Room(2, memory=-GIB)).waits
     assert told == {"1": "memory: the first in line needs 4GiB, none is free"}
-    told = schedule([big], [], Room(1, disk=GIB // 2)).waits
+    told = schedule([big], [one("2")], Room(2, disk=GIB // 2)).waits
     assert told == {"1": "disk: the first in line needs 1GiB, 512MiB are free"}
 
 
@@ -41,4 +41,11 @@ def test_what_would_not_fit_if_no_other_ran_is_told_so_and_overtaken() -> None:
     turns = schedule([one("1", memory=9 * GIB), one("3", at=1.0)], [one("2")], Room(9, memory=GIB))
     assert turns.begin == ("3",)
     assert turns.waits == {}
-    assert turns.too_large == {"1": "memory: it needs 9GiB, 2GiB are free where no job runs"}
+    why = "memory: it needs 9GiB, 2GiB are free where no job runs"
+    assert turns.never == {"1": Never("NotEnoughMemory", why)}
+    turns = schedule([one("1"), one("3", at=1.0)], [], Room(9, disk=GIB // 2))
+    assert set(turns.never) == {"1", "3"}
+    assert {one.reason for one in turns.never.values()} == {"NotEnoughDisk"}
+    turns = schedule([one("1"), one("3", "other", at=1.0)], [], Room(9, {"debian": 0}))
+    assert turns.begin == ("3",)
+    assert turns.never == {"1": Never("NoCapacity", "capacity: debian may have 0 jobs here")}
