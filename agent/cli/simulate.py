@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -62,25 +63,59 @@ def simulate(seed: int, steps: int, machines: int, histories: int, output: str) 
             [sys.executable, "-m", "agent", *sys.argv[1:]],
             os.environ | {"PYTHONHASHSEED": _HASHES},
         )
-    from agent.simulation.history import live
-
-    began, all_told = time.monotonic(), []
+    began, memory = time.monotonic(), {os.getpid(): _peak_memory()}
+    all_told: list[Told] = []
     on_terminal = output == "text" and sys.stderr.isatty()
-    for at in range(histories):
 
-        def progress(said: str, at: int = at) -> None:
-            if on_terminal:
-                click.echo(f"\r\033[Khistory {at + 1} of {histories}: {said}", nl=False, err=True)
+    def progress(said: str) -> None:
+        if on_terminal:
+            click.echo(f"\r\033[K{said}", nl=False, err=True)
 
-        told = live(seed + at, steps, machines, progress)
+    for told, pid, peak in _lived(range(seed, seed + histories), steps, machines, progress):
         all_told.append(told)
+        memory[pid] = peak
+        progress("")
         if told.violations and output == "text":
             _tell_broken(told)
-    if on_terminal:
-        click.echo("\r\033[K", nl=False, err=True)
-    found = _summed(all_told, time.monotonic() - began)
+        progress(f"{len(all_told)} of {histories} histories")
+    progress("")
+    found = _summed(all_told, time.monotonic() - began, sum(memory.values()))
     click.echo(json.dumps(found, indent=1) if output == "json" else _sentence(found))
     return 1 if found["violations"] else 0
+
+
+_Lived = tuple["Told", int, int]
+"""A history, the process that it was lived in, and the bytes that this has needed at most."""
+
+
+def _lived(
+    seeds: range, steps: int, machines: int, progress: Callable[[str], None]
+) -> Iterator[_Lived]:
+    """One history for each seed, in the order of the seeds; several at once where there are processors for it."""
+    at_once = min(len(os.sched_getaffinity(0)), len(seeds))
+    if at_once == 1:
+        for seed in seeds:
+            yield _live(seed, steps, machines, progress)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from functools import partial
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as processes:
+        one = partial(_live, steps=steps, machines=machines)
+        yield from processes.map(one, seeds, chunksize=min(8, -(-len(seeds) // at_once)))
+
+
+def _live(
+    seed: int, steps: int, machines: int, progress: Callable[[str], None] = lambda _: None
+) -> _Lived:
+    from agent.simulation.history import live
+
+    return live(seed, steps, machines, progress), os.getpid(), _peak_memory()
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _tell_broken(told: Told) -> None:
@@ -91,7 +126,7 @@ def _tell_broken(told: Told) -> None:
     )
 
 
-def _summed(all_told: list[Told], took: float) -> dict[str, Any]:
+def _summed(all_told: list[Told], took: float, memory: int) -> dict[str, Any]:
     happened: dict[str, int] = {}
     for told in all_told:
         for what, count in told.happened.items():
@@ -107,7 +142,7 @@ def _summed(all_told: list[Told], took: float) -> dict[str, Any]:
         "violations": sum(len(told.violations) for told in all_told),
         "simulated_seconds": round(sum(told.seconds for told in all_told), 3),
         "took_seconds": round(took, 3),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": memory,
     }
 
 
