@@ -106,11 +106,14 @@ def _item(
         reason, message = "Gone", "its process is gone, and no agent has seen to it yet"
     spec = json.loads(instance.spec)
     unasked = not spec["image"]["nocloud"] and not spec.get("health")
+    ready = phase == "running" and (instance.ready_at is not None or unasked)
+    if instance.kind == "vm" and phase == "running" and not unasked:
+        reason, message = _since(instance, ready, reason, message)
     return _blank(name) | {
         "generation": instance.generation,
         "uid": instance.uid,
         "phase": phase,
-        "ready": phase == "running" and (instance.ready_at is not None or unasked),
+        "ready": ready,
         "reason": reason,
         "message": message,
         "pid": instance.process.pid if instance.process and running else None,
@@ -144,6 +147,17 @@ def _blank(name: Name) -> dict[str, Any]:
         "accel": None, "labels": {}, "ssh": None, "ports": [], "spec_digest": None,
         "source": None, "started_at": None, "restarts": 0,
     }  # fmt: skip
+
+
+def _since(instance: Instance, ready: bool, reason: str, message: str) -> tuple[str, str]:
+    """Why it is (not) ready. That it became so is recorded at once; what a pass finds of it, only by the next one."""
+    if ready and reason in ("Booting", "BootTimeout", "RebootLoop", "Unhealthy"):
+        return "Ready", "it has become ready"
+    if not ready and reason == "Ready" and instance.unhealthy:
+        return "Unhealthy", f"its health check fails: {instance.unhealthy}"
+    if not ready and reason == "Ready":
+        return "Booting", "it has become unready"
+    return reason, message
 
 
 def _phase(instance: Instance, reason: str, running: bool) -> str:

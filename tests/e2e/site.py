@@ -254,8 +254,6 @@ class Site:
         def look() -> dict[str, Any] | None:
             item = self.item(name)
             fits = all(item.get(key) == value for key, value in more.items())
-            # Ready is recorded at once, and why it was not by the next pass.
-            fits &= item.get("reason") != "Booting"
             return item if item.get("ready") and fits else None
 
         self.until(look, f"{name} is ready {more}")

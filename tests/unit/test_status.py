@@ -177,6 +177,19 @@ def test_one_that_has_not_answered_is_not_ready_unless_nobody_can_ask_it(ledger:
     assert found["mute"]["ssh"] is None
 
 
+def test_why_it_is_ready_or_not_agrees_with_whether_it_is(ledger: Ledger) -> None:
+    """Sabotage: tell what the last pass found. It is ready then because it does not answer over SSH."""
+    booting = replace(READY, reason="Booting", message="it does not answer over SSH yet")
+    found = item(ledger, running(), findings=[booting])
+    assert (found["ready"], found["reason"]) == (True, "Ready")
+    found = item(ledger, running(ready_at=None), findings=[READY])
+    assert (found["ready"], found["reason"]) == (False, "Booting")
+    ill = running(ready_at=None, unhealthy="tcp 80: refused")
+    found = item(ledger, ill, findings=[READY])
+    assert (found["ready"], found["reason"]) == (False, "Unhealthy")
+    assert found["message"] == "its health check fails: tcp 80: refused"
+
+
 @pytest.mark.parametrize("phase", [Phase.STOPPING, Phase.STOPPED, Phase.CRASHED, Phase.PENDING])
 def test_what_does_not_run_is_told_by_its_recorded_phase(ledger: Ledger, phase: Phase) -> None:
     one = instance(phase=phase, cause=Cause.NONE)
