@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,17 @@ Point = tuple[Scenario, Line]
 DEADLINE = 60.0
 """Seconds for any agent of a sweep."""
 _FAILED = 99
+
+
+Share = tuple[int, int]
+"""Which of how many parts of all points: each part may be swept in a process of its own."""
+ALL: Share = (0, 1)
+
+
+def falls_to(share: Share, point: object) -> bool:
+    """Whether a point is in the share, whatever else was found beside it."""
+    part, parts = share
+    return zlib.crc32(repr(point).encode()) % parts == part
 
 
 @dataclass
@@ -85,8 +97,13 @@ def ground() -> Iterator[Ground]:
         shutil.rmtree(root)
 
 
-def sweep(sample: int | None, seed: int, told: Callable[[str], None] = lambda _: None) -> Told:
-    """Kill at every line, or at `sample` of them; `seed` says which, and in the midst of what."""
+def sweep(
+    sample: int | None,
+    seed: int,
+    share: Share = ALL,
+    told: Callable[[str], None] = lambda _: None,
+) -> Told:
+    """Kill at every line of the share, or at `sample` of them; `seed` says which, and in the midst of what."""
     import_everything()
     began, found = time.monotonic(), Told()
     with ground() as here:
@@ -96,6 +113,7 @@ def sweep(sample: int | None, seed: int, told: Callable[[str], None] = lambda _:
         chance = random.Random(seed)  # noqa: S311 - the same each time is the point
         points = _points(here, chance)
         found.lines = Counter(scenario.name for scenario, _ in points)
+        points = [point for point in points if falls_to(share, point[1])]
         if sample is not None:
             points = chance.sample(points, min(sample, len(points)))
         for scenario, line in _in_order(points):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from tests.bootsectors import write_disk
 from tests.e2e.site import STILL_IMAGES
-from tests.sweep.engine import DEADLINE, Told, ground
+from tests.sweep.engine import ALL, DEADLINE, Share, Told, falls_to, ground
 from tests.sweep.scenarios import Ground
 
 CALLS = ("write", "pwrite64", "fsync", "fdatasync", "rename", "fallocate")
@@ -32,8 +32,13 @@ class Operation:
     error: str
 
 
-def sweep(sample: int | None, seed: int, told: Callable[[str], None] = lambda _: None) -> Told:
-    """Each operation with each error, or `sample` of them, chosen by `seed`."""
+def sweep(
+    sample: int | None,
+    seed: int,
+    share: Share = ALL,
+    told: Callable[[str], None] = lambda _: None,
+) -> Told:
+    """Each operation of the share with each error, or `sample` of them, chosen by `seed`."""
     began, found = time.monotonic(), Told()
     with ground() as here:
         here.site.vm("steady", memory="32MiB", more="stop_timeout: 0s")
@@ -42,6 +47,7 @@ def sweep(sample: int | None, seed: int, told: Callable[[str], None] = lambda _:
         points = _points(here)
         for point in points:
             found.lines[point.call] += 1
+        points = [point for point in points if falls_to(share, point)]
         if sample is not None:
             chance = random.Random(seed)  # noqa: S311 - the same each time is the point
             points = chance.sample(points, min(sample, len(points)))
