@@ -239,14 +239,20 @@ class Site:
     def _marked(self, words: list[str]) -> bool:
         return any(str(self._mark) in word for word in words)
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
-        """Wait for the world; the first true answer."""
+    def until(
+        self,
+        condition: Callable[[], Any],
+        what: str,
+        seconds: float = DEADLINE,
+        every: float = 0.05,
+    ) -> Any:
+        """Wait for the world, looking `every` so many seconds; the first true answer."""
         waiting, end = threading.Event(), time.monotonic() + seconds
         while True:
             if answer := condition():
                 return answer
             assert time.monotonic() < end, f"not within {seconds:g} s: {what}\n{self.log()}"
-            waiting.wait(0.05)
+            waiting.wait(every)
 
     def ready(self, name: str, **more: Any) -> dict[str, Any]:
         """Wait until a name is ready, and as `more` says; its item."""
