@@ -44,7 +44,8 @@ _BAD = frozenset(
     {
         "AbsenceUnproven", "BootTimeout", "Bug", "Crashed", "IOError", "ImageUnavailable",
         "InvalidDocument", "NoCapacity", "NoFreePort", "NotEnoughDisk", "NotEnoughMemory", "Panicked",
-        "PortTaken", "Reaped", "SourceUnreadable", "Unknown", "Unresponsive",
+        "PortTaken", "Reaped", "RunError", "RunInterrupted", "RunTimeout", "SourceUnreadable",
+        "Unhealthy", "Unknown", "Unresponsive",
     }
 )  # fmt: skip
 """Reasons that somebody should look at, beside those that end in `Failed`."""

@@ -13,7 +13,7 @@ from state.history import Event, Finding
 from state.ids import Name
 from state.ledger import Ledger
 from state.observed import Instance, Observed
-from state.records import SOURCE_KEY
+from state.records import GONE_BACK_KEY, SOURCE_KEY
 
 _QUIET = frozenset({"acting", "advice"})
 _EXPECTED = frozenset(
@@ -53,16 +53,22 @@ class Recorder:
         self._findings = ledger.reader.findings()
         self._held: Holds = held(self._findings.values())
         self._source = ledger.reader.meta(SOURCE_KEY)
+        self._back = ledger.reader.meta(GONE_BACK_KEY) or "{}"
 
     def record(self, done: Pass, wall: float) -> None:
         """Write the findings, where documents stand now, and which source it was. `wall` is Unix time."""
         new = dated(findings(done.plan, done.desired), self._findings, wall)
+        if done.desired.unproven is not None:
+            # A job that has ended is not gone because its document cannot be looked for.
+            new = {key: one for key, one in self._findings.items() if _of_a_job(one)} | new
         gone = self._findings.keys() - new.keys()
         fresh = {key: one for key, one in new.items() if self._findings.get(key) != one}
         moved = _moved(done)
         holds, over = ended(self._held, held(new.values()), done.desired, done.plan)
         source = json.dumps(asdict(done.desired.source), sort_keys=True)
-        if not (gone or fresh or moved or over or source != self._source):
+        back = json.dumps(_gone_back(done), sort_keys=True)
+        meta = {SOURCE_KEY: source, GONE_BACK_KEY: back}
+        if not (gone or fresh or moved or over or (source, back) != (self._source, self._back)):
             self._held = holds
             return
         with self._ledger.transaction() as change:
@@ -76,8 +82,24 @@ class Recorder:
                 change.event(_released(name, self._held[name], step, done.id, wall))
             for instance in moved:
                 change.put_instance(instance)
-            change.put_meta(SOURCE_KEY, source)
-        self._findings, self._held, self._source = new, holds, source
+            for key, value in meta.items():
+                change.put_meta(key, value)
+        self._findings, self._held = new, holds
+        self._source, self._back = source, back
+
+
+def _of_a_job(finding: Finding) -> bool:
+    return finding.scope == "kept" and finding.kind == "job"
+
+
+def _gone_back(done: Pass) -> dict[str, str]:
+    """Jobs whose documents say again what an earlier run than the latest has run, and that run."""
+    latest = {run.name: run.id for run in done.observed.runs}
+    return {
+        step.name: step.run
+        for step in done.plan.steps
+        if isinstance(step, Keep) and step.run is not None and step.run != latest.get(step.name)
+    }
 
 
 def _moved(done: Pass) -> list[Instance]:

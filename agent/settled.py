@@ -57,6 +57,8 @@ def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:
     match step:
         case Keep(reason=reason) | Wait(reason=reason) if reason in _UNDER_WAY:
             return None
+        case Wait(kind="job", reason="Unresponsive"):
+            return None  # its clocks end it
         case Keep(kind="job"):
             return _succeeded(step, desired, observed)
         case Keep(reason=reason):

@@ -7,7 +7,7 @@ nobody keeps can say `running` of a machine that is gone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from state.ids import Name
 from state.lifecycle import Phase
 from state.observed import Instance
 from state.records import SOURCE_KEY, Reader
+from state.runs import Run
 
 
 def status(
@@ -36,7 +37,7 @@ def status(
         for instance in reader.instances():
             instances[instance.name] = _current(instances.get(instance.name), instance)
         sockets = reader.qmp_sockets()
-        runs = {run.name: run for run in reader.runs()}
+        runs = reader.spoken_of()
         source = json.loads(reader.meta(SOURCE_KEY) or "null")
     of_name = {one.name: one for key, one in findings.items() if key.startswith("vm/") and one.name}
     of_job = {one.name: one for key, one in findings.items() if key.startswith("job/") and one.name}
@@ -68,10 +69,16 @@ def status(
         "waiting": [
             {"name": one.name, "reason": one.reason, "message": one.message}
             for one in findings.values()
-            if one.scope in ("waiting", "holding")
+            if one.scope in ("waiting", "holding") and not _is_over(one, runs)
         ],
         "advice": [_problem(one) for one in findings.values() if one.scope == "advice"],
     }
+
+
+def _is_over(finding: Finding, runs: Mapping[Name, Run]) -> bool:
+    """Whether the last pass waited for a run that has ended since."""
+    run = runs.get(finding.name) if finding.name else None
+    return finding.reason in ("InProgress", "Unresponsive") and run is not None and run.phase.ended
 
 
 _ALIVE = frozenset(

@@ -200,11 +200,12 @@ class CancelRun(_Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep(_Step):
-    """Nothing to do, and why."""
+    """Nothing to do, and why. `run`: what the document of a job asks for was run by that one."""
 
     action = "keep"
     acts = False
     reason: str
+    run: RunId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,7 +93,8 @@ class Desired:
     A name that is in `vms` or `jobs`, never in both, is wanted; one that a problem names is held; any other is absent.
     Absence counts only where `unproven` is None: otherwise it says why nothing may be deleted (a missing or emptied
     tree, a file that cannot tell its names). `look_again`: in so many seconds the source must be read again though no
-    file changes by then, because it says something now that is only believed when it stays so.
+    file changes by then, because it says something now that is only believed when it stays so. `labels`: what image
+    each label and alias leads to, by its label.
     """
 
     source: SourceInfo
@@ -103,3 +104,4 @@ class Desired:
     unproven: str | None = None
     look_again: float | None = None
     jobs: Mapping[Name, WantedJob] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)

@@ -26,6 +26,8 @@ from state.spec.resolved import Forward
 T = TypeVar("T")
 
 SOURCE_KEY = "source"
+GONE_BACK_KEY = "gone-back"
+"""Of each job whose document says again what an earlier run has run: the id of that run."""
 SETTINGS_KEY = "settings"
 ACCELERATOR_KEY = "accelerator"
 """Single values of the ledger, each JSON: which source was read last, the agent's settings, what runs the guests and
@@ -192,6 +194,15 @@ class Reader:
         """Every remembered run, or those of one job, oldest of each name first."""
         sql = "SELECT * FROM runs WHERE ? IS NULL OR name = ? ORDER BY name, number"
         return self._made(run_of, sql, [name, name])
+
+    def spoken_of(self) -> dict[Name, Run]:
+        """Of each job the run to speak of: the latest one; where that has ended, and the document says again what an
+        earlier run has run, that one."""
+        runs = self.runs()
+        told = {run.name: run for run in runs}
+        gone_back = json.loads(self.meta(GONE_BACK_KEY) or "{}")
+        again = [run for run in runs if gone_back.get(run.name) == run.id]
+        return told | {run.name: run for run in again if told[run.name].phase.ended}
 
     def qmp_sockets(self) -> dict[Uid, str]:
         """The control socket of each instance."""

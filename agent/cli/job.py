@@ -63,9 +63,8 @@ def cancel(state: StatePaths, name: str) -> None:
 @state_option
 def history(state: StatePaths, output: str, name: str) -> None:
     """The runs of a job that are remembered, the latest first."""
-    runs = runs_of(state, name)
-    meant(runs, name, None)
-    told = [result(run, state.run(run.id)) for run in reversed(runs)]
+    meant(state, name, None)
+    told = [result(run, state.run(run.id)) for run in reversed(runs_of(state, name))]
     if output == "json":
         click.echo(json.dumps(told, indent=1))
         return
@@ -80,7 +79,7 @@ def history(state: StatePaths, output: str, name: str) -> None:
 @state_option
 def artifacts(state: StatePaths, output: str, run: str | None, name: str) -> None:
     """The files that a run left: name, bytes, sha256, and where they lie on this host."""
-    one = meant(runs_of(state, name), name, run)
+    one = meant(state, name, run)
     told = _artifacts(one, state)
     if output == "json":
         click.echo(json.dumps(told, indent=1))

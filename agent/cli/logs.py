@@ -73,11 +73,11 @@ def _is_job(state: StatePaths, name: str, instance: Instance | None) -> bool:
 def _of_run(
     state: StatePaths, name: str, said: str | None, *, lines: int | None, follow: bool
 ) -> None:
-    run = meant(runs_of(state, name), name, said)
+    run = meant(state, name, said)
     shown, waiting = Growing(state.run(run.id).log, lines), threading.Event()
     while True:
         # Asked first: what an ended run has said is all there when that is recorded.
-        run = meant(runs_of(state, name), name, run.id)
+        run = meant(state, name, run.id)
         shown.go_on()
         if run.phase.ended or not follow:
             break

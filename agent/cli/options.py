@@ -255,14 +255,14 @@ def source_options(function: F) -> F:
             "--max-concurrency",
             type=click.IntRange(min=1),
             metavar="N",
-            help="VMs of jobs at once.  [default: 2]",
+            help="Jobs at once, beside VMs that are kept for a look.  [default: 2]",
         ),
         option(
             "--capacity-map",
             multiple=True,
             callback=_capacity,
             metavar="LABEL=N,…",
-            help="Of those, at most N whose image a label means; may be given again.",
+            help="Of those, at most N whose image a label or an alias means; may be given again.",
         ),
         option(
             "--drain-timeout",

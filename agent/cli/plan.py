@@ -157,6 +157,8 @@ _SIGNS = {
 
 
 def _print(decided: Plan, desired: Desired) -> None:
+    from agent.steps import CancelRun
+
     def line(sign: str, colour: str, text: str) -> None:
         click.echo(click.style(f"{sign} ", fg=colour if colour != "dim" else None) + in_line(text))
 
@@ -172,8 +174,11 @@ def _print(decided: Plan, desired: Desired) -> None:
         sign, colour = _SIGNS[step.action]
         place = f"  [{step.source}]" if step.source else ""
         lost = " with its disk" if step.action in ("destroy", "replace") else ""
+        does = f"{step.action} {step.name}{lost}"
+        if isinstance(step, CancelRun):
+            does = f"cancel the run of {step.name}"
         because = known.get(step.because, step.because) if step.action == "hold" else step.because
-        line(sign, colour, typed(f"{step.action} {step.name}{lost}: {because}{place}"))
+        line(sign, colour, typed(f"{does}: {because}{place}"))
     holds = {step.because for step in decided.steps if step.action == "hold"}
     for problem in desired.problems:
         if str(problem) not in holds:

@@ -21,13 +21,18 @@ def runs_of(state: StatePaths, name: str) -> list[Run]:
         reader.close()
 
 
-def meant(runs: list[Run], name: str, said: str | None) -> Run:
-    """The run with the number or the id, or the beginning of one, that was said; the latest where nothing was. Raises
-    BadInput."""
-    if not runs:
+def meant(state: StatePaths, name: str, said: str | None) -> Run:
+    """The run with the number or the id, or the beginning of one, that was said; where nothing was, the one that
+    `status` speaks of. Raises BadInput."""
+    reader = open_reader(state)
+    try:
+        runs, spoken_of = reader.runs(Name(name)), reader.spoken_of().get(Name(name))
+    finally:
+        reader.close()
+    if spoken_of is None:
         raise BadInput(f"there is no job `{name}` here", hint="`holdfast status` lists every name")
     if said is None:
-        return runs[-1]
+        return spoken_of
     numbered = [run for run in runs if str(run.number) == said]
     named = [run for run in runs if len(said) >= _SHORTEST and run.id.startswith(said.lower())]
     found = numbered or named

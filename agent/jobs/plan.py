@@ -83,8 +83,7 @@ class JobsPass:
         if current is not None and (why := self._unwanted(current, wanted, problem)):
             return CancelRun(name=name, because=why, source=current.source, run=current.id)
         if (doing := self._observed.busy.get(name)) is not None:
-            source = current.source if current else None
-            return Wait(name=name, because=doing, reason="InProgress", source=source)
+            return self._in_progress(name, doing, current)
         same = [run for run in runs if wanted and run.spec_digest == wanted.spec.digest]
         done = [run for run in same if not _passed_over(run)]
         begins = current is not None or (wanted is not None and not done)
@@ -107,6 +106,12 @@ class JobsPass:
         if current is None and done:
             return _ended(done[-1], wanted)
         return wanted, current
+
+    def _in_progress(self, name: Name, doing: str, run: Run | None) -> Wait:
+        source, reason = run.source if run else None, "InProgress"
+        if any(_lives(one) and not one.view.responsive for one in self._seen.get(name, ())):
+            doing, reason = f"{doing}; its QEMU does not answer", "Unresponsive"
+        return Wait(name=name, because=doing, reason=reason, source=source)
 
     def _behind(self, name: Name, vm: Step) -> Wait | None:
         """The wait of a job for the vm that still has its name, and its port."""
@@ -220,17 +225,29 @@ class JobsPass:
         spec = wanted.spec
         number = self._number(wanted, run)
         known = run.id if run else run_id(self._policy.state_id, spec.name, number)
-        return _candidate(spec, known, run.queued_at if run else self._now.wall)
+        return self._standing(spec, known, run.queued_at if run else self._now.wall)
+
+    def _standing(self, spec: JobSpec, run: RunId, queued_at: float) -> Candidate:
+        """A run as it stands in line, under every word that means its image."""
+        own, means = spec.image.label, self._desired.labels
+        return Candidate(
+            id=run,
+            labels=frozenset({spec.runs_on, own, *(w for w in means if means[w] == own)}),
+            memory=spec.memory,
+            disk=DISK_PER_RUN,
+            priority=spec.priority,
+            queued_at=queued_at,
+        )
 
     def _active(self) -> dict[Name, Candidate]:
         """The attempts under way: those that are recorded, and those that were begun and are about to be."""
         begun = {
-            name: _candidate(given.attempt[1], given.attempt[0], self._now.wall)
+            name: self._standing(given.attempt[1], given.attempt[0], self._now.wall)
             for name, given in self._observed.given.items()
             if given.attempt is not None
         }
         return begun | {
-            run.name: _candidate(JobSpec.from_canonical(run.spec), run.id, run.queued_at)
+            run.name: self._standing(JobSpec.from_canonical(run.spec), run.id, run.queued_at)
             for run in self._observed.runs
             if run.phase.active
         }
@@ -246,17 +263,6 @@ class JobsPass:
             memory=None if memory is None else memory - sum(one.memory for one in to_come),
             disk=None if disk is None else disk - sum(one.disk for one in to_come),
         )
-
-
-def _candidate(spec: JobSpec, run: RunId, queued_at: float) -> Candidate:
-    return Candidate(
-        id=run,
-        labels=frozenset({spec.runs_on, spec.image.label}),
-        memory=spec.memory,
-        disk=DISK_PER_RUN,
-        priority=spec.priority,
-        queued_at=queued_at,
-    )
 
 
 def _lives(seen: Seen) -> bool:
@@ -282,11 +288,16 @@ def _left(run: Run, now: Moment) -> float:
 
 
 def _ended(run: Run, wanted: WantedJob) -> Keep:
+    again = ""
+    if run.phase is RunPhase.CANCELLED:
+        # What its document says was begun once, and is not begun twice because the document came back.
+        again = f"; `holdfast job rerun {run.name}` runs it again"
     return Keep(
         name=run.name,
-        because=run.message,
+        because=run.message + again,
         reason=run.reason or run.phase.value.capitalize(),
         source=wanted.source,
+        run=run.id,
     )
 
 

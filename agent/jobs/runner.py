@@ -19,6 +19,7 @@ from agent.jobs.store import RunStore
 from agent.machines import Machines
 from agent.steps import Attempt, CancelRun, Enqueue, Resume
 from agent.worker import Worker
+from state.history import Event
 from state.ids import RunId
 from state.ledger import Ledger
 from state.lifecycle import Phase
@@ -151,7 +152,8 @@ class Runner:
             began_at=now.wall,
             uid=instance.uid,
         )
-        self._record(run)
+        said = f"run {run.number}: the VM of attempt {run.attempt} boots"
+        self._record(run, intent.event("RunBegan", said, instance.uid))
         try:
             instance = await self._machines.spawned(instance, step.birth.spec)
             instance = await self._let_go(instance, step)
@@ -253,9 +255,11 @@ class Runner:
         if run.phase.ended:
             self._forget_old(run)
 
-    def _record(self, run: Run) -> None:
+    def _record(self, run: Run, event: Event | None = None) -> None:
         with self._ledger.transaction() as change:
             change.put_run(run)
+            if event is not None:
+                change.event(event)
         self._store.record(run)
 
     def _forget_old(self, latest: Run) -> None:

@@ -98,7 +98,7 @@ def _never(one: Candidate, idle: Room) -> Never | None:
     if (
         label := next((one for one in sorted(one.labels) if idle.labels.get(one) == 0), None)
     ) is not None:
-        return Never("NoCapacity", f"capacity: {label} may have 0 jobs here")
+        return Never("NoCapacity", f"capacity: {label} 0 of 0, so that none may run here")
     for reason, word, needs, most in (
         ("NotEnoughMemory", "memory", one.memory, idle.memory),
         ("NotEnoughDisk", "disk", one.disk, idle.disk),

@@ -58,6 +58,8 @@ def _why(run: Run | None, finding: Finding | None) -> tuple[str, str]:
     if run is not None and run.cancel:
         return "Cancelling", run.cancel
     if run is not None and run.phase.active:
+        if finding is not None and finding.reason == "Unresponsive":
+            return finding.reason, finding.message
         return run.reason, f"attempt {run.attempt} of run {run.number}"
     if finding is None or (run is not None and finding.scope == "kept"):
         # What was found before this run was queued says nothing of it.

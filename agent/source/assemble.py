@@ -41,6 +41,7 @@ class Assembled:
     jobs: dict[Name, WantedJob] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     advice: list[Advice] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 class Assembler:
@@ -75,6 +76,7 @@ class Assembler:
         maps = [one for one in outside if one.document is not None and self.is_mine(one)]
         maps += [one for one in alone if isinstance(one.document, ImagesDocument)]
         merged = self._merge(maps)
+        self._found.labels = merged.meanings()
         if whole or maps:
             gap = next(filter(None, map(self._gap, (*outside, *mine))), "")
             self._resolve(alone, merged, gap)

@@ -123,6 +123,7 @@ class Contents:
             problems=tuple(sorted(set(problems), key=_by_place)),
             advice=(*self.look.advice, *found.advice),
             unproven=self._unproven(assembler),
+            labels=found.labels,
         )
         self._last = (assembler, source, desired)
         return desired

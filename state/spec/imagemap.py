@@ -6,6 +6,7 @@ Pure: sources have been placed before. A word that two maps define means nothing
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from state.spec.complaints import Path
@@ -94,6 +95,14 @@ class ImageMap:
                 error.told = True  # to the map that has this default
                 raise
         return self._lead(label, key)
+
+    def meanings(self) -> dict[str, str]:
+        """Of every label and alias that leads to an image, the label of that image."""
+        found = {}
+        for word in self.labels:
+            with suppress(Unresolved):
+                found[word] = self._lead(word, "image").spec.label
+        return found
 
     def _lead(self, label: str, key: str) -> Image:
         steps = [label]

@@ -17,6 +17,7 @@ from agent.jobs.outcome import Ending, Fault
 from agent.jobs.progress import RecordedLog
 from agent.jobs.store import RunStore
 from agent.paths import StatePaths
+from agent.status import status
 from state.observed import BaseImage
 from state.runs import Run, RunPhase
 from state.spec.resolved import ImageSpec
@@ -325,3 +326,63 @@ async def test_a_run_whose_document_said_something_else_for_a_while_is_run_if_it
         phases = [run.phase for run in lab.ledger.runs()]
         again = [] if begun else [RunPhase.SUCCEEDED]
         assert phases == [RunPhase.CANCELLED, RunPhase.SUCCEEDED, *again]
+        if begun:
+            [step] = lab.passes[-1].plan.steps
+            assert step.because.endswith("; `holdfast job rerun tests` runs it again")
+
+
+async def test_a_document_that_went_back_is_told_with_the_run_of_what_it_says(lab: Lab) -> None:
+    """Sabotage: speak of the latest run. `status` then tells a failure that `plan` and `run --once` know nothing of."""
+    async with lab.running():
+        for script, code in (("good", 0), ("bad", 9), ("good", 0)):
+            lab.host.scripts[TESTS] = Scripted(exit_code=code)
+            lab.edit(desired(job(script=script)))
+            await lab.settled()
+        assert lab.ledger is not None
+        assert [one.exit_code for one in lab.ledger.runs()] == [0, 9]
+        assert told(lab)["number"] == 1
+        lab.edit(desired(job(script="bad")))
+        await lab.settled()
+        assert told(lab)["number"] == 2
+
+
+async def test_a_job_that_has_ended_is_told_though_its_document_cannot_be_looked_for(
+    lab: Lab,
+) -> None:
+    """Sabotage: forget it with the tree. Whoever watches `status` then loses its failure."""
+    async with lab.running():
+        lab.edit(desired(job()))
+        await lab.settled()
+        lab.edit(desired(unproven="the tree is missing"))
+        await lab.settled()
+        assert told(lab)["phase"] == "succeeded"
+        lab.edit(desired())
+        await lab.settled()
+        assert items(lab) == []
+
+
+async def test_a_qemu_that_stands_still_under_a_script_is_told(lab: Lab) -> None:
+    lab.host.scripts[TESTS] = FOR_EVER
+    async with lab.running():
+        lab.edit(desired(job()))
+        run = await phase(lab, RunPhase.RUNNING)
+        assert run.uid is not None
+        lab.host.freeze(run.uid)
+        await lab.until(lambda: told(lab)["reason"] == "Unresponsive", "it is told")
+        assert told(lab)["phase"] == "running"
+        lab.host.freeze(run.uid, frozen=False)
+        await lab.until(lambda: told(lab)["reason"] == "Running", "it is over")
+
+
+def items(lab: Lab) -> list[dict[str, Any]]:
+    """What `status` tells."""
+    assert lab.ledger is not None
+    paths = StatePaths(lab.database.parent)
+    found = status(lab.ledger.reader, paths, agent_pid=1, alive=lambda _: True)["items"]
+    return list(found)
+
+
+def told(lab: Lab) -> dict[str, Any]:
+    """What `status` tells of the one job."""
+    [found] = items(lab)
+    return dict(found)

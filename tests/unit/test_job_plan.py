@@ -51,6 +51,19 @@ def test_memory_is_kept_for_an_attempt_that_has_no_process_yet() -> None:
     assert isinstance(answer(given=given, free_memory=2 * GIB), Attempt)
 
 
+def test_a_capacity_holds_for_every_word_that_means_the_image() -> None:
+    """Sabotage: compare the words. A job that says another alias, or none, is then let past."""
+    wish = replace(desired(job(runs_on="debian")), labels={"debian": "debian-12", "d": "debian-12"})
+    observed = Observed(images={IMAGE: BASE}, runs=(run(job(runs_on="debian")),))
+    policy = Policy(STATE_ID, "tcg", capacity={"d": 0})
+    [step] = plan(wish, observed, policy, moment()).steps
+    assert isinstance(step, Wait)
+    assert (step.reason, step.because) == (
+        "NoCapacity",
+        "capacity: d 0 of 0, so that none may run here",
+    )
+
+
 def test_a_run_that_is_tried_again_says_so_in_a_word_of_its_own() -> None:
     """Sabotage: say the word of a step that failed, whose tries nobody counts."""
     wish = desired(job())

@@ -48,4 +48,6 @@ def test_what_would_not_fit_if_no_other_ran_is_told_so_and_overtaken() -> None:
     assert {one.reason for one in turns.never.values()} == {"NotEnoughDisk"}
     turns = schedule([one("1"), one("3", "other", at=1.0)], [], Room(9, {"debian": 0}))
     assert turns.begin == ("3",)
-    assert turns.never == {"1": Never("NoCapacity", "capacity: debian may have 0 jobs here")}
+    assert turns.never == {
+        "1": Never("NoCapacity", "capacity: debian 0 of 0, so that none may run here")
+    }
