@@ -116,6 +116,21 @@ def test_the_documents_of_the_readme_are_valid_together(tmp_path: Path) -> None:
     assert told.returncode == 0, told.stdout
 
 
+def test_the_job_of_the_documentation_is_valid_beside_the_images_of_the_readme(
+    tmp_path: Path,
+) -> None:
+    page = (ROOT / "docs/jobs.md").read_text()
+    [text] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    [images] = [one for kind, one in BLOCKS if kind == "yaml" and "kind: images" in one]
+    sizes = "sizes: {medium: {cpus: 2, memory: 2GiB}}\n"
+    for name, content in (("job.yaml", text), ("images.yaml", images + sizes)):
+        (tmp_path / name).write_text(content)
+    for name in ("build.sh", "config.toml"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+    told = subprocess.run([*PROGRAM, "validate", tmp_path], capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout
+
+
 def test_the_error_of_the_readme_is_the_one_that_is_printed(tmp_path: Path) -> None:
     text = "api: holdfast/v1\nkind: vm\nname: web\nmemry: 1GiB\n"
     (tmp_path / "web.yaml").write_text(text)
