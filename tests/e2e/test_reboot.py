@@ -21,13 +21,14 @@ def boot(place: Site) -> None:
     """The host comes up. Skips where no other boot id can be shown."""
     file = place.state.parent / "boot_id"
     file.write_text(f"{uuid.uuid4()}\n")
-    place.within = [
+    within = [
         "unshare", "--mount", "sh", "-c",
         'mount --bind "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@"', "sh", str(file),
     ]  # fmt: skip
-    tried = subprocess.run([*place.within, "true"], capture_output=True, text=True, check=False)
+    tried = subprocess.run([*within, "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
         pytest.skip(f"no file can be mounted over another here: {tried.stderr}")
+    place.within = within
 
 
 def power_off(place: Site, agent: Started) -> None:

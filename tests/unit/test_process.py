@@ -101,6 +101,8 @@ def test_a_pid_that_the_kernel_gave_to_another_process_is_not_taken_for_the_one_
     """A pid namespace of its own, where the next pid can be chosen. Sabotage: compare the pid alone."""
     words = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable]
     told = subprocess.run([*words, "-c", REUSE], capture_output=True, text=True, cwd=ROOT)
+    if told.returncode and told.stderr.startswith("unshare:"):
+        pytest.skip(f"no /proc of its own can be mounted here: {told.stderr}")
     assert (told.stdout, told.stderr) == ("None\n", "")
 
 
