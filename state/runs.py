@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from state.clock import Moment
 from state.desired import SourceRef
 from state.ids import Digest, Name, RunId, Uid
 from state.work import Artifact
@@ -93,7 +94,8 @@ class Run:
     script began, in the last attempt. `attempt` counts the attempts that were begun; `attempt_began` is the
     CLOCK_BOOTTIME of the last one, in the boot `boot_id`, and `not_before` that of the next try. `uid` is the attempt's
     instance, and `guest_boot` the boot of its guest in which the script was begun. After a failure the instance may be
-    kept until `kept_until` (Unix seconds). `cancel` says why the run is to end, once somebody wants that.
+    kept: as far as can be told until `kept_until` (Unix seconds), and in fact until `not_before`. `cancel` says why the
+    run is to end, once somebody wants that.
     """
 
     id: RunId
@@ -121,3 +123,9 @@ class Run:
     cancel: str = ""
     artifacts: tuple[Artifact, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def keeps_its_vm(self, now: Moment) -> bool:
+        """Whether the run has ended and its VM is still there for a look. That does not outlive a reboot, and a wall
+        clock that steps makes it neither shorter nor longer."""
+        kept = self.kept_until is not None and self.boot_id == now.boot_id
+        return kept and self.not_before > now.boottime

@@ -73,7 +73,7 @@ def after(run: Run, spec: JobSpec, ending: Ending, now: Moment) -> Run:
         )
     keeps = phase is not RunPhase.SUCCEEDED and ending.fault is not Fault.DRAINED
     keeps = keeps and phase is not RunPhase.CANCELLED and run.uid is not None
-    kept = now.wall + spec.keep_on_failure if keeps and spec.keep_on_failure > 0 else None
+    keeps = keeps and spec.keep_on_failure > 0
     return replace(
         run,
         phase=phase,
@@ -81,7 +81,9 @@ def after(run: Run, spec: JobSpec, ending: Ending, now: Moment) -> Run:
         message=ending.message,
         exit_code=ending.exit_code,
         ended_at=now.wall,
-        kept_until=kept,
+        kept_until=now.wall + spec.keep_on_failure if keeps else None,
+        boot_id=now.boot_id,
+        not_before=now.boottime + spec.keep_on_failure,
     )
 
 

@@ -133,9 +133,7 @@ class JobsPass:
         """The end of every VM whose run has ended, or is not known. One that is `kept` for a look goes when the next
         run begins, which has the name's port, and with the job's document."""
         leased = {
-            run.uid
-            for run in runs
-            if not run.phase.ended or (kept and (run.kept_until or 0.0) > self._now.wall)
+            run.uid for run in runs if not run.phase.ended or (kept and run.keeps_its_vm(self._now))
         }
         loose = [one for one in self._seen.get(name, []) if one.instance.uid not in leased]
         if not loose:

@@ -265,10 +265,10 @@ class Runner:
     def _forget_old(self, latest: Run) -> None:
         """Of older runs the result alone is kept, of the last of each spec: it is not forgotten that this ran."""
         own = [run for run in self._ledger.runs() if run.name == latest.name and run.phase.ended]
-        now = self._clock().wall
+        now = self._clock()
         specs = {run.spec_digest for run in own[-RUNS_KEPT:]}
         for run in reversed(own[:-RUNS_KEPT]):
-            if (run.kept_until or 0.0) > now:
+            if run.keeps_its_vm(now):
                 continue
             if run.spec_digest not in specs and len(specs) < SPECS_KEPT:
                 specs.add(run.spec_digest)

@@ -87,8 +87,9 @@ class Author:
             self.vms[name] = self._vm(name)
 
     def probe(self) -> VmSpec:
-        """A plain vm beside all others."""
-        spec = VmSpec(Name("probe"), IMAGES[0], 1, 64 * MIB)
+        """A plain vm beside all others, of an image that nothing has happened to."""
+        image = replace(IMAGES[0], label="probe", source="file:///images/probe.qcow2")
+        spec = VmSpec(Name("probe"), image, 1, 64 * MIB)
         self.vms[spec.name] = spec
         return spec
 

@@ -57,7 +57,7 @@ def test_a_seed_gives_the_same_history_each_time() -> None:
 @pytest.mark.parametrize(
     ("seed", "steps"),
     # A replacement that had lost its record of the ports that it was given kept the next one from starting for ever.
-    [(181, 20)],
+    [(181, 20), (937, 20)],
 )
 def test_a_history_that_broke_a_promise_once_breaks_none(seed: int, steps: int) -> None:
     words = [sys.executable, "-m", "agent", "simulate", "--seed", str(seed), "--steps", str(steps)]

@@ -10,6 +10,7 @@ import pytest
 from agent.plan import plan
 from agent.policy import Policy
 from agent.steps import Attempt, Destroy, Step, Wait
+from state.clock import Moment
 from state.ids import Name, RunId
 from state.observed import Given, Observed, Seen, Verdict
 from state.runs import RunPhase
@@ -62,6 +63,15 @@ def test_a_capacity_holds_for_every_word_that_means_the_image() -> None:
         "NoCapacity",
         "capacity: d 0 of 0, so that none may run here",
     )
+
+
+def test_a_vm_is_kept_for_a_look_as_long_as_was_said_whatever_the_wall_clock_does() -> None:
+    """Sabotage: compare Unix times."""
+    kept = run(job(), RunPhase.FAILED, kept_until=1e9, boot_id="boot-1", not_before=100.0)
+    assert kept.keeps_its_vm(Moment(2e9, 99.0, "boot-1"))
+    assert not kept.keeps_its_vm(Moment(0.0, 101.0, "boot-1"))
+    assert not kept.keeps_its_vm(Moment(0.0, 9.0, "boot-2"))
+    assert not replace(kept, kept_until=None).keeps_its_vm(Moment(0.0, 99.0, "boot-1"))
 
 
 def test_a_run_that_is_tried_again_says_so_in_a_word_of_its_own() -> None:
