@@ -177,8 +177,9 @@ async def test_a_guest_that_hangs_is_not_well_though_its_forward_accepts(
 
 
 async def test_several_who_ask_at_once_are_all_answered(ward: Ward) -> None:
+    """No more than the server of the guest lets wait: busybox has nine wait, and TCP drops the others for long."""
     await ward.serve()
     async with asyncio.TaskGroup() as group:
-        for _ in range(5):
+        for _ in range(3):
             group.create_task(passes(ward, TCP))
             group.create_task(passes(ward, HTTP))
