@@ -184,7 +184,7 @@ def test_a_file_that_grows_for_ever_is_cut_off(sftp: Sftp, guest: Path, into: Pa
     (guest / "b").write_bytes(b"whole")
     soon = threading.Event()
     with subprocess.Popen(
-        ["sh", "-c", f"while :; do head -c 9000000 /dev/zero >>{guest}/a; done"]
+        ["sh", "-c", f"while :; do head -c 90000000 /dev/zero >>{guest}/a; done"]
     ) as child:
         try:
             while not (guest / "a").exists() or (guest / "a").stat().st_size < 1_000_000:
