@@ -77,7 +77,7 @@ class LocalDoorway:
 
 
 @contextmanager
-def ground() -> Iterator[Ground]:
+def _ground() -> Iterator[Ground]:
     """A site with nothing on it."""
     root = Path(tempfile.mkdtemp(prefix="hf-"))
     write_disk(root / "still.img", "obedient", 1 << 20)
@@ -97,6 +97,22 @@ def ground() -> Iterator[Ground]:
         shutil.rmtree(root)
 
 
+@contextmanager
+def inhabited_ground() -> Iterator[Ground]:
+    """A site with one machine on it, which nothing that is done to the others may touch."""
+    import_everything()
+    with _ground() as here:
+        here.site.vm("steady", memory="32MiB", more="stop_timeout: 0s")
+        assert unharmed(here) == 0, here.site.log()
+        [here.steady] = here.site.processes()
+        yield here
+
+
+def unharmed(here: Ground) -> int:
+    """The exit status of an agent that leaves when all has come to rest."""
+    return _ended(_forked(here, None))
+
+
 def sweep(
     sample: int | None,
     seed: int,
@@ -104,12 +120,8 @@ def sweep(
     told: Callable[[str], None] = lambda _: None,
 ) -> Told:
     """Kill at every line of the share, or at `sample` of them; `seed` says which, and in the midst of what."""
-    import_everything()
     began, found = time.monotonic(), Told()
-    with ground() as here:
-        here.site.vm("steady", memory="32MiB", more="stop_timeout: 0s")
-        assert _ended(_forked(here, None)) == 0, here.site.log()
-        [here.steady] = here.site.processes()
+    with inhabited_ground() as here:
         chance = random.Random(seed)  # noqa: S311 - the same each time is the point
         points = _points(here, chance)
         found.lines = Counter(scenario.name for scenario, _ in points)
@@ -149,7 +161,7 @@ def _kill_at(here: Ground, scenario: Scenario, line: Line, found: Told) -> None:
     status = _ended(_forked(here, line), scenario, here)
     found.points += 1
     found.unreached += status != -signal.SIGKILL
-    again = _ended(_forked(here, None))
+    again = unharmed(here)
     where = f"{scenario.name} at {line[0].removeprefix(f'{tracing.ROOT}/')}:{line[1]}"
     if again not in (0, 1):
         found.violations.append(f"{where}: the next agent ended with {again}")
@@ -162,7 +174,7 @@ def _ready_for(here: Ground, scenario: Scenario) -> None:
     missing = scenario.needs is not None and (here.memory > 0) is not scenario.needs
     if missing or scenario.anew:
         here.other_memory() if scenario.needs else here.without()
-        assert _ended(_forked(here, None)) in (0, 1), here.site.log()
+        assert unharmed(here) in (0, 1), here.site.log()
     scenario.prepare(here)
 
 

@@ -1,7 +1,7 @@
 """Lets the n-th write, sync or rename fail while an agent fetches an image and creates a machine; strace(1) does it.
 
-It counts in each thread by itself, so that several operations of one agent may fail. Those that come after it, whose
-operations succeed, have to make it good.
+It counts in each thread by itself: one number is an operation of each thread that comes to it, and the thread that
+makes most of them says how many numbers there are. An agent that comes after has to make it good.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import random
 import re
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.bootsectors import write_disk
 from tests.e2e.site import STILL_IMAGES
-from tests.sweep.engine import ALL, DEADLINE, Share, Told, falls_to, ground
+from tests.sweep.engine import ALL, DEADLINE, Share, Told, falls_to, inhabited_ground, unharmed
 from tests.sweep.scenarios import Ground
 
 CALLS = ("write", "pwrite64", "fsync", "fdatasync", "rename", "fallocate")
@@ -40,10 +41,7 @@ def sweep(
 ) -> Told:
     """Each operation of the share with each error, or `sample` of them, chosen by `seed`."""
     began, found = time.monotonic(), Told()
-    with ground() as here:
-        here.site.vm("steady", memory="32MiB", more="stop_timeout: 0s")
-        assert _run(here, []) == 0, here.site.log()
-        [here.steady] = here.site.processes()
+    with inhabited_ground() as here:
         points = _points(here)
         for point in points:
             found.lines[point.call] += 1
@@ -62,11 +60,14 @@ def _points(here: Ground) -> list[Operation]:
     _prepare(here)
     trace = here.site.state.parent / "trace"
     assert _run(here, ["-o", str(trace), "-e", f"trace={','.join(CALLS)}"]) == 0, here.site.log()
-    made = re.findall(r"^\d+\s+(\w+)\(", trace.read_text(errors="replace"), re.MULTILINE)
+    made = re.findall(r"^(\d+)\s+(\w+)\(", trace.read_text(errors="replace"), re.MULTILINE)
+    most: dict[str, int] = {}
+    for (_, call), count in Counter(made).items():
+        most[call] = max(most.get(call, 0), count)
     return [
         Operation(call, number, error)
         for call in CALLS
-        for number in range(1, made.count(call) + 1)
+        for number in range(1, most.get(call, 0) + 1)
         for error in ERRORS
     ]
 
@@ -74,7 +75,7 @@ def _points(here: Ground) -> list[Operation]:
 def _prepare(here: Ground) -> None:
     """A new machine is wanted, of an image that is not in the store; the one before is gone."""
     here.without()
-    assert _run(here, []) == 0, here.site.log()
+    assert unharmed(here) == 0, here.site.log()
     root = here.site.state.parent
     for old in root.glob("fresh-*"):
         old.unlink()
@@ -92,7 +93,7 @@ def _fail_at(here: Ground, point: Operation, found: Told) -> None:
     inject = f"inject={point.call}:error={point.error}:when={point.number}"
     status = _run(here, ["-o", os.devnull, "-e", f"trace={point.call}", "-e", inject])
     # What failed often is tried again after a while.
-    here.site.until(lambda: _run(here, []) == 0, f"{point} is made good", DEADLINE)
+    here.site.until(lambda: unharmed(here) == 0, f"{point} is made good", DEADLINE)
     found.points += 1
     where = f"{point.error} at {point.call} {point.number}"
     if status not in (0, 1):
@@ -102,11 +103,11 @@ def _fail_at(here: Ground, point: Operation, found: Told) -> None:
 
 
 def _run(here: Ground, how: list[str]) -> int:
-    """An agent that leaves when all has come to rest; behind strace where there is anything to be done to it. What it
-    starts is left alone from its own first program on."""
-    trace = ["strace", "-f", "-qq", "--detach-on=execve", *how] if how else []
-    words = [*here.site.words("run"), *here.site.source(), "--once"]
+    """The exit status of an agent that leaves when all has come to rest, under strace. What it starts is left alone."""
+    # strace itself is started by an exec of the program, which must not be what it lets go of.
+    words = ["strace", "-f", "-qq", "--detach-on=execve", *how, *here.site.words("run")]
     with (here.site.state.parent / "agent.log").open("ab") as log:
-        # strace itself is started by an exec of the program, which must not be what it lets go of.
-        done = subprocess.run([*trace, *words], stdout=log, stderr=log, timeout=DEADLINE)
+        done = subprocess.run(
+            [*words, *here.site.source(), "--once"], stdout=log, stderr=log, timeout=DEADLINE
+        )
     return done.returncode
