@@ -91,9 +91,8 @@ class Host:
         return told.stdout.decode()
 
     def holdfast(self, words: str) -> str:
-        return self.run(
-            f"cd / && PYTHONPATH=/srv/holdfast python3 -m agent {words} --state {STATE}"
-        )
+        where = f"PYTHONPATH=/srv/holdfast HOLDFAST_STATE={STATE}"
+        return self.run(f"cd / && {where} python3 -m agent {words}")
 
     def items(self) -> dict[str, dict[str, Any]]:
         return {one["name"]: one for one in json.loads(self.holdfast("status -o json"))["items"]}
