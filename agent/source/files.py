@@ -43,10 +43,53 @@ def is_fresh(stamp: Stamp, now: float) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a link led to, told of as `os.DirEntry` would."""
+
+    path: str
+    status: os.stat_result
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+    def is_symlink(self) -> bool:
+        return False
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        return self.status
+
+
+@dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory by its real path."""
+    """A directory by its real path. Keys of what lies in it are real paths, too."""
 
     real: str
+
+    @property
+    def top(self) -> str:
+        return self.real
+
+    def listing(self, key: str) -> list[os.DirEntry[str] | Resolved]:
+        with os.scandir(key) as found:
+            return list(found)
+
+    def stamp_of(self, found: os.DirEntry[str] | Resolved, now: float) -> tuple[Stamp, bool] | None:
+        status = found.stat(follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        stamp = stamp_of(status)
+        return stamp, is_fresh(stamp, now)
+
+    def follow(self, path: str) -> Resolved:
+        real = os.path.normpath(os.path.join(self.real, self.resolve(path)))
+        return Resolved(real, os.stat(real, follow_symlinks=False))
+
+    def leads_to_directory(self, path: str) -> bool:
+        return os.path.isdir(os.path.join(self.real, path))
 
     def read(self, path: str, now: float, most: int = MOST_BYTES) -> Content:
         """The file at `path` below the directory. Raises Missing and BadInput."""

@@ -1,4 +1,4 @@
-"""Lists the files of a directory that may hold documents, in one pass of scandir and lstat, and opens none of them.
+"""Lists the files of a tree that may hold documents, and opens none of them.
 
 Dotfiles, editor backups (which do not end in `.yaml`) and what `.holdfastignore` names are passed over in silence; what
 could hold documents but cannot be listed is a problem; what is no regular file gets a word of advice.
@@ -6,24 +6,63 @@ could hold documents but cannot be listed is a problem; what is no regular file 
 
 from __future__ import annotations
 
-import os
-import stat
+from collections.abc import Hashable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from agent.errors import BadInput
-from agent.source.files import Directory, is_fresh, stamp_of
 from agent.source.ignore import Rules, Verdicts, compile_rules
 from agent.source.text import Unreadable
-from agent.source.tree import IGNORE_FILE, SUFFIXES, Entry, Look, shown
+from agent.source.tree import IGNORE_FILE, SUFFIXES, Content, Entry, Look, shown
 from state.desired import Advice, Problem, SourceRef
 
 
-class Walk:
-    """One look at a directory tree. `before` is what the last look found: entries that are the same stay the same
-    objects, since ten thousand new ones a look would keep the garbage collector busy."""
+class Found(Protocol):
+    """Something that lies in a directory, as `os.DirEntry` tells of it. `path` is the key of what it is: the same
+    whatever leads to it."""
 
-    def __init__(self, directory: Directory, verdicts: Verdicts, before: Look, now: float) -> None:
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool: ...
+    def is_symlink(self) -> bool: ...
+
+
+F = TypeVar("F", bound=Found)
+
+
+class Files(Protocol[F]):
+    """What is walked through. Paths are below its top, keys are those of what was found."""
+
+    @property
+    def top(self) -> str:
+        """The key of the directory that everything lies in."""
+
+    def listing(self, key: str) -> Sequence[F]:
+        """What lies in a directory. Raises OSError."""
+
+    def stamp_of(self, found: F, now: float) -> tuple[Hashable, bool] | None:
+        """The stamp of a file, and whether it is too fresh to prove anything; None for what is no regular file. Raises
+        OSError."""
+
+    def follow(self, path: str) -> F:
+        """What the symbolic link at `path` leads to. Raises BadInput where it is not to be followed, OSError where it
+        leads nowhere."""
+
+    def leads_to_directory(self, path: str) -> bool:
+        """Whether the symbolic link at `path` leads to a directory, wherever that lies."""
+
+    def read(self, path: str, now: float) -> Content:
+        """A file. Raises BadInput."""
+
+
+class Walk(Generic[F]):
+    """One look at a tree. `before` is what the last look found: entries that are the same stay the same objects, since
+    ten thousand new ones a look would keep the garbage collector busy."""
+
+    def __init__(self, files: Files[F], verdicts: Verdicts, before: Look, now: float) -> None:
         self._before = {entry.path: entry for entry in before.entries}
-        self._directory = directory
+        self._files = files
         self._verdicts = verdicts
         self._now = now
         self._entries: list[Entry] = []
@@ -35,8 +74,8 @@ class Walk:
         verdicts.begin()
 
     def look(self) -> Look:
-        """Everything below the directory."""
-        self._descend("", self._directory.real, None)
+        """Everything below the top."""
+        self._descend("", self._files.top, None)
         while self._links:
             links, self._links = sorted(self._links, key=lambda link: link[0]), []
             for path, rules in links:
@@ -47,17 +86,16 @@ class Walk:
     def _problem(self, path: str, message: str, line: int = 0, column: int = 0) -> None:
         self._problems.append(Problem(shown(path), line, column, message))
 
-    def _descend(self, top: str, real: str, rules: Rules | None) -> None:
+    def _descend(self, top: str, key: str, rules: Rules | None) -> None:
         """Walk the directory whose files are to be known as `top` + name; `top` is empty or ends in `/`."""
-        waiting = [(top, real, rules)]
+        waiting = [(top, key, rules)]
         while waiting:
-            prefix, real, rules = waiting.pop()
-            if real in self._walked:
+            prefix, key, rules = waiting.pop()
+            if key in self._walked:
                 continue
-            self._walked.add(real)
+            self._walked.add(key)
             try:
-                with os.scandir(real) as listing:
-                    found = list(listing)
+                found = self._files.listing(key)
             except OSError as error:
                 self._problem(prefix or ".", f"the directory cannot be read: {error.strerror}")
                 continue
@@ -78,7 +116,7 @@ class Walk:
                     why = f"the file cannot be looked at: {error.strerror}"
                     self._problem(prefix + entry.name, why)
 
-    def _is_directory(self, prefix: str, entry: os.DirEntry[str], rules: Rules | None) -> bool:
+    def _is_directory(self, prefix: str, entry: F, rules: Rules | None) -> bool:
         """Whether to descend; what is no directory is dealt with here."""
         name = entry.name
         if name[0] == ".":
@@ -90,16 +128,16 @@ class Walk:
             if rules is None or not self._verdicts.ignores(rules, path):
                 self._links.append((path, rules))
         elif name.endswith(SUFFIXES) and not (rules and self._verdicts.ignores(rules, path)):
-            self._add(path, entry.path, entry.stat(follow_symlinks=False))
+            self._add(path, entry)
         return False
 
-    def _add(self, path: str, real: str, status: os.stat_result) -> None:
-        if real in self._taken:
+    def _add(self, path: str, found: F) -> None:
+        if found.path in self._taken:
             return
-        self._taken.add(real)
-        if stat.S_ISREG(status.st_mode):
-            stamp = stamp_of(status)
-            entry = Entry(path, stamp, is_fresh(stamp, self._now))
+        self._taken.add(found.path)
+        stamped = self._files.stamp_of(found, self._now)
+        if stamped is not None:
+            entry = Entry(path, *stamped)
             before = self._before.get(path)
             self._entries.append(before if before == entry else entry)
         else:
@@ -110,36 +148,32 @@ class Walk:
         """A link is only another name: what it leads to counts where it lies, or here if it lies where no walk goes."""
         wanted = path.endswith(SUFFIXES)
         try:
-            below = self._directory.resolve(path)
-            real = os.path.normpath(os.path.join(self._directory.real, below))
-            status = os.stat(real, follow_symlinks=False)
+            found = self._files.follow(path)
+            if found.is_dir(follow_symlinks=False):
+                self._descend(f"{path}/", found.path, rules)
+            elif wanted:
+                self._add(path, found)
         except BadInput as error:
-            if wanted or os.path.isdir(os.path.join(self._directory.real, path)):
+            if wanted or self._files.leads_to_directory(path):
                 self._problem(path, f"the link is not followed: {error}")
-            return
         except OSError as error:
             if wanted:
                 why = f"the link leads to nothing that can be read: {error.strerror}"
                 self._problem(path, why)
-            return
-        if stat.S_ISDIR(status.st_mode):
-            self._descend(f"{path}/", real, rules)
-        elif wanted:
-            self._add(path, real, status)
 
-    def _rules(
-        self, prefix: str, found: list[os.DirEntry[str]], above: Rules | None
-    ) -> Rules | None:
+    def _rules(self, prefix: str, found: Sequence[F], above: Rules | None) -> Rules | None:
         """The rules that count in this directory. Raises OSError and BadInput where its ignore file cannot be read."""
         own = next((entry for entry in found if entry.name == IGNORE_FILE), None)
         if own is None:
             return above
-        stamp = stamp_of(own.stat())
-        kept = self._verdicts.rules(prefix, stamp, above)
+        path = prefix + IGNORE_FILE
+        target = self._files.follow(path) if own.is_symlink() else own
+        stamped = self._files.stamp_of(target, self._now)
+        kept = self._verdicts.rules(prefix, stamped, above)
         if kept is not None:
             return kept
-        content = self._directory.read(prefix + IGNORE_FILE, self._now)
+        content = self._files.read(path, self._now)
         rules = compile_rules(prefix, content.data, above)
         if not content.fresh:
-            self._verdicts.keep(content.stamp, rules)
+            self._verdicts.keep((content.stamp, False), rules)
         return rules
