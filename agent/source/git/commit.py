@@ -1,0 +1,212 @@
+"""The files of one commit, as a tree to read documents from: nothing is checked out, nothing is executed.
+
+A symbolic link is followed inside the tree only. What git calls a submodule is not looked into.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import BadInput
+from agent.source.files import is_git
+from agent.source.git.objects import DIRECTORY, LINK, SUBMODULE, Member, Objects
+from agent.source.ignore import Verdicts
+from agent.source.text import MOST_BYTES
+from agent.source.tree import Content, Look, Missing
+from agent.source.walk import Walk
+from state.desired import Problem
+
+_MOST_LINKS = 40
+_LONGEST_LINK = 4096
+_OUTSIDE = BadInput("it leads outside the tree", hint="put the file into the tree")
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """Something in the commit; `path` counts from the root of the repository."""
+
+    path: str
+    mode: int
+    oid: str
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+        return self.mode in (DIRECTORY, SUBMODULE)
+
+    def is_symlink(self) -> bool:
+        return self.mode == LINK
+
+
+_Listed = dict[str, tuple[str, dict[str, _Item]]]
+"""What lies in directories, by their paths; with the id of the object that says so."""
+
+
+class CommitFiles:
+    """The files below a directory of a commit, to be walked through. `below`: the directory's path in the repository,
+    empty for its root. Everything raises Unsound where an object is missing."""
+
+    def __init__(self, objects: Objects, root: str, below: str) -> None:
+        self._objects = objects
+        self._root = _Item("", DIRECTORY, root)
+        self._below = below
+        self._listed: _Listed = {}
+        self._before: _Listed = {}
+
+    def moved(self, root: str) -> CommitFiles:
+        """The same directory of another commit; what did not change is not read again."""
+        other = CommitFiles(self._objects, root, self._below)
+        other._before = self._listed
+        return other
+
+    @property
+    def top(self) -> str:
+        return self._below
+
+    def listing(self, key: str) -> list[_Item]:
+        at = self._at(key)
+        if at.mode == SUBMODULE:
+            return []
+        if at.mode != DIRECTORY:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return list(self._members(at).values())
+
+    def stamp_of(self, found: _Item, now: float) -> tuple[Hashable, bool] | None:
+        return None if found.is_dir() or found.is_symlink() else (found.oid, False)
+
+    def follow(self, path: str) -> _Item:
+        found = self._resolved(path)
+        if not self._is_inside(found.path):
+            raise _OUTSIDE
+        if is_git(found.path):
+            raise BadInput("it leads into .git, which is no part of the tree")
+        return found
+
+    def leads_to_directory(self, path: str) -> bool:
+        try:
+            return self._resolved(path).is_dir()
+        except (OSError, BadInput):
+            return False
+
+    def read(self, path: str, now: float, most: int = MOST_BYTES) -> Content:
+        """The file at `path`. Raises Missing and BadInput."""
+        if is_git(path):
+            raise BadInput("it lies in .git, which is no part of the tree")
+        try:
+            found = self.follow(path)
+        except FileNotFoundError:
+            raise Missing("there is no such file") from None
+        except OSError as error:
+            raise BadInput(f"it cannot be read: {error.strerror}") from error
+        if found.is_dir():
+            raise BadInput("it is no regular file")
+        return Content(self._objects.blob(found.oid, most), found.oid)
+
+    def stamp(self, path: str) -> Hashable | None:
+        try:
+            return self._resolved(path).oid
+        except (OSError, ValueError, BadInput):
+            return None
+
+    def _is_inside(self, path: str) -> bool:
+        return not self._below or path == self._below or path.startswith(f"{self._below}/")
+
+    def _resolved(self, path: str) -> _Item:
+        """What a path below the top is in the end. Raises OSError where it is nothing, BadInput where it leads out of
+        the repository."""
+        waiting = [*reversed(f"{self._below}/{path}".split("/"))]
+        way: list[_Item] = [self._root]
+        links = 0
+        while waiting:
+            part = waiting.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                if len(way) == 1:
+                    raise _OUTSIDE
+                way.pop()
+                continue
+            found = self._member(way[-1], part)
+            if not found.is_symlink():
+                way.append(found)
+                continue
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            target = os.fsdecode(self._objects.blob(found.oid, _LONGEST_LINK))
+            if target.startswith("/"):
+                raise _OUTSIDE
+            waiting += reversed(target.split("/"))
+        return way[-1]
+
+    def _at(self, path: str) -> _Item:
+        """What lies at a path of the repository that has no links in it."""
+        found = self._root
+        for part in path.split("/") if path else ():
+            found = self._member(found, part)
+        return found
+
+    def _member(self, folder: _Item, name: str) -> _Item:
+        if folder.mode != DIRECTORY:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        found = self._members(folder).get(name)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return found
+
+    def _members(self, folder: _Item) -> dict[str, _Item]:
+        known = self._listed.get(folder.path) or self._before.get(folder.path)
+        if known is None or known[0] != folder.oid:
+            prefix = f"{folder.path}/" if folder.path else ""
+            members = {
+                one.name: _Item(prefix + one.name, one.mode, one.oid)
+                for one in self._objects.tree(folder.oid)
+                if _is_name(one)
+            }
+            known = (folder.oid, members)
+        self._listed[folder.path] = known
+        return known[1]
+
+
+def _is_name(member: Member) -> bool:
+    """Whether a member is one that a checkout would make; git refuses to make others."""
+    return member.name not in ("", ".", "..") and "/" not in member.name
+
+
+class CommitTree:
+    """The files below a directory of a commit that may become another one."""
+
+    def __init__(self, objects: Objects, below: str) -> None:
+        self._files = CommitFiles(objects, "", below.strip("/"))
+        self._verdicts = Verdicts()
+        self._last = Look()
+
+    def at(self, root: str) -> None:
+        """Be the tree object `root`, a commit's."""
+        self._files = self._files.moved(root)
+
+    @property
+    def directory(self) -> Path | None:
+        return None
+
+    def look(self, now: float) -> Look:
+        """Everything that may hold documents. Raises Unsound."""
+        try:
+            self._files.listing(self._files.top)
+        except OSError:
+            message = f"the commit has no directory `{self._files.top}`"
+            return Look(problems=(Problem(".", 0, 0, message),))
+        self._last = Walk(self._files, self._verdicts, self._last, now).look()
+        return self._last
+
+    def read(self, path: str, now: float, most: int = MOST_BYTES) -> Content:
+        return self._files.read(path, now, most)
+
+    def stamp(self, path: str) -> Hashable | None:
+        return self._files.stamp(path)

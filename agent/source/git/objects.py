@@ -1,0 +1,120 @@
+"""Reads objects of a repository by their ids, from one `git cat-file --batch`.
+
+git-cat-file(1), BATCH OUTPUT: for each line with an id it answers `<id> SP <type> SP <size> LF <contents> LF`, or
+`<id> SP missing LF`. No filter and no text conversion is applied.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import IO, NamedTuple, cast
+
+from agent.errors import RetryLater
+from agent.source.git.command import Git, alone, no_git
+
+_PIECE = 1 << 20
+DIRECTORY, LINK, SUBMODULE = 0o040000, 0o120000, 0o160000
+
+
+class Unsound(RetryLater):
+    """The repository lacks an object that it should have, or cannot read it."""
+
+
+class Member(NamedTuple):
+    """A line of a tree object. `mode` as git writes it; `name` as the system would spell it."""
+
+    name: str
+    mode: int
+    oid: str
+
+
+class Objects:
+    """The objects of one repository. Any thread may read; the process behind it runs until `rest`."""
+
+    def __init__(self, git: Git) -> None:
+        self._git = git
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def rest(self) -> None:
+        """End the process; the next who reads starts another."""
+        with self._lock:
+            self._stop()
+
+    def blob(self, oid: str, most: int) -> bytes:
+        """A file's content, or the first `most` and one bytes of a larger one. Raises Unsound."""
+        return self._read(oid, b"blob", most)
+
+    def tree(self, oid: str) -> list[Member]:
+        """What lies in a directory. Raises Unsound."""
+        return list(_members(self._read(oid, b"tree", 1 << 30), len(oid) // 2))
+
+    def _read(self, oid: str, kind: bytes, most: int) -> bytes:
+        with self._lock:
+            try:
+                return self._ask(oid, kind, most)
+            except OSError as error:
+                self._stop()
+                raise Unsound(f"reading object {oid}: {error.strerror or error}") from error
+            except BaseException:
+                self._stop()  # what it answers next would be taken for something else
+                raise
+
+    def _ask(self, oid: str, kind: bytes, most: int) -> bytes:
+        process = self._running()
+        asked, answered = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+        asked.write(f"{oid}\n".encode())
+        asked.flush()
+        header = answered.readline().split()
+        if len(header) != 3 or header[1] != kind:
+            said = b" ".join(header[1:]).decode(errors="replace") or "git cannot read it"
+            raise Unsound(f"reading {kind.decode()} {oid}: {said}")
+        size = int(header[2])
+        data = answered.read(min(size, most + 1))
+        left = size - len(data) + 1
+        while left > 0 and (more := answered.read(min(left, _PIECE))):
+            left -= len(more)
+        if left > 0:
+            raise Unsound(f"reading {kind.decode()} {oid}: git ended in the midst of it")
+        return data
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            try:
+                self._process = subprocess.Popen(
+                    self._git.words("cat-file", "--batch"),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=alone(),
+                    cwd="/",
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise no_git(error) from error
+        return self._process
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            self._process.wait()
+            self._process = None
+
+
+def _members(data: bytes, width: int) -> Iterator[Member]:
+    """A tree object is `<octal mode> SP <name> NUL <id>`, one after the other; `width` is the length of an id in
+    bytes."""
+    at = 0
+    while at < len(data):
+        space = data.index(b" ", at)
+        end = data.index(b"\0", space)
+        oid = data[end + 1 : end + 1 + width]
+        name = os.fsdecode(data[space + 1 : end])
+        yield Member(name, int(data[at:space], 8), oid.hex())
+        at = end + 1 + width

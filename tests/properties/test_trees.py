@@ -1,0 +1,162 @@
+"""A commit and the directory that it is checked out to are the same tree.
+
+Sabotage that is caught: a link that is followed out of the tree, rules of an ignore file that count elsewhere, a file
+that counts under two names.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.errors import BadInput
+from agent.source.directory import DirectoryTree
+from agent.source.git.command import Git
+from agent.source.git.commit import CommitTree
+from agent.source.git.objects import Objects
+from agent.source.tree import SUFFIXES, Look, Tree
+from tests.gits import git
+from tests.trees import LONG_AGO, NOW, scratch
+
+NAMES = st.sampled_from(["a", "b", "c.yaml", "d.yml", ".e.yaml", "f.txt", ".holdfastignore", "g"])
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+RULES = st.lists(
+    st.sampled_from(["a", "/a", "*.yaml", "!c.yaml", "b/", "a/**", "d.yml", "#"]), max_size=3
+).map("\n".join)
+TARGETS = st.one_of(
+    PATHS,
+    st.tuples(st.sampled_from(["..", "../..", ".", "./a", "../top/a"]), PATHS).map("/".join),
+    st.sampled_from([".", "..", "../beside", "../beside/c.yaml", "/etc", "/etc/passwd", "nowhere"]),
+)
+FILES = st.dictionaries(
+    PATHS, st.one_of(RULES.map(lambda text: ("file", text)), TARGETS.map(lambda to: ("link", to)))
+)
+
+
+def lay(root: Path, files: dict[str, tuple[str, str]]) -> None:
+    """As many of the files as there can be beside each other."""
+    for path, (kind, content) in files.items():
+        target = root / path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.realpath(target.parent) != str(target.parent):
+                continue  # through a link, it would be another file
+            if kind == "link":
+                target.symlink_to(content)
+            else:
+                with target.open("x") as file:
+                    file.write(content)
+        except (FileExistsError, NotADirectoryError, OSError):
+            continue
+        os.utime(target, (LONG_AGO, LONG_AGO), follow_symlinks=False)
+
+
+def committed(top: Path) -> Objects:
+    git(top, "init", "-q", "-b", "main")
+    git(top, "add", "-A")
+    git(top, "commit", "-q", "--allow-empty", "-m", "all")
+    return Objects(Git(top / ".git"))
+
+
+def told(look: Look, unknowable: frozenset[str] = frozenset()) -> tuple[object, ...]:
+    return (
+        [entry.path for entry in look.entries],
+        sorted(
+            (one.file, one.line, one.message) for one in look.problems if one.file not in unknowable
+        ),
+        sorted((one.where.file, one.message) for one in look.advice),
+    )
+
+
+def out_of(repository: Path) -> frozenset[str]:
+    """Links out of a repository, of which no commit can tell whether they lead to a directory."""
+    top = repository / "top"
+    return frozenset(
+        str(path.relative_to(top))
+        for path in top.rglob("*")
+        if path.is_symlink() and path.suffix not in SUFFIXES
+        if not Path(os.path.realpath(path)).is_relative_to(repository)
+    )
+
+
+def content(tree: Tree, path: str) -> object:
+    try:
+        return tree.read(path, NOW).data
+    except BadInput:
+        return None
+
+
+@settings(max_examples=40)
+@given(files=FILES, more=FILES)
+def test_a_commit_and_its_checkout_hold_the_same_files(
+    files: dict[str, tuple[str, str]], more: dict[str, tuple[str, str]]
+) -> None:
+    with scratch() as root:
+        (root / "beside").mkdir()
+        (root / "beside" / "c.yaml").write_text("beside")
+        top = root / "top"
+        top.mkdir()
+        lay(top, files)
+        objects = committed(root)
+        commit = CommitTree(objects, "top")
+        directory = DirectoryTree(top)
+        try:
+            for _ in range(2):
+                commit.at(git(root, "rev-parse", "HEAD^{tree}"))
+                if not any(path.is_symlink() or path.is_file() for path in top.rglob("*")):
+                    return  # git knows no empty directory
+                looks = commit.look(NOW), directory.look(NOW)
+                assert told(looks[0], odd := out_of(root)) == told(looks[1], odd)
+                for entry in looks[0].entries:
+                    assert content(commit, entry.path) == content(directory, entry.path)
+                for path in files:
+                    assert content(commit, path) == content(directory, path)
+                lay(top, more)
+                git(root, "add", "-A")
+                git(root, "commit", "-q", "--allow-empty", "-m", "more")
+        finally:
+            objects.rest()
+
+
+def test_a_name_that_is_no_utf8_is_the_same_in_both(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"\xff\xfe.yaml")
+    lay(tmp_path, {odd: ("file", "x"), "a/b.yaml": ("file", "y")})
+    objects = committed(tmp_path)
+    commit = CommitTree(objects, "")
+    commit.at(git(tmp_path, "rev-parse", "HEAD^{tree}"))
+    assert told(commit.look(NOW)) == told(DirectoryTree(tmp_path).look(NOW))
+    assert content(commit, odd) == b"x"
+    objects.rest()
+
+
+@pytest.mark.parametrize("kind", ["blob", "tree"])
+def test_a_missing_object_is_said(tmp_path: Path, kind: str) -> None:
+    lay(tmp_path, {"a/b.yaml": ("file", "y")})
+    objects = committed(tmp_path)
+    oid = git(tmp_path, "rev-parse", "HEAD:a" if kind == "tree" else "HEAD:a/b.yaml")
+    (tmp_path / ".git" / "objects" / oid[:2] / oid[2:]).unlink()
+    commit = CommitTree(objects, "")
+    commit.at(git(tmp_path, "rev-parse", "HEAD^{tree}"))
+    with pytest.raises(Exception, match=f"reading {kind} {oid}: missing"):
+        commit.read("a/b.yaml", NOW)
+    objects.rest()
+
+
+def test_git_refuses_what_a_checkout_could_not_hold(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "-b", "main")
+    blob = git(tmp_path, "hash-object", "-w", "--stdin", stdin=b"x")
+    evil = subprocess.run(
+        ["git", "-C", tmp_path, "mktree", "--missing"],
+        input=f"100644 blob {blob}\t..\n".encode(),
+        capture_output=True,
+    )
+    tree = evil.stdout.decode().strip()
+    commit = CommitTree(objects := Objects(Git(tmp_path / ".git")), "")
+    commit.at(tree)
+    assert told(commit.look(NOW)) == ([], [], [])
+    objects.rest()
