@@ -8,15 +8,20 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from agent.errors import BadUsage
+_SOURCE = ("desired", "git", "branch", "path", "verify_signatures")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """None and empty: not said. Paths are absolute; `drain_timeout` is seconds; `capacity_map` holds for a label the
-    VMs of jobs that may run at once."""
+    VMs of jobs that may run at once. Documents come from `desired`, or from `path` of `branch` of the repository
+    `git`, whose commits those must have signed that `verify_signatures` lists."""
 
     desired: Path | None = None
+    git: str | None = None
+    branch: str | None = None
+    path: str | None = None
+    verify_signatures: Path | None = None
     images: Path | None = None
     image_root: tuple[Path, ...] = ()
     host: str | None = None
@@ -31,7 +36,7 @@ class Settings:
     def from_options(cls, options: dict[str, Any]) -> Self:
         """The settings among a command's options."""
         said = {one.name: options[one.name] for one in fields(cls) if one.name in options}
-        for name in ("desired", "images"):
+        for name in ("desired", "images", "verify_signatures"):
             if said.get(name) is not None:
                 said[name] = Path(said[name]).absolute()
         said["capacity_map"] = tuple(
@@ -41,12 +46,14 @@ class Settings:
         return cls(**said)
 
     def or_else(self, other: Settings) -> Settings:
-        """These, and what they leave unsaid from `other`."""
+        """These, and what they leave unsaid from `other`; of where documents come from, all or nothing."""
         unsaid = {
             one.name: getattr(other, one.name)
             for one in fields(self)
             if getattr(self, one.name) in (None, ())
         }
+        if self.desired is not None or self.git is not None:
+            unsaid = {name: value for name, value in unsaid.items() if name not in _SOURCE}
         return replace(self, **unsaid)
 
     def to_json(self) -> str:
@@ -62,12 +69,3 @@ class Settings:
     def host_name(self) -> str:
         """What `hosts:` patterns are matched with."""
         return self.host or socket.gethostname()
-
-    def desired_directory(self) -> Path:
-        """The tree of documents. Raises BadUsage where none was said."""
-        if self.desired is None:
-            raise BadUsage(
-                "no source of documents was given",
-                hint="say --desired DIR, or set HOLDFAST_DESIRED",
-            )
-        return self.desired

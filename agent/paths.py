@@ -17,6 +17,8 @@
         inputs/<sha256>          files of the source that it needs
         artifacts/
       git/
+        fetched                  last changed when the repository's server last answered
+        <key>/                   a clone of what documents come from: see agent/source/git/clone.py
       keys/  id_ed25519  id_ed25519.pub  hosts/<name>  hosts/<name>.pub
 
 A name that begins with a dot is of a file on its way, or of a run; what a crash leaves of one is removed by the next
@@ -160,6 +162,15 @@ class StatePaths:
     @property
     def runs(self) -> Path:
         return self.root / "runs"
+
+    @property
+    def git(self) -> Path:
+        return self.root / "git"
+
+    @property
+    def fetched(self) -> Path:
+        """Last changed when the server of the repository last answered."""
+        return self.git / "fetched"
 
     @property
     def keys(self) -> Path:

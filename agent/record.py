@@ -103,12 +103,14 @@ def _gone_back(done: Pass) -> dict[str, str]:
 
 
 def _moved(done: Pass) -> list[Instance]:
-    """Instances that are kept while the document that asks for them stands elsewhere now."""
+    """Instances that are kept while the document that asks for them stands elsewhere now. The commit alone is no other
+    place: it stays the one that brought what the document says."""
     kept = {step.name: step.source for step in done.plan.steps if isinstance(step, Keep)}
     return [
         replace(seen.instance, source=source)
         for seen in done.observed.instances
-        if (source := kept.get(seen.instance.name)) is not None and source != seen.instance.source
+        if (source := kept.get(seen.instance.name)) is not None
+        and str(source) != str(seen.instance.source)
     ]
 
 

@@ -32,10 +32,12 @@ def findings(plan: Plan, desired: Desired) -> dict[str, Finding]:
             line=problem.line,
             column=problem.column,
         )
-    if desired.source.error is not None:
-        found["source"] = Finding(
-            scope="error", reason="SourceUnreadable", message=desired.source.error
-        )
+    source = desired.source
+    if source.error is not None:
+        reason = "SourceUnreadable" if source.kind == "directory" else "FetchFailed"
+        found["source"] = Finding(scope="error", reason=reason, message=source.error)
+    if source.refused is not None:
+        found["commit"] = Finding(scope="error", reason="CommitRefused", message=source.refused)
     for advice in desired.advice:
         found[f"advice/{advice.where}/{advice.message}"] = Finding(
             scope="advice",

@@ -44,13 +44,15 @@ _TRIES = 3
 
 def settled(desired: Desired, observed: Observed, plan: Plan) -> bool | None:
     """None: not yet. Else whether every name is well and every document could be read."""
-    if plan.fetches:
+    if plan.fetches or desired.source.pending:
         return None
     answers = {step.name: _of(step, desired, observed) for step in plan.steps}
     answers |= _depending(plan.steps, desired, answers)
     if None in answers.values():
         return None
-    return all(answers.values()) and not desired.problems and desired.source.error is None
+    source = desired.source
+    well = source.error is None and source.refused is None and not desired.problems
+    return well and all(answers.values())
 
 
 def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:

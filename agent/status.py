@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -55,7 +56,7 @@ def status(
         "agent": {
             "running": agent_pid is not None,
             "pid": agent_pid or None,
-            "source": _source(source),
+            "source": _source(source, paths),
         },
         "items": [
             *(_item(name, vms.get(name), of_name.get(name), sockets, alive) for name in names),
@@ -187,7 +188,12 @@ def _problem(one: Finding) -> dict[str, Any]:
     }
 
 
-def _source(source: dict[str, Any] | None) -> dict[str, Any] | None:
+def _source(source: dict[str, Any] | None, paths: StatePaths) -> dict[str, Any] | None:
     if source is None:
         return None
-    return source | {"fetched_at": stamp(source.get("fetched_at"))}
+    at = None
+    with suppress(OSError):
+        at = paths.fetched.stat().st_mtime if source["kind"] == "git" else None
+    return {key: value for key, value in source.items() if key != "pending"} | {
+        "fetched_at": stamp(at)
+    }

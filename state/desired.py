@@ -77,13 +77,18 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """Which source this is. `kind` is `directory` or `git`; `error` says why it could not be read at all."""
+    """Which source this is. `kind` is `directory` or `git`; `error` says why it could not be read, or not be asked,
+    at all. `commit`: the one that is followed, or that a directory is a work tree of; `dirty`: whether documents of
+    that differ from it. `refused`: what the branch names and why that is not followed; `pending`: whether it is
+    still to be asked for the first time."""
 
     kind: Literal["directory", "git"]
     location: str
     commit: str | None = None
-    fetched_at: float | None = None
     error: str | None = None
+    refused: str | None = None
+    pending: bool = False
+    dirty: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from agent.config import Settings
-from agent.errors import StateUnusable
+from agent.errors import BadUsage, StateUnusable
 from agent.host import LinuxHost, memory, run_as_range
 from agent.hypervisor.api import Backend
 from agent.loop import Source
@@ -21,19 +22,68 @@ from state.ledger import Ledger, LedgerNewer
 from state.records import LedgerDamaged, LedgerUnreadable
 from state.runs import Run
 
+if TYPE_CHECKING:
+    from agent.fetcher import Fetcher
+    from agent.source.git.origin import Origin
+    from agent.wake import Wake
+
 DEFAULT_QEMU = "qemu-system-x86_64"
 
 
-def open_source(settings: Settings) -> Source:
-    """Where documents come from."""
+def origin_of(settings: Settings) -> Origin | None:
+    """The repository that documents come from; None where they come from a directory. Raises BadUsage where neither was
+    said, or what cannot be."""
+    if settings.git is not None:
+        from agent.source.git.origin import origin
+
+        return origin(settings.git, settings.branch, settings.path)
+    if settings.desired is None:
+        raise BadUsage(
+            "no source of documents was given",
+            hint="say --desired DIR or --git URL, or set HOLDFAST_DESIRED or HOLDFAST_GIT",
+        )
+    for name in ("branch", "path", "verify_signatures"):
+        if getattr(settings, name) is not None:
+            option = name.replace("_", "-")
+            raise BadUsage(f"--{option} says something of a repository", hint="say --git URL, too")
+    return None
+
+
+def open_source(settings: Settings, paths: StatePaths) -> Source:
+    """Where documents come from. A repository is not asked yet."""
+    origin = origin_of(settings)
+    if origin is not None:
+        from agent.source.git.clone import Clone
+        from agent.source.git.source import GitSource
+        from agent.source.git.trust import Signers
+
+        signers = settings.verify_signatures
+        return GitSource(
+            Clone(paths, origin, Signers(signers) if signers is not None else None),
+            host=settings.host_name(),
+            images_file=settings.images,
+            image_roots=settings.image_root,
+        )
     from agent.source.directory import DirectorySource
 
+    assert settings.desired is not None  # noqa: S101 - origin_of says so
     return DirectorySource(
-        settings.desired_directory(),
+        settings.desired,
         host=settings.host_name(),
         images_file=settings.images,
         image_roots=settings.image_root,
     )
+
+
+def fetcher_of(settings: Settings, source: Source, wake: Wake, interval: float) -> Fetcher | None:
+    """What asks the server, where documents come from one."""
+    if settings.git is None:
+        return None
+    from agent.fetcher import Fetcher
+    from agent.source.git.source import GitSource
+
+    assert isinstance(source, GitSource)  # noqa: S101 - as `open_source` made it
+    return Fetcher(source.fetch, wake, interval)
 
 
 def open_ledger(

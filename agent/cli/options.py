@@ -215,7 +215,7 @@ def said_settings(state: StatePaths, options: dict[str, Any]) -> Settings:
     """The settings among a command's options. Raises BadUsage where they name a tree of documents that cannot be read
     and there is no state yet. Where there is, the tree may only be late, such as one that is mounted after the host has
     booted: the VMs come back and are held meanwhile."""
-    said = Settings.from_options(options)
+    said = Settings.from_options(_one_source(options))
     if said.desired is not None and not state.database.exists():
         try:
             os.listdir(said.desired)
@@ -227,10 +227,50 @@ def said_settings(state: StatePaths, options: dict[str, Any]) -> Settings:
     return said
 
 
+def _one_source(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with one of `--desired` and `--git`: what is said counts before the environment, that before the
+    configuration. Raises BadUsage where both are said alike."""
+    context = click.get_current_context()
+    said = [name for name in ("desired", "git") if options.get(name) is not None]
+    if len(said) < 2:
+        return options
+    ranks = {name: _RANKS.get(context.get_parameter_source(name), 0) for name in said}
+    weaker = min(said, key=lambda name: ranks[name])
+    if len(set(ranks.values())) == 1:
+        raise BadUsage("--desired and --git are both given", hint="documents come from one source")
+    return {**options, weaker: None}
+
+
+_RANKS: dict[click.core.ParameterSource | None, int] = {
+    click.core.ParameterSource.COMMANDLINE: 2,
+    click.core.ParameterSource.ENVIRONMENT: 1,
+}
+
+
+def _repository(context: click.Context, param: click.Parameter, said: str | None) -> str | None:
+    """A repository's URL; the path of one, made absolute."""
+    del context, param
+    return os.path.abspath(said) if said is not None and os.path.isdir(said) else said
+
+
 def source_options(function: F) -> F:
     """The options of `run` that say where documents come from and what they are planned against."""
     options = [
         option("--desired", type=PATH, metavar="DIR", help="Directory of documents."),
+        option(
+            "--git",
+            metavar="URL",
+            callback=_repository,
+            help="Repository of documents: https, ssh, file, or a path.",
+        ),
+        option("--branch", metavar="B", help="Its branch; default: the one that its HEAD names."),
+        option("--path", metavar="P", help="The directory of documents in it; default: its root."),
+        option(
+            "--verify-signatures",
+            type=PATH,
+            metavar="FILE",
+            help="Follow only commits signed by those in this allowed-signers file or keyring.",
+        ),
         option("--images", type=PATH, metavar="FILE", help="An image map outside the tree."),
         option(
             "--image-root",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,7 +44,7 @@ def plan(state: StatePaths, output: str, **options: Any) -> int:
         click.echo(json.dumps(as_json(decided, desired), indent=1))
     else:
         _print(decided, desired)
-    if desired.source.error is not None or desired.problems:
+    if desired.source.error or desired.source.refused or desired.problems:
         return 1
     return EXIT_CHANGES if decided.fetches or any(map(_is_open, decided.steps)) else 0
 
@@ -53,25 +56,42 @@ def _is_open(step: Step) -> bool:
 
 def decide(state: StatePaths, said: Settings) -> tuple[Plan, Desired]:
     """The plan of this moment; nothing is changed by making it."""
-    from agent.cli.compose import clock_of, open_backend, open_source, policy_of
+    from agent.cli.compose import clock_of, open_backend, policy_of
     from agent.plan import plan as plan_of
     from agent.statedir import holder
 
     reader = open_reader(state) if state.database.exists() else None
     try:
         settings = said.or_else(Settings.from_json(reader.meta(SETTINGS_KEY) if reader else None))
-        source = open_source(settings)
         state_id = state.identity.read_text().strip() if state.identity.exists() else _NO_STATE
         backend = open_backend(state, settings, state_id)
         now = clock_of(backend)()
-        desired = source.load(now.wall)
         agent_lives = holder(state) is not None
+        desired = _wanted(settings, state, agent_lives, now.wall)
         observed = _observe(reader, backend, desired, agent_lives)
         accelerator = _accelerator(reader, settings)
         return plan_of(desired, observed, policy_of(settings, state_id, accelerator), now), desired
     finally:
         if reader is not None:
             reader.close()
+
+
+def _wanted(settings: Settings, state: StatePaths, agent_lives: bool, now: float) -> Desired:
+    """What the source says: as the agent has it, where one lives. Without one, a repository is asked here, into a clone
+    that is thrown away, as the next agent would ask it first."""
+    from agent.cli.compose import open_source
+    from agent.source.git.source import GitSource
+
+    if settings.git is None or agent_lives:
+        return open_source(settings, state).load(now)
+    with tempfile.TemporaryDirectory(prefix="holdfast-") as directory:
+        beside = StatePaths(Path(directory))
+        if state.git.is_dir():
+            shutil.copytree(state.git, beside.git)
+        source = open_source(settings, beside)
+        assert isinstance(source, GitSource)  # noqa: S101 - as the settings say
+        source.fetch()
+        return source.load(now)
 
 
 _NO_STATE = "00000000-0000-0000-0000-000000000000"
@@ -132,7 +152,7 @@ def as_json(decided: Plan, desired: Desired) -> dict[str, Any]:
             for one in desired.problems
         ],
         "advice": [str(one.where) + ": " + one.message for one in desired.advice],
-        "error": desired.source.error,
+        "error": desired.source.error or desired.source.refused,
     }
 
 
@@ -185,8 +205,8 @@ def _print(decided: Plan, desired: Desired) -> None:
             line("!", "magenta", known.get(str(problem), str(problem)))
     for one in desired.advice:
         line("i", "cyan", f"{one.where}: {one.message}")
-    if desired.source.error is not None:
-        click.echo(in_line(f"holdfast: {desired.source.error}"), err=True)
+    for wrong in filter(None, (desired.source.error, desired.source.refused)):
+        click.echo(in_line(f"holdfast: {wrong}"), err=True)
     counts = {
         action: n
         for action in _SIGNS

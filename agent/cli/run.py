@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import socket
 
     from agent.cli.showing import Showing
+    from agent.fetcher import Fetcher
     from agent.loop import Agent
     from agent.record import Pass
     from state.ledger import Ledger
@@ -52,13 +53,13 @@ def run(state: StatePaths, once: bool, interval: float, **options: Any) -> int:
     VMs run on when it stops, and the next agent adopts them. Running jobs get the drain timeout to end; told a second
     time to stop, it ends them at once."""
     from agent import log
-    from agent.cli.compose import open_ledger
+    from agent.cli.compose import open_ledger, origin_of
     from agent.cli.showing import Showing
     from agent.statedir import StateDirectory
     from agent.web import control
 
     settings = said_settings(state, options)
-    settings.desired_directory()
+    origin_of(settings)
     showing = Showing(state) if once else None
     with ExitStack() as stack:
         held = stack.enter_context(closing(StateDirectory(state.root)))
@@ -89,7 +90,7 @@ class Beside:
 
 def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval: float) -> int:
     from agent import log
-    from agent.cli.compose import clock_of, open_backend, open_source, policy_of
+    from agent.cli.compose import clock_of, fetcher_of, open_backend, open_source, policy_of
     from agent.jobs.store import RunStore
     from agent.loop import Agent, World
     from agent.settled import settled
@@ -103,7 +104,7 @@ def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval
         if accelerator is None:
             return
         policy = policy_of(settings, held.state_id, accelerator)
-        source = open_source(settings)
+        source = open_source(settings, held.paths)
         store = RunStore(held.paths, source.attachment)
         world = World(source, ledger, backend, clock_of(backend), store)
 
@@ -116,7 +117,8 @@ def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval
         agent = Agent(world, policy, interval=interval, on_pass=look)
         _when_told(_leaving(agent))
         _tell_start(held.paths, settings, accelerator)
-        await agent.run(watching=_watch(agent, settings, beside))
+        fetcher = fetcher_of(settings, source, agent.wake, interval)
+        await agent.run(watching=_watch(agent, settings, beside, fetcher))
         log.say("Left", _run_on(ledger), pid=os.getpid())
 
     asyncio.run(main())
@@ -125,11 +127,12 @@ def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval
 
 def _tell_start(state: StatePaths, settings: Settings, accelerator: str) -> None:
     from agent import log
+    from agent.cli.compose import origin_of
 
     unreal = settings.hypervisor == "memory"
     log.say(
         "Started",
-        f"keeps {state.root} as {settings.desired_directory()} says",
+        f"keeps {state.root} as {origin_of(settings) or settings.desired} says",
         pid=os.getpid(),
         hypervisor=settings.hypervisor or "qemu",
         accelerator=None if unreal else accelerator,
@@ -193,7 +196,7 @@ def _recording() -> Iterator[None]:
         ) from error
 
 
-async def _watch(agent: Agent, settings: Settings, beside: Beside) -> None:
+async def _watch(agent: Agent, settings: Settings, beside: Beside, fetcher: Fetcher | None) -> None:
     from agent.wake import watch
     from agent.web import control
 
@@ -201,7 +204,10 @@ async def _watch(agent: Agent, settings: Settings, beside: Beside) -> None:
         group.create_task(control.serve(beside.api, agent.requests))
         if beside.showing is not None:
             group.create_task(beside.showing.refresh())
-        group.create_task(watch(settings.desired_directory(), agent.wake))
+        if fetcher is not None:
+            group.create_task(fetcher.run())
+        if settings.desired is not None:
+            group.create_task(watch(settings.desired, agent.wake))
         if settings.images is not None:
             group.create_task(watch(settings.images.parent, agent.wake, recursive=False))
 

@@ -94,6 +94,10 @@ class Contents:
         """What was in the way of seeing the tree."""
         return self._loader.look
 
+    def at(self, commit: str) -> None:
+        """What is read from now on is of this commit."""
+        self._loader.commit = commit
+
     def assembler(self, host: str) -> Assembler:
         """What puts these documents together for a host."""
         return Assembler(host, self._place, self._locate)

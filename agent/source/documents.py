@@ -85,11 +85,13 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Where a text came from: its path, how messages show that, and what its documents may leave out."""
+    """Where a text came from: its path, how messages show that, and what its documents may leave out. `commit`: the
+    one that it was read from."""
 
     path: str
     shown: str
     header: Mapping[str, Value] | None = None
+    commit: str | None = None
 
 
 def read_documents(file: File, data: bytes, beside: Beside) -> tuple[Reading, ...]:
@@ -114,7 +116,8 @@ def unreadable(file: File, message: str, line: int = 0, column: int = 0) -> Read
     """What stands for a file that cannot be read as documents."""
     kind = "images" if file.header else None
     problem = Problem(file.shown, line, column, message, kind=kind)
-    return Reading(file.path, 0, SourceRef(file.shown, 1), kind=kind, problems=(problem,))
+    ref = SourceRef(file.shown, 1, file.commit)
+    return Reading(file.path, 0, ref, kind=kind, problems=(problem,))
 
 
 class _Text:
@@ -131,7 +134,8 @@ class _Text:
 
 
 def _read(file: File, text: _Text, found: YamlDocument, beside: Beside) -> Reading:
-    reading = Reading(file.path, found.index, SourceRef(file.shown, found.line))
+    ref = SourceRef(file.shown, found.line, file.commit)
+    reading = Reading(file.path, found.index, ref)
     value = found.value
     if file.header and isinstance(value, dict):
         value = {**file.header, **value}

@@ -50,6 +50,8 @@ class Loader:
         self._look: Look | None = None
         self._stamps: dict[str, Hashable | None] = {}
         self.readings: tuple[Reading, ...] = ()
+        self.commit: str | None = None
+        """The commit that files are of which are read from now on."""
 
     @property
     def look(self) -> Look:
@@ -130,7 +132,7 @@ class Loader:
 
     def _read(self, entry: Entry, before: _Record | None, now: float) -> _Record:
         """The record of a file: that of before where the content proves to be the same. Raises Missing."""
-        file = File(entry.path, self._show(entry.path), self._header)
+        file = File(entry.path, self._show(entry.path), self._header, self.commit)
         try:
             content = self._tree.read(entry.path, now)
         except Missing:

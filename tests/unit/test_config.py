@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.cli.compose import origin_of
 from agent.config import Settings
 from agent.errors import BadInput
 
@@ -69,8 +71,15 @@ def test_the_host_is_called_as_it_is_said_to_be_or_as_it_calls_itself() -> None:
 
 
 def test_without_a_source_there_is_nothing_to_keep() -> None:
-    assert Settings(Path("/d")).desired_directory() == Path("/d")
-    with pytest.raises(
-        BadInput, match=r"no source .* \(say --desired DIR, or set HOLDFAST_DESIRED"
-    ):
-        Settings().desired_directory()
+    assert origin_of(Settings(Path("/d"))) is None
+    with pytest.raises(BadInput, match=r"no source .* \(say --desired DIR or --git URL"):
+        origin_of(Settings())
+    with pytest.raises(BadInput, match=r"--branch says something of a repository"):
+        origin_of(Settings(Path("/d"), branch="main"))
+
+
+def test_where_documents_come_from_is_said_whole_or_taken_whole() -> None:
+    before = Settings(git="https://h/r", branch="b", path="p", host="here")
+    assert Settings(Path("/d")).or_else(before) == Settings(Path("/d"), host="here")
+    assert Settings(git="https://h/s").or_else(before) == Settings(git="https://h/s", host="here")
+    assert Settings(host="other").or_else(before) == replace(before, host="other")

@@ -53,8 +53,8 @@ def test_a_pass_leaves_its_findings_and_its_source(ledger: Ledger) -> None:
     [(key, found)] = ledger.reader.findings().items()
     assert (key, found.reason, found.since) == ("vm/web", "PortTaken", 100.0)
     assert json.loads(ledger.reader.meta(SOURCE_KEY) or "") == {
-        "kind": "directory", "location": "/desired", "commit": None, "fetched_at": None,
-        "error": None,
+        "kind": "directory", "location": "/desired", "commit": None, "error": None,
+        "refused": None, "pending": False, "dirty": None,
     }  # fmt: skip
 
 
@@ -207,7 +207,7 @@ def test_another_commit_of_the_source_is_written_though_nothing_else_changed(
 ) -> None:
     recorder = Recorder(ledger)
     for commit in ("a" * 40, "b" * 40):
-        source = SourceInfo("git", "https://example/x.git", commit, 5.0)
+        source = SourceInfo("git", "https://example/x.git", commit)
         recorder.record(a_pass(wish=Desired(source)), 100.0)
         assert json.loads(ledger.reader.meta(SOURCE_KEY) or "")["commit"] == commit
 

@@ -51,11 +51,13 @@ repository."""
 
 
 class GitFailed(RetryLater):
-    """git did not do what it was asked; `status` is its exit status, None where it was ended for taking too long."""
+    """git did not do what it was asked. `status`: its exit status, None where it was ended for taking too long;
+    `remote`: whether it may have spoken to a server."""
 
-    def __init__(self, message: str, *, status: int | None, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, message: str, *, status: int | None, remote: bool) -> None:
+        super().__init__(message)
         self.status = status
+        self.remote = remote
 
 
 class NoGit(Blocked):
@@ -68,7 +70,7 @@ class Git:
 
     def __init__(self, directory: Path, *, held: Sequence[int] = ()) -> None:
         self.directory = directory
-        self._held = tuple(held)
+        self.held = tuple(held)
 
     def local(
         self,
@@ -80,12 +82,12 @@ class Git:
         """What git prints, which speaks to nobody. Raises GitFailed and NoGit."""
         command = self.words(*words, config={**_NEVER, **(config or {})})
         environment = {**alone(), **(variables or {})}
-        return self._run(words[0], command, environment, LOCAL_TIMEOUT, stdin)
+        return self._run(words[0], command, environment, stdin)
 
     def remote(self, *words: str) -> bytes:
         """What git prints, which may speak to a server. Raises GitFailed and NoGit."""
         command = self.words(*words, config={**_NEVER, **_OVER_THE_NETWORK})
-        return self._run(words[0], command, _environment(), NETWORK_TIMEOUT, b"")
+        return self._run(words[0], command, _environment(), None)
 
     def words(self, *words: str, config: Mapping[str, str] = _NEVER) -> list[str]:
         """The command, with these settings before all others."""
@@ -93,13 +95,10 @@ class Git:
         return ["git", *settings, f"--git-dir={self.directory}", *words]
 
     def _run(
-        self,
-        what: str,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        timeout: float,
-        stdin: bytes,
+        self, what: str, command: list[str], environment: Mapping[str, str], stdin: bytes | None
     ) -> bytes:
+        remote = stdin is None
+        timeout = NETWORK_TIMEOUT if remote else LOCAL_TIMEOUT
         try:
             process = subprocess.Popen(
                 command,
@@ -109,7 +108,7 @@ class Git:
                 env=environment,
                 cwd="/",
                 start_new_session=True,
-                pass_fds=self._held,
+                pass_fds=self.held,
             )
         except OSError as error:
             raise no_git(error) from error
@@ -117,12 +116,14 @@ class Git:
             out, err = process.communicate(stdin, timeout)
         except subprocess.TimeoutExpired:
             _end(process)
-            raise GitFailed(f"git {what} did not end within {timeout:.0f} s", status=None) from None
+            late = f"git {what} did not end within {timeout:.0f} s"
+            raise GitFailed(late, status=None, remote=remote) from None
         except BaseException:
             _end(process)
             raise
-        if process.returncode != 0:
-            raise GitFailed(_said(err, what, process.returncode), status=process.returncode)
+        status = process.returncode
+        if status != 0:
+            raise GitFailed(_said(err, what, status), status=status, remote=remote)
         return out
 
 

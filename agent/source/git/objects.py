@@ -52,6 +52,12 @@ class Objects:
         """What lies in a directory. Raises Unsound."""
         return list(_members(self._read(oid, b"tree", 1 << 30), len(oid) // 2))
 
+    def root(self, commit: str) -> str:
+        """The id of what lies in a commit's root directory. Raises Unsound."""
+        data = self._read(commit, b"commit", 1 << 16)
+        # gitformat: the first line of a commit is `tree SP <id>`.
+        return data.split(b"\n", 1)[0].removeprefix(b"tree ").decode("ascii", "replace")
+
     def _read(self, oid: str, kind: bytes, most: int) -> bytes:
         with self._lock:
             try:

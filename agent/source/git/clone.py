@@ -1,0 +1,275 @@
+"""The clone that an agent keeps of a repository: what it fetches is judged, and the last good commit is remembered.
+
+    STATE/git/<key>/       one origin's, by its url and branch
+      lock                 held by every git that works here, so that none is disturbed by an agent after its own
+      record.json          the last good commit, what was refused, what a person has approved
+      repo.git             bare; refs/holdfast/good and refs/holdfast/tip
+
+The history since the first good commit is there, and nothing before it. A clone that cannot be read is made anew beside
+the old one, which is let go of only when the new one holds what it held.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from agent import durable
+from agent.errors import Blocked, HoldfastError, RetryLater
+from agent.paths import StatePaths
+from agent.source.git.command import Git, GitFailed
+from agent.source.git.origin import Origin
+
+_GOOD, _TIP = "refs/holdfast/good", "refs/holdfast/tip"
+_QUIETLY = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
+
+
+class Trust(Protocol):
+    """Whose commits are followed."""
+
+    def objection(self, git: Git, commits: list[str]) -> tuple[str, str] | None:
+        """A commit that is not to be followed, and why; None where all of them are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A commit that the branch names and that is not followed. `reason` is a sentence; `approvable`: whether a person
+    can have it followed all the same."""
+
+    commit: str
+    reason: str
+    approvable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How it stands with an origin. `commit`: the last good one, None where there never was one; `approved`: the one
+    that a person wants to be followed wherever it comes from; `error`: why the server could not be asked last time;
+    `asked`: whether it was asked at all since the agent began."""
+
+    commit: str | None = None
+    refused: Refusal | None = None
+    approved: str | None = None
+    error: str | None = None
+    asked: bool = False
+
+
+class Clone:
+    """The clone of `origin` among those of a state directory. One thread works with it at a time; any may read
+    `standing`."""
+
+    def __init__(self, paths: StatePaths, origin: Origin, trust: Trust | None = None) -> None:
+        self.origin = origin
+        self.standing = Standing()
+        self._fetched = paths.fetched
+        self._directory = directory = paths.git / origin.key
+        self._trust = trust
+        self._suspect = False
+        self.git = Git(directory / "repo.git")
+
+    def open(self) -> None:
+        """Take up what an earlier agent has fetched. Nothing is fetched."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads((self._directory / "record.json").read_bytes())
+            refused = record["refused"]
+            self.standing = Standing(
+                commit=record["commit"],
+                refused=Refusal(**refused) if refused else None,
+                approved=record["approved"],
+            )
+
+    def suspect(self) -> None:
+        """What is here cannot be read: the next fetch makes it anew."""
+        self._suspect = True
+
+    def approve(self, commit: str) -> None:
+        """Follow this commit wherever it comes from, once the branch names it. Raises Blocked where it is not the one
+        that was refused."""
+        refused = self.standing.refused
+        if refused is None or not refused.commit.startswith(commit):
+            hint = f"what waits is {refused.commit[:12]}" if refused else "nothing waits for it"
+            raise Blocked(f"approving commit {commit}: it was not refused", hint=hint)
+        if not refused.approvable:
+            raise Blocked(
+                f"approving commit {commit}: {refused.reason}", hint="no approval makes up for that"
+            )
+        self._put(replace(self.standing, approved=refused.commit))
+
+    def fetch(self) -> None:
+        """Ask the server what the branch names now, and follow it if it is good; `standing` says what came of it. Does
+        not raise for what a server, a repository or a disk does."""
+        try:
+            with self._locked() as git:
+                self._look(git)
+            self._put(replace(self.standing, error=None, asked=True))
+            self._fetched.touch(0o600)
+        except (HoldfastError, OSError) as error:
+            # What fails here without speaking to anybody may be broken.
+            self._suspect |= isinstance(error, GitFailed) and not error.remote
+            why = str(error) if isinstance(error, HoldfastError) else f"{error.strerror or error}"
+            said = f"fetching {self.origin}: {why}"
+            self.standing = replace(self.standing, error=said, asked=True)
+
+    def _look(self, git: Git) -> None:
+        tip = self._asked(git)
+        now = self.standing
+        if self._suspect:
+            self._make_anew(git, tip)
+            self._suspect = False
+        if tip == now.commit:
+            self._put(replace(now, refused=None, approved=None))
+            return
+        if now.refused is not None and (now.refused.commit, now.approved) == (tip, None):
+            return
+        self._bring(git, tip)
+        refusal = self._objection(git, tip)
+        if refusal is not None:
+            approved = now.approved if now.approved == tip else None
+            self._put(replace(now, refused=refusal, approved=approved))
+            return
+        git.local("update-ref", _GOOD, tip)
+        self._put(replace(now, commit=tip, refused=None, approved=None))
+        with suppress(GitFailed):
+            git.local("gc", "--auto", "--quiet", config=_FEW_PACKS)
+
+    def _asked(self, git: Git) -> str:
+        """The commit that the branch names at the server. Raises GitFailed."""
+        told = git.remote("ls-remote", "--", self.origin.url, self.origin.ref)
+        for line in told.decode(errors="replace").splitlines():
+            commit, _, ref = line.partition("\t")
+            if ref == self.origin.ref:
+                return commit
+        branch = f"no branch {self.origin.branch}" if self.origin.branch else "no commit"
+        raise GitFailed(f"there is {branch} in it", status=0, remote=True)
+
+    def _bring(self, git: Git, tip: str) -> None:
+        """Have the commit here, and all that came since the last good one."""
+        try:
+            self._fetch(git, since=self.standing.commit)
+            git.local("rev-parse", "--verify", "--quiet", f"{tip}^{{tree}}")
+        except GitFailed as error:
+            # The server has just answered, so it may be what lies here.
+            if error.status is None or not _is_repository(self.git.directory):
+                raise
+            self._make_anew(git, tip)
+
+    def _fetch(self, git: Git, since: str | None) -> None:
+        depth = ["--depth=1"] if since is None else []
+        refspec = f"+{self.origin.ref}:{_TIP}"
+        git.remote("fetch", *_QUIETLY, *depth, "--", self.origin.url, refspec)
+
+    def _make_anew(self, git: Git, tip: str) -> None:
+        """A new clone in place of this one, with the last good commit in it. Raises GitFailed, and leaves all as it
+        was then."""
+        beside = self._directory / f".repo.git{durable.UNFINISHED}"
+        shutil.rmtree(beside, ignore_errors=True)
+        fresh = Git(beside, held=git.held)
+        try:
+            _initialise(fresh)
+            good = self.standing.commit
+            if good is not None:
+                refspec = f"+{good}:{_GOOD}"
+                fresh.remote("fetch", *_QUIETLY, "--depth=1", "--", self.origin.url, refspec)
+            self._fetch(fresh, since=good)
+            fresh.local("rev-list", "--quiet", "--objects", "--all")
+            old = self._directory / f".old.git{durable.UNFINISHED}"
+            shutil.rmtree(old, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                self.git.directory.rename(old)
+            beside.rename(self.git.directory)
+            durable.sync_directory(self._directory)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def _objection(self, git: Git, tip: str) -> Refusal | None:
+        good = self.standing.commit
+        follows = good is None or _is_ancestor(git, good, tip)
+        commits = [tip]
+        if good is not None:
+            words = ["rev-list", "--reverse", "--topo-order", tip, f"^{good}"]
+            commits = git.local(*words).decode().split() or [tip]
+        if self._trust is not None:
+            found = self._trust.objection(git, commits)
+            if found is not None:
+                commit, why = found
+                return Refusal(tip, f"commit {commit[:12]} {why}", approvable=False)
+        if follows or self.standing.approved == tip:
+            return None
+        reason = (
+            f"commit {tip[:12]} does not follow {(good or '')[:12]}: the branch was set back, or its history"
+            " was rewritten"
+        )
+        return Refusal(tip, reason, approvable=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[Git]:
+        """git on this clone, that no git of an agent before is at work in. Raises RetryLater where one is."""
+        durable.directory(self._directory.parent)
+        durable.directory(self._directory)
+        lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RetryLater(
+                    f"a git that was begun before still works in {self._directory}"
+                ) from None
+            git = Git(self.git.directory, held=[lock])
+            self._tidy(git)
+            if not (self._directory / "record.json").exists():
+                self._fetched.unlink(missing_ok=True)  # it is of another origin
+            yield git
+        finally:
+            os.close(lock)
+
+    def _tidy(self, git: Git) -> None:
+        """Clear away what a git left that was killed: nobody else works here."""
+        durable.clear_up(self._directory)
+        if not _is_repository(git.directory):
+            shutil.rmtree(git.directory, ignore_errors=True)
+            _initialise(git)
+            self._suspect = self.standing.commit is not None
+            return
+        for pattern in ("*.lock", "refs/**/*.lock", "objects/pack/tmp_*", "objects/**/tmp_obj_*"):
+            for left in git.directory.glob(pattern):
+                with suppress(FileNotFoundError):
+                    left.unlink()
+
+    def _put(self, standing: Standing) -> None:
+        """Be it, and remember of it what another agent must know."""
+        refused = asdict(standing.refused) if standing.refused else None
+        kept = {"commit": standing.commit, "refused": refused, "approved": standing.approved}
+        path = self._directory / "record.json"
+        content = json.dumps({"origin": str(self.origin), **kept}, indent=1).encode()
+        if not path.exists() or path.read_bytes() != content:
+            durable.write(path, content, replace=True)
+        self.standing = standing
+
+
+_FEW_PACKS = {"gc.auto": "1000", "gc.autoPackLimit": "30", "gc.pruneExpire": "1.hour.ago"}
+
+
+def _initialise(git: Git) -> None:
+    git.local("init", "--quiet", "--bare", "--template=", "--initial-branch=none")
+
+
+def _is_repository(path: Path) -> bool:
+    return (path / "HEAD").is_file() and (path / "objects").is_dir() and (path / "refs").is_dir()
+
+
+def _is_ancestor(git: Git, old: str, new: str) -> bool:
+    try:
+        git.local("merge-base", "--is-ancestor", old, new)
+    except GitFailed as error:
+        if error.status != 1:
+            raise
+        return False
+    return True

@@ -1,0 +1,304 @@
+"""What a branch of a real repository says, and what it cannot say."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from agent.paths import StatePaths
+from agent.source.git.clone import Clone, Trust
+from agent.source.git.origin import origin
+from agent.source.git.source import GitSource
+from state.desired import Desired
+from state.ids import Name
+from tests.gits import Repository, git
+from tests.trees import HOST, MAP, NOW, messages, vm
+
+TREE = {"images.yaml": MAP, "web.yaml": vm("web"), "db.yaml": vm("db")}
+
+
+class Place:
+    """A repository, and a state directory with one agent after the other."""
+
+    def __init__(self, root: Path) -> None:
+        self.repository = Repository(root)
+        self.paths = StatePaths(root / "state")
+        self.paths.root.mkdir()
+        self.first = self.repository.commit(TREE)
+        self.source = self.agent()
+
+    def agent(self, trust: Trust | None = None, path: str = "", branch: str = "main") -> GitSource:
+        self.clone = Clone(self.paths, origin(self.repository.url, branch, path), trust)
+        self.source = GitSource(self.clone, host=HOST)
+        return self.source
+
+    def look(self) -> Desired:
+        return self.source.load(NOW)
+
+    def fetched(self) -> Desired:
+        self.source.fetch()
+        return self.look()
+
+    def after(self, files: Mapping[str, str | bytes | None]) -> Desired:
+        self.repository.commit(files)
+        return self.fetched()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def names(desired: Desired) -> list[str]:
+    return sorted(desired.vms)
+
+
+def test_nothing_is_wanted_and_nothing_gone_before_the_first_fetch(place: Place) -> None:
+    desired = place.look()
+    assert (names(desired), desired.source.pending) == ([], True)
+    assert desired.unproven == f"no commit of {place.clone.origin} was fetched yet"
+
+
+def test_a_branch_says_what_is_wanted_and_of_which_commit(place: Place) -> None:
+    desired = place.fetched()
+    assert names(desired) == ["db", "web"]
+    assert (desired.source.kind, desired.source.commit) == ("git", place.first)
+    assert (desired.source.error, desired.source.pending, desired.unproven) == (None, False, None)
+    second = place.repository.commit({"web.yaml": vm("web", "memory: 1GiB")})
+    desired = place.fetched()
+    assert desired.vms[Name("web")].source.commit == second
+    assert desired.vms[Name("db")].source.commit == place.first, "this commit did not touch it"
+    assert "db" not in place.after({"db.yaml": None}).vms
+
+
+def test_only_what_changed_is_read_again(place: Place) -> None:
+    before = place.fetched()
+    after = place.after({"web.yaml": vm("web", "memory: 1GiB")})
+    assert after.vms[Name("db")] is before.vms[Name("db")]
+    assert place.fetched() is after or place.fetched() == after
+
+
+def test_the_last_good_commit_outlives_agents_and_the_server(place: Place) -> None:
+    place.fetched()
+    place.repository.vanish()
+    place.agent()
+    assert names(place.look()) == ["db", "web"]
+    desired = place.fetched()
+    assert names(desired) == ["db", "web"]
+    assert desired.source.commit == place.first
+    assert desired.source.error is not None
+    assert str(place.repository.bare) in desired.source.error
+    assert desired.unproven is None
+
+
+def test_a_deleted_branch_is_an_error_and_no_deletion(place: Place) -> None:
+    place.fetched()
+    git(place.repository.bare, "update-ref", "-d", "refs/heads/main")
+    desired = place.fetched()
+    assert names(desired) == ["db", "web"]
+    assert desired.source.error == f"fetching {place.clone.origin}: there is no branch main in it"
+
+
+def test_an_emptied_tree_proves_nothing(place: Place) -> None:
+    place.fetched()
+    desired = place.after(dict.fromkeys(TREE, None))
+    assert desired.unproven is not None
+    desired = place.after(TREE)
+    assert desired.unproven is None
+
+
+def test_a_directory_of_the_repository_can_be_all_there_is(place: Place) -> None:
+    place.agent(path="hosts/a/")
+    desired = place.fetched()
+    assert desired.source.error == "the commit has no directory `hosts/a`"
+    assert desired.unproven is not None
+    desired = place.after({"hosts/a/x.yaml": vm("x"), "hosts/a/images.yaml": MAP})
+    assert (names(desired), desired.source.error) == (["x"], None)
+    assert desired.vms[Name("x")].source.file == "x.yaml"
+
+
+@pytest.mark.parametrize("broken", ["web.yaml", "renamed.yaml", "new.yaml"])
+def test_one_broken_file_holds_what_it_might_own_and_the_others_follow(
+    place: Place, broken: str
+) -> None:
+    place.fetched()
+    changes: dict[str, str | None] = {"db.yaml": vm("db", "memory: 2GiB"), "web.yaml": None}
+    desired = place.after(changes | {broken: "kind: vm\nname: web\nmemory: [\n"})
+    assert desired.vms[Name("db")].spec.memory == 2 << 30
+    assert "web" not in desired.vms
+    held = {problem.name for problem in desired.problems}
+    assert held == {None}, "the text cannot tell its name"
+    assert desired.unproven is not None, "so that no name is proven to be gone"
+    assert broken in messages(desired)[0]
+
+
+def test_a_name_that_two_files_give_is_held(place: Place) -> None:
+    place.fetched()
+    desired = place.after({"again.yaml": vm("web", "memory: 2GiB")})
+    assert names(desired) == ["db"]
+    assert {problem.name for problem in desired.problems} == {"web"}
+
+
+@pytest.mark.parametrize("how", ["rewound", "amended", "replaced"])
+def test_a_history_that_was_rewritten_is_refused_until_somebody_approves(
+    place: Place, how: str, tmp_path: Path
+) -> None:
+    good = place.repository.commit({"web.yaml": None})
+    place.fetched()
+    repository = place.repository
+    match how:
+        case "rewound":
+            git(repository.bare, "update-ref", "refs/heads/main", place.first)
+        case "amended":
+            repository.commit({"db.yaml": vm("db", "cpus: 3")}, "--amend")
+        case _:
+            repository.vanish()
+            other = Repository(tmp_path / "other")
+            other.commit({**TREE, "third.yaml": vm("third")})
+            other.bare.rename(repository.bare)
+    tip = git(repository.bare, "rev-parse", "main")
+    for _ in range(2):
+        desired = place.fetched()
+        assert desired.source.commit == good
+        assert names(desired) == ["db"]
+        assert desired.source.error is None
+        assert desired.source.refused == (
+            f"commit {tip[:12]} does not follow {good[:12]}: the branch was set back, or its history was rewritten"
+            f" (`holdfast approve {tip[:12]}` lets it pass)"
+        )
+        place.agent()
+        assert place.look().source.refused == desired.source.refused
+    with pytest.raises(Exception, match=f"what waits is {tip[:12]}"):
+        place.source.approve("0123456")
+    place.source.approve(tip[:12])
+    desired = place.fetched()
+    assert (desired.source.commit, desired.source.refused) == (tip, None)
+    expected = {"rewound": ["db", "web"], "amended": ["db"], "replaced": ["db", "third", "web"]}
+    assert names(desired) == expected[how]
+    git(repository.work, "fetch", "-q", "origin", "main")
+    git(repository.work, "reset", "-q", "--hard", "FETCH_HEAD")
+    assert names(place.after({"db.yaml": None})) == [one for one in expected[how] if one != "db"]
+
+
+def test_an_approval_is_for_one_commit(place: Place) -> None:
+    place.repository.commit({"web.yaml": None})
+    good = place.fetched().source.commit
+    refused = place.repository.commit({"db.yaml": vm("db", "cpus: 3")}, "--amend")
+    place.fetched()
+    place.source.approve(refused)
+    other = place.repository.commit({"db.yaml": vm("db", "cpus: 4")}, "--amend")
+    desired = place.fetched()
+    assert desired.source.commit == good
+    assert desired.source.refused is not None
+    assert other[:12] in desired.source.refused
+
+
+def test_a_branch_that_comes_back_is_followed_again(place: Place) -> None:
+    good = place.repository.commit({"web.yaml": None})
+    place.fetched()
+    git(place.repository.bare, "update-ref", "refs/heads/main", place.first)
+    assert place.fetched().source.refused is not None
+    git(place.repository.bare, "update-ref", "refs/heads/main", good)
+    desired = place.fetched()
+    assert (desired.source.refused, desired.source.commit) == (None, good)
+
+
+@pytest.mark.parametrize("lost", ["an object", "all objects", "the clone", "HEAD"])
+def test_a_clone_that_is_broken_is_made_anew(place: Place, lost: str) -> None:
+    place.fetched()
+    clone = place.clone.git.directory
+    match lost:
+        case "an object":
+            for pack in clone.glob("objects/pack/*.pack"):
+                data = bytearray(pack.read_bytes())
+                data[len(data) // 2] ^= 0xFF
+                pack.chmod(0o600)
+                pack.write_bytes(data)
+        case "all objects":
+            shutil.rmtree(clone / "objects" / "pack")
+        case "the clone":
+            shutil.rmtree(clone)
+        case _:
+            (clone / "HEAD").unlink()
+    place.agent()
+    if lost != "HEAD":
+        desired = place.look()
+        assert desired.source.error is not None
+        assert desired.unproven is not None
+    place.fetched()
+    desired = place.fetched()
+    assert (names(desired), desired.source.error) == (["db", "web"], None)
+    assert desired.source.commit == place.first
+    assert names(place.after({"web.yaml": None})) == ["db"]
+    git(clone, "fsck", "--strict")
+
+
+def test_a_broken_clone_holds_all_while_the_server_is_away(place: Place) -> None:
+    before = place.fetched()
+    shutil.rmtree(place.clone.git.directory / "objects" / "pack")
+    place.repository.vanish()
+    for _ in range(2):
+        desired = place.fetched()
+        assert desired.vms == before.vms, "they were read before"
+        assert desired.source.error is not None
+
+
+def test_what_a_killed_git_left_stops_nothing(place: Place) -> None:
+    place.fetched()
+    clone = place.clone.git.directory
+    for lock in ("shallow.lock", "config.lock", "HEAD.lock", "refs/holdfast/tip.lock"):
+        (clone / lock).touch()
+    (clone / "objects" / "pack" / "tmp_pack_x").write_bytes(b"half")
+    (place.clone.git.directory.parent / ".repo.git.part").mkdir()
+    place.agent()
+    assert names(place.after({"web.yaml": None})) == ["db"]
+    assert not [*clone.rglob("*.lock"), *clone.rglob("tmp_*")]
+
+
+def test_a_fetch_that_does_not_come_to_its_end_changes_nothing(place: Place) -> None:
+    place.fetched()
+    place.repository.commit({"web.yaml": None, "big": os.urandom(1 << 20)})
+    for path in place.repository.bare.rglob("objects/??/*"):
+        if path.stat().st_size > 1 << 19:
+            path.chmod(0o600)
+            os.truncate(path, 1000)
+    desired = place.fetched()
+    assert names(desired) == ["db", "web"]
+    assert desired.source.error is not None
+    assert desired.source.commit == place.first
+
+
+def test_another_origin_has_a_record_of_its_own(place: Place) -> None:
+    place.fetched()
+    git(place.repository.work, "push", "-q", "origin", "HEAD:other")
+    place.agent(branch="other")
+    desired = place.look()
+    assert desired.source.commit is None
+    assert desired.source.error is None
+    git(place.repository.bare, "update-ref", "-d", "refs/heads/other")
+    assert place.fetched().source.error is not None
+    assert not place.paths.fetched.exists(), "it was never fetched"
+    git(place.repository.work, "push", "-q", "origin", "HEAD:other")
+    assert names(place.fetched()) == ["db", "web"]
+    assert place.paths.fetched.exists()
+
+
+def test_a_repository_is_not_run(place: Place, tmp_path: Path) -> None:
+    """Filters, text conversions, hooks and submodules are for those who check it out."""
+    ran = tmp_path / "ran"
+    evil = '[submodule "x"]\n\tpath = x\n\turl = ext::sh -c touch% ' + str(ran) + "\n"
+    attributes = "*.yaml filter=evil diff=evil text eol=crlf ident\n"
+    place.repository.commit(
+        {".gitmodules": evil, ".gitattributes": attributes, "web.yaml": "# $Id$\n" + vm("web")}
+    )
+    for hooks in (place.repository.bare / "hooks", place.clone.git.directory / "hooks"):
+        hooks.mkdir(parents=True, exist_ok=True)
+        for name in ("post-checkout", "post-merge", "reference-transaction", "pre-auto-gc"):
+            (hooks / name).write_text(f"#!/bin/sh\ntouch {ran}\n")
+            (hooks / name).chmod(0o755)
+    assert names(place.fetched()) == ["db", "web"]
+    assert not ran.exists()
