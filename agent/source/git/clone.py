@@ -192,10 +192,10 @@ class Clone:
     def _objection(self, git: Git, tip: str) -> Refusal | None:
         good = self.standing.commit
         follows = good is None or _is_ancestor(git, good, tip)
-        commits = [tip]
-        if good is not None:
+        commits = [tip]  # alone, where it follows nothing: whoever approves it means what it holds
+        if good is not None and follows:
             words = ["rev-list", "--reverse", "--topo-order", tip, f"^{good}"]
-            commits = git.local(*words).decode().split() or [tip]
+            commits = git.local(*words).decode().split()
         if self._trust is not None:
             found = self._trust.objection(git, commits)
             if found is not None:
