@@ -31,6 +31,7 @@ class Settings:
     max_concurrency: int | None = None
     capacity_map: tuple[tuple[str, int], ...] = ()
     drain_timeout: float | None = None
+    max_destroy: int | None = None
 
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> Self:

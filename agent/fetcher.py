@@ -6,33 +6,47 @@ A server that does not answer holds up nobody: it is asked in a thread of its ow
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import Protocol
 
 from agent.wake import Wake
 from agent.worker import Worker
 
 
-class Fetcher:
-    """`fetch` asks the server once and tells whether anything is said differently since; `interval` seconds lie between
-    the end of one and the beginning of the next."""
+class Remote(Protocol):
+    """A source that has a server. Its methods are called one at a time, in a thread."""
 
-    def __init__(self, fetch: Callable[[], bool], wake: Wake, interval: float) -> None:
-        self._fetch = fetch
+    @property
+    def approvable(self) -> str | None:
+        """The commit that is not followed until a person approves it."""
+
+    def fetch(self) -> bool:
+        """Ask the server once; whether anything is said differently since."""
+
+    def approve(self, commit: str) -> str:
+        """Follow that commit; its whole id. Raises Blocked."""
+
+
+class Fetcher:
+    """`interval` seconds lie between the end of one fetch and the beginning of the next."""
+
+    def __init__(self, source: Remote, wake: Wake, interval: float) -> None:
+        self._source = source
         self._wake = wake
         self._interval = interval
         self._asked = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
+        self._worker = Worker("fetch")
 
     async def run(self) -> None:
         """Ask, for ever."""
-        worker = Worker("fetch")
         try:
             while True:
                 self._asked.clear()
                 waiting, self._waiting = self._waiting, []
-                if await worker.submit(self._fetch):
-                    self._wake.notify("the repository was asked")
+                if await self._worker.submit(self._source.fetch):
+                    self._wake.notify("the repository says something else")
                 for one in waiting:
                     if not one.done():
                         one.set_result(None)
@@ -42,11 +56,19 @@ class Fetcher:
         finally:
             for one in self._waiting:
                 one.cancel()
-            worker.leave()
+            self._worker.leave()
 
-    async def now(self) -> None:
+    async def ask(self) -> None:
         """Ask at once, or as soon as the server has answered what it was asked before; returns when it was asked."""
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(answered)
         self._asked.set()
         await answered
+
+    def refused(self) -> str | None:
+        """The commit that waits for a person's approval."""
+        return self._source.approvable
+
+    async def approve(self, commit: str) -> str:
+        """Follow that commit; its whole id. Raises Blocked."""
+        return await self._worker.submit(partial(self._source.approve, commit))

@@ -22,6 +22,7 @@ from agent.jobs.requests import Requests
 from agent.jobs.runner import Runner
 from agent.jobs.store import RunStore
 from agent.observe import observe
+from agent.operator import Operator
 from agent.plan import plan
 from agent.policy import Policy
 from agent.ready import Readiness
@@ -106,6 +107,7 @@ class Agent:
             desired=lambda: self._desired,
             interrupt=self._cancel,
         )
+        self.operator = Operator(world.ledger, world.clock, self.wake.notify)
         self._passes = 0
         self._stopping = False
 
@@ -217,6 +219,7 @@ class Agent:
         self._desired = desired
         if not self._stopping:
             self._recorder.record(done, now.wall)
+            self.operator.passed(decided, desired, reasons)
             self._on_pass(done)
         return done
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Protocol
 
 from agent.doing import Doing
 from agent.hypervisor.api import Backend
 from agent.leases import forwards_of
 from state.desired import Desired
-from state.ids import Name
+from state.ids import Name, Uid
 from state.lifecycle import Cause, Phase
 from state.observed import Instance, Listener, NameRecord, Observed, Retry, RunState, Seen, Verdict
+from state.records import APPROVED_KEY, SUSPENDED_KEY
 from state.runs import Run
 from state.spec.resolved import VmSpec
 
@@ -22,6 +24,7 @@ class Records(Protocol):
     def names(self) -> dict[Name, NameRecord]: ...
     def retries(self) -> dict[str, Retry]: ...
     def runs(self) -> list[Run]: ...
+    def meta(self, key: str) -> str | None: ...
 
 
 class NoRecords:
@@ -38,6 +41,9 @@ class NoRecords:
 
     def runs(self) -> list[Run]:
         return []
+
+    def meta(self, key: str) -> str | None:
+        return None
 
 
 async def observe(records: Records, backend: Backend, desired: Desired, doing: Doing) -> Observed:
@@ -74,6 +80,8 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
         runs=tuple(runs),
         free_memory=backend.host.free_memory(_promised(seen)) if waiting else None,
         free_disk=backend.host.free_disk() if waiting or blocked else None,
+        suspended=bool(records.meta(SUSPENDED_KEY)),
+        approved=frozenset(map(Uid, json.loads(records.meta(APPROVED_KEY) or "[]"))),
     )
 
 

@@ -18,6 +18,7 @@ from agent.keepalive import answer
 from agent.leases import Leases
 from agent.live import Question
 from agent.policy import Policy
+from agent.restraint import restrained
 from agent.steps import (
     Clear,
     Create,
@@ -65,7 +66,9 @@ class _Pass:
 
     def whole(self) -> Plan:
         """Every name's step, and the images that some of them wait for."""
-        return Plan(steps=self._steps(), fetches=self._fetches.asked)
+        steps, fence = restrained(self._steps(), self._observed, self._policy)
+        fetches = () if self._observed.suspended else self._fetches.asked
+        return Plan(steps=steps, fetches=fetches, fence=fence)
 
     def _steps(self) -> tuple[Step, ...]:
         leased = {name for name, record in self._observed.names.items() if record.ssh_port}

@@ -16,7 +16,8 @@ class Policy:
     at different ones do not reach for the same at the same moment. `run_as`: uids for QEMU processes, None where the
     agent is not root and each runs as the agent's user. `memory`: bytes that one guest may have at most, None where
     nobody said. `max_concurrency`: VMs of jobs at once; `capacity`: of those that a label means; `drain_timeout`:
-    seconds that running jobs get when the agent is to leave."""
+    seconds that running jobs get when the agent is to leave. `max_destroy`: VMs that a pass may destroy without being
+    asked to, None for half of those that run."""
 
     state_id: str
     accelerator: str
@@ -26,4 +27,5 @@ class Policy:
     memory: int | None = None
     drain_timeout: float = 60.0
     max_concurrency: int = 2
+    max_destroy: int | None = None
     capacity: Mapping[str, int] = field(default_factory=dict)

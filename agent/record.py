@@ -10,10 +10,10 @@ from agent.report import dated, findings
 from agent.steps import Keep, Plan, Step
 from state.desired import Desired
 from state.history import Event, Finding
-from state.ids import Name
+from state.ids import Name, Uid
 from state.ledger import Ledger
 from state.observed import Instance, Observed
-from state.records import GONE_BACK_KEY, SOURCE_KEY
+from state.records import APPROVED_KEY, GONE_BACK_KEY, SOURCE_KEY
 
 _QUIET = frozenset({"acting", "advice"})
 _EXPECTED = frozenset(
@@ -68,7 +68,12 @@ class Recorder:
         source = json.dumps(asdict(done.desired.source), sort_keys=True)
         back = json.dumps(_gone_back(done), sort_keys=True)
         meta = {SOURCE_KEY: source, GONE_BACK_KEY: back}
-        if not (gone or fresh or moved or over or (source, back) != (self._source, self._back)):
+        approved = _still_approved(done)
+        if approved != done.observed.approved:
+            meta[APPROVED_KEY] = json.dumps(sorted(approved))
+        unapproved = APPROVED_KEY in meta
+        same = (source, back) == (self._source, self._back)
+        if same and not (gone or fresh or moved or over or unapproved):
             self._held = holds
             return
         with self._ledger.transaction() as change:
@@ -99,6 +104,15 @@ def _gone_back(done: Pass) -> dict[str, str]:
         step.name: step.run
         for step in done.plan.steps
         if isinstance(step, Keep) and step.run is not None and step.run != latest.get(step.name)
+    }
+
+
+def _still_approved(done: Pass) -> frozenset[Uid]:
+    """Of what a person lets be destroyed, what is there and still not wanted: an approval does not outlast that."""
+    return done.observed.approved & {
+        one.instance.uid
+        for one in done.observed.instances
+        if one.instance.name not in done.desired.vms
     }
 
 

@@ -289,14 +289,23 @@ ACTING = ORDER[: ORDER.index("hold")]
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """VMs whose destruction waits for a person: `id` names just this, `uids` are theirs."""
+
+    id: str
+    uids: frozenset[Uid]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What to do in one pass, and why every other name is left alone.
 
-    `fetches` are the images that have to be brought first.
+    `fetches` are the images that have to be brought first; `fence` is what waits for a person's approval.
     """
 
     steps: tuple[Step, ...]
     fetches: tuple[ImageSpec, ...] = ()
+    fence: Fence | None = None
 
     @property
     def acting(self) -> tuple[Step, ...]:
@@ -305,7 +314,9 @@ class Plan:
 
     @property
     def id(self) -> str:
-        """Twelve hex digits that are the same for plans that do the same."""
+        """Twelve hex digits that are the same for plans that do the same, or that wait for the same approval."""
+        if self.fence is not None:
+            return self.fence.id
         said = [[step.action, step.name, step.because, list(step.fields)] for step in self.acting]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 

@@ -140,6 +140,10 @@ class Ledger:
     def instance(self, uid: Uid) -> Instance | None:
         return self._instances.get(uid)
 
+    def meta(self, key: str) -> str | None:
+        """One of the single values, None where it was never set."""
+        return self.reader.meta(key)
+
     def names(self) -> dict[Name, NameRecord]:
         return dict(self._names)
 

@@ -202,7 +202,8 @@ class Observed:
     `images` holds the specs whose image is in the store. `busy` are names with a step under way, and what it is;
     `given` is what those steps were given; `fetching` are images on their way, each with a sentence part on how far.
     `runs` are the runs that are remembered, oldest of each name first; `free_memory` and `free_disk` are the bytes that
-    runs may still come to use, None where nobody looked.
+    runs may still come to use, None where nobody looked. `suspended`: a person wants everything left alone; `approved`:
+    instances that a person lets be destroyed.
     """
 
     instances: tuple[Seen, ...] = ()
@@ -216,6 +217,8 @@ class Observed:
     runs: tuple[Run, ...] = ()
     free_memory: int | None = None
     free_disk: int | None = None
+    suspended: bool = False
+    approved: frozenset[Uid] = frozenset()
 
     def by_name(self, kind: Literal["vm", "job"]) -> dict[Name, list[Seen]]:
         """The instances of each name of a kind, oldest generation first."""

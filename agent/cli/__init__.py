@@ -34,6 +34,10 @@ _COMMANDS = {
     "logs": ("agent.cli.logs", "A job's log, a VM's serial log."),
     "job": ("agent.cli.job", "Run a job again, cancel it, its past runs, what they left."),
     "events": ("agent.cli.events", "What happened."),
+    "approve": ("agent.cli.operate", "Let pass what was held back."),
+    "suspend": ("agent.cli.operate", "Leave everything alone until `resume`."),
+    "resume": ("agent.cli.operate", "Keep the VMs as the documents say again."),
+    "reconcile": ("agent.cli.operate", "Fetch and look now."),
     "ssh": ("agent.cli.ssh", "Into a guest, with pinned keys."),
     "console": ("agent.cli.console", "A VM's serial line."),
     "down": ("agent.cli.down", "Destroy everything of a state directory."),
@@ -74,7 +78,7 @@ class _Lazy(click.Group):
     "--debug", is_flag=True, envvar="HOLDFAST_DEBUG", show_envvar=True, help="Show tracebacks."
 )
 def holdfast(debug: bool) -> None:
-    """Virtual machines on one host, kept exactly as a directory of YAML says."""
+    """Virtual machines on one host, kept exactly as a directory of YAML or a git repository says."""
 
 
 def main() -> None:

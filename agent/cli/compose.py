@@ -83,7 +83,7 @@ def fetcher_of(settings: Settings, source: Source, wake: Wake, interval: float) 
     from agent.source.git.source import GitSource
 
     assert isinstance(source, GitSource)  # noqa: S101 - as `open_source` made it
-    return Fetcher(source.fetch, wake, interval)
+    return Fetcher(source, wake, interval)
 
 
 def open_ledger(
@@ -173,6 +173,8 @@ def policy_of(settings: Settings, state_id: str, accelerator: str) -> Policy:
     )
     if settings.max_concurrency is not None:
         policy = replace(policy, max_concurrency=settings.max_concurrency)
+    if settings.max_destroy is not None:
+        policy = replace(policy, max_destroy=settings.max_destroy)
     if settings.drain_timeout is not None:
         policy = replace(policy, drain_timeout=settings.drain_timeout)
     if settings.hypervisor == "memory":

@@ -8,30 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from agent.cli.asking import either
 from agent.cli.jobtext import history_table
 from agent.cli.options import option, output_option, state_option
-from agent.cli.reading import open_reader
 from agent.cli.runs import meant, runs_of
 from agent.cli.tables import screen
 from agent.cli.text import in_line
 from agent.cli.typed import typed
-from agent.errors import StateInUse
 from agent.jobs.told import result
 from agent.paths import StatePaths
 
 if TYPE_CHECKING:
     from state.runs import Run
-
-_PATIENCE = 20.0
-"""Seconds that an agent gets to answer which has just started, or to leave."""
-_KNOCK = 0.1
 
 
 @click.group()
@@ -112,21 +105,13 @@ def _by_whom(told: dict[str, Any]) -> str:
 
 def _ask(state: StatePaths, name: str, what: Literal["rerun", "cancel"]) -> dict[str, Any]:
     """Have it done, by the agent or here: `number` of the run, and whether an `agent` does it."""
-    from agent.statedir import holder
-    from agent.web.client import Unanswered, ask_of_job
+    from agent.web.client import ask_of_job
 
-    open_reader(state).close()  # holding a state directory would make one
-    waiting, end = threading.Event(), time.monotonic() + _PATIENCE
-    while True:
-        try:
-            if holder(state) is None:
-                return {"number": _alone(state, name, what).number, "agent": False}
-            return ask_of_job(state.api_socket, name, what) | {"agent": True}
-        except (StateInUse, Unanswered):
-            # It has just come, or is just leaving, or another command holds the directory for a moment.
-            if time.monotonic() > end:
-                raise
-        waiting.wait(_KNOCK)
+    return either(
+        state,
+        lambda: ask_of_job(state.api_socket, name, what) | {"agent": True},
+        lambda: {"number": _alone(state, name, what).number, "agent": False},
+    )
 
 
 def _alone(state: StatePaths, name: str, what: Literal["rerun", "cancel"]) -> Run:

@@ -305,6 +305,12 @@ def source_options(function: F) -> F:
             help="Of those, at most N whose image a label or an alias means; may be given again.",
         ),
         option(
+            "--max-destroy",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="More VMs are destroyed at once only if approved.  [default: half of those that run, 3 at least]",
+        ),
+        option(
             "--drain-timeout",
             callback=_duration,
             metavar="DURATION",

@@ -118,6 +118,7 @@ def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval
         _when_told(_leaving(agent))
         _tell_start(held.paths, settings, accelerator)
         fetcher = fetcher_of(settings, source, agent.wake, interval)
+        agent.operator.repository = fetcher
         await agent.run(watching=_watch(agent, settings, beside, fetcher))
         log.say("Left", _run_on(ledger), pid=os.getpid())
 
@@ -201,7 +202,7 @@ async def _watch(agent: Agent, settings: Settings, beside: Beside, fetcher: Fetc
     from agent.web import control
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(control.serve(beside.api, agent.requests))
+        group.create_task(control.serve(beside.api, agent.requests, agent.operator))
         if beside.showing is not None:
             group.create_task(beside.showing.refresh())
         if fetcher is not None:

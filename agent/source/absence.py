@@ -2,7 +2,8 @@
 
 An editor that renames before it writes, or a checkout that removes before it creates, leaves moments in which a file is
 missing or empty and nobody wants anything deleted. So a name that a source once had is held until it stayed away for a
-moment. What a source never had, it lacks at once.
+moment in which no other went: what goes piece by piece is believed as a whole. What a source never had, it lacks at
+once.
 """
 
 from __future__ import annotations
@@ -68,20 +69,21 @@ class Absence:
                 continue
             before = self._absent.get(key)
             since = now if before is None or now < before.since else before.since
-            if now - since < BELIEVED_AFTER:
-                missing[key] = _Absent(since, source)
+            missing[key] = _Absent(since, source)
+        newest = max((absent.since for absent in missing.values()), default=now)
+        if now - newest >= BELIEVED_AFTER:
+            missing = {}
         self._absent = missing
         self._known = present | {key: absent.source for key, absent in missing.items()}
         if not missing:
             return desired
-        oldest = min(absent.since for absent in missing.values())
         gone = {name for _, name in missing}
         return replace(
             desired,
             vms={name: one for name, one in desired.vms.items() if name not in gone},
             jobs={name: one for name, one in desired.jobs.items() if name not in gone},
             problems=(*desired.problems, *map(_held, missing, missing.values())),
-            look_again=oldest + BELIEVED_AFTER - now,
+            look_again=newest + BELIEVED_AFTER - now,
         )
 
     def _says_more(self, name: Name, present: Mapping[Key, SourceRef]) -> bool:

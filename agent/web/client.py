@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -35,7 +36,20 @@ def ask_of_job(api: Path, name: str, what: Literal["rerun", "cancel"]) -> dict[s
         raise Unsure(error.message, hint=hint) from error
 
 
-async def _post(api: Path, path: str) -> dict[str, Any]:
+def ask(
+    api: Path, what: str, query: Mapping[str, str] | None = None, *, patience: float = _LONGEST
+) -> dict[str, Any]:
+    """Ask for something that does no harm when it is asked twice. Raises Unanswered, also where the answer was lost,
+    and BadInput or Blocked where the agent refuses."""
+    try:
+        return asyncio.run(_post(api, f"/api/v1/{what}", patience, query))
+    except Unsure as error:
+        raise Unanswered(error.message, hint=_AGAIN) from error
+
+
+async def _post(
+    api: Path, path: str, patience: float = _LONGEST, query: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     import aiohttp
 
     tried = f"asking the agent on {api}"
@@ -43,9 +57,9 @@ async def _post(api: Path, path: str) -> dict[str, Any]:
         async with (
             aiohttp.ClientSession(
                 connector=aiohttp.UnixConnector(os.fspath(api)),
-                timeout=aiohttp.ClientTimeout(total=_LONGEST),
+                timeout=aiohttp.ClientTimeout(total=patience),
             ) as session,
-            session.post(f"http://agent{path}") as response,
+            session.post(f"http://agent{path}", params=query) as response,
         ):
             told = await response.json()
             status = response.status

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from agent import sockets
 from agent.errors import BadInput, Blocked, HoldfastError, StateUnusable
 from agent.jobs.requests import Requests
+from agent.operator import Operator
 from state.ids import Name
 from state.records import LedgerUnreadable
 from state.runs import Run
@@ -53,12 +54,12 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-async def serve(listener: socket.socket, requests: Requests) -> None:
+async def serve(listener: socket.socket, requests: Requests, operator: Operator) -> None:
     """Answer, for ever. Raises LedgerUnreadable once nothing can be recorded any more."""
     from aiohttp import web
 
     lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    control = _Control(requests, lost)
+    control = _Control(requests, operator, lost)
 
     @web.middleware
     async def answered(request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -70,6 +71,10 @@ async def serve(listener: socket.socket, requests: Requests) -> None:
             web.get("/api/v1/ping", control.ping),
             web.post("/api/v1/jobs/{name}/rerun", control.rerun),
             web.post("/api/v1/jobs/{name}/cancel", control.cancel),
+            web.post("/api/v1/approve", control.approve),
+            web.post("/api/v1/suspend", control.suspend),
+            web.post("/api/v1/resume", control.resume),
+            web.post("/api/v1/reconcile", control.reconcile),
         ]
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS)
@@ -84,8 +89,9 @@ async def serve(listener: socket.socket, requests: Requests) -> None:
 class _Control:
     """The answers. A ledger that is lost is told to `lost`: the agent must end."""
 
-    def __init__(self, requests: Requests, lost: asyncio.Future[None]) -> None:
+    def __init__(self, requests: Requests, operator: Operator, lost: asyncio.Future[None]) -> None:
         self._requests = requests
+        self._operator = operator
         self._lost = lost
 
     async def ping(self, _: web.Request) -> web.StreamResponse:
@@ -96,6 +102,26 @@ class _Control:
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         return _told(await self._requests.cancel(Name(request.match_info["name"])))
+
+    async def approve(self, request: web.Request) -> web.StreamResponse:
+        return _json({"approved": await self._operator.approve(request.query.get("id"))})
+
+    async def suspend(self, _: web.Request) -> web.StreamResponse:
+        return _json({"changed": await self._operator.suspend()})
+
+    async def resume(self, _: web.Request) -> web.StreamResponse:
+        return _json({"changed": await self._operator.resume()})
+
+    async def reconcile(self, _: web.Request) -> web.StreamResponse:
+        desired = await self._operator.reconcile()
+        source = desired.source if desired is not None else None
+        return _json(
+            {
+                "source": source.location if source else None,
+                "commit": source.commit if source else None,
+                "error": (source.error or source.refused) if source else None,
+            }
+        )
 
     async def answered(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """What the handler answers, or the error that it met, in one sentence."""

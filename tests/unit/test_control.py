@@ -20,6 +20,7 @@ from agent.doing import Doing
 from agent.errors import BadInput, Blocked, StateUnusable
 from agent.jobs.requests import BY_HAND, Requests
 from agent.jobs.store import RunStore
+from agent.operator import Operator
 from agent.paths import SOCKET_PATH_LIMIT, StatePaths
 from agent.web import control
 from agent.web.client import Unanswered, Unsure, ask_of_job
@@ -74,7 +75,8 @@ async def serving(root: Path, *runs: Run) -> AsyncIterator[Served]:
         for run in runs:
             (paths.runs / run.id).mkdir(parents=True, exist_ok=True)
         requests = Requests(ledger, store, moment, STATE_ID, doing=Doing())
-        server = asyncio.ensure_future(control.serve(listener, requests))
+        operator = Operator(ledger, moment)
+        server = asyncio.ensure_future(control.serve(listener, requests, operator))
         try:
             yield Served(paths.api_socket, ledger, server)
         finally:

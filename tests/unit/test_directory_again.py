@@ -221,6 +221,21 @@ def test_a_file_that_was_emptied_deletes_nothing_however_long_it_stays_so(
     assert source.load(NOW + 1000 + BELIEVED_AFTER).unproven is None
 
 
+def test_what_is_removed_piece_by_piece_is_believed_as_a_whole(tmp_path: Path) -> None:
+    root = tree(tmp_path, {f"{name}.yaml": vm(name) for name in ("a", "b", "c", "d")})
+    source = DirectorySource(root, host=HOST)
+    desired, now = source.load(NOW), NOW
+    for name in ("a", "b", "c"):
+        (root / f"{name}.yaml").unlink()
+        now += 0.6
+        desired = source.load(now)
+        assert {problem.reason for problem in desired.problems} == {"JustGone"}
+    assert {problem.name for problem in desired.problems} == {"a", "b", "c"}
+    assert desired.look_again is not None
+    desired = source.load(now + desired.look_again)
+    assert (desired.problems, list(desired.vms)) == ((), ["d"])
+
+
 @pytest.mark.parametrize("how", VANISHED)
 def test_a_name_that_came_back_was_never_gone(tmp_path: Path, how: str) -> None:
     root = tree(tmp_path, {"web.yaml": vm("web"), "db.yaml": vm("db")})

@@ -27,7 +27,7 @@ class Somebody:
     def __init__(self, root: Path, name: str) -> None:
         self.key = root / f"{name}-key"
         self.name = name
-        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", self.key]
+        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(self.key)]
         subprocess.run(make, check=True, capture_output=True)
 
     def line(self, options: str = "") -> str:
@@ -150,7 +150,7 @@ def test_openpgp_keys_of_a_keyring_are_known_and_no_others(place: Place, tmp_pat
     home.mkdir(mode=0o700)
 
     def gpg(*words: str) -> bytes:
-        command = ["gpg", "--homedir", home, "--batch", "--passphrase", "", *words]
+        command = ["gpg", "--homedir", str(home), "--batch", "--passphrase", "", *words]
         return subprocess.run(command, check=True, capture_output=True).stdout
 
     def signed_by(whom: str) -> str:
@@ -164,8 +164,8 @@ def test_openpgp_keys_of_a_keyring_are_known_and_no_others(place: Place, tmp_pat
         for whom in ("alice", "mallory"):
             gpg("--quick-generate-key", whom, "ed25519", "sign")
         good = signed_by("alice")
+        keyring = tmp_path / "keyring"
         for arguments in ((), ("--armor",)):
-            keyring = tmp_path / f"keyring{len(arguments)}"
             keyring.write_bytes(gpg("--export", *arguments, "alice"))
             place.agent(Signers(keyring))
             assert place.fetched().source.commit == good

@@ -89,9 +89,9 @@ class Clone:
         """What is here cannot be read: the next fetch makes it anew."""
         self._suspect = True
 
-    def approve(self, commit: str) -> None:
-        """Follow this commit wherever it comes from, once the branch names it. Raises Blocked where it is not the one
-        that was refused."""
+    def approve(self, commit: str) -> str:
+        """Follow this commit wherever it comes from, once the branch names it; the whole of its id. Raises Blocked
+        where it is not the one that was refused."""
         refused = self.standing.refused
         if refused is None or not refused.commit.startswith(commit):
             hint = f"what waits is {refused.commit[:12]}" if refused else "nothing waits for it"
@@ -101,6 +101,7 @@ class Clone:
                 f"approving commit {commit}: {refused.reason}", hint="no approval makes up for that"
             )
         self._put(replace(self.standing, approved=refused.commit))
+        return refused.commit
 
     def fetch(self) -> None:
         """Ask the server what the branch names now, and follow it if it is good; `standing` says what came of it. Does

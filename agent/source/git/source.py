@@ -38,20 +38,21 @@ class GitSource:
         self._last: Desired | None = None
         clone.open()
 
-    @property
-    def standing(self) -> Standing:
-        """How it stands with the repository."""
-        return self._clone.standing
-
     def fetch(self) -> bool:
         """Ask the server once; whether anything is said differently since."""
         before = self._clone.standing
         self._clone.fetch()
         return self._clone.standing != before
 
-    def approve(self, commit: str) -> None:
-        """Follow a commit that was refused. Raises Blocked. Not to be called while `fetch` runs."""
-        self._clone.approve(commit)
+    @property
+    def approvable(self) -> str | None:
+        """The commit that is not followed until a person approves it."""
+        refused = self._clone.standing.refused
+        return refused.commit if refused is not None and refused.approvable else None
+
+    def approve(self, commit: str) -> str:
+        """Follow a commit that was refused; its whole id. Raises Blocked. Not to be called while `fetch` runs."""
+        return self._clone.approve(commit)
 
     def load(self, now: float) -> Desired:
         """What is wanted now. `now` is Unix time. Raises nothing for what a repository holds or lacks."""

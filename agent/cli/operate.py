@@ -1,0 +1,131 @@
+"""`holdfast approve`, `suspend`, `resume` and `reconcile`: what a person says to the agent as a whole.
+
+The agent that holds the state directory is asked; where none runs, this process holds it for a moment and writes down
+what the next one is to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.asking import either
+from agent.cli.options import state_option
+from agent.cli.text import in_line
+from agent.errors import Blocked
+from agent.paths import StatePaths
+
+if TYPE_CHECKING:
+    from agent.operator import Operator
+
+_FETCH = 300.0
+"""Seconds that a server and a pass may take."""
+
+
+@click.command()
+@click.argument("plan", required=False, metavar="[PLAN-ID]")
+@state_option
+def approve(state: StatePaths, plan: str | None) -> None:
+    """Let pass what was held back: a plan that destroys many VMs, or a commit that rewrites history.
+
+    `holdfast plan` and `holdfast status` tell its id; what waits by then under another is not approved."""
+
+    async def alone(operator: Operator) -> dict[str, Any]:
+        return {"approved": await operator.approve(plan)}
+
+    told = _ask(state, "approve", alone, {} if plan is None else {"id": plan})
+    click.echo(in_line(f"approved: {told['approved']}"))
+
+
+@click.command()
+@state_option
+def suspend(state: StatePaths) -> None:
+    """Leave everything alone from now on: nothing is created, restarted or destroyed until `resume`, whoever starts an
+    agent. What runs goes on running, and so do scripts that have begun."""
+
+    async def alone(operator: Operator) -> dict[str, Any]:
+        return {"changed": await operator.suspend()}
+
+    changed = _ask(state, "suspend", alone)["changed"]
+    click.echo("suspended" if changed else "it was suspended before")
+
+
+@click.command()
+@state_option
+def resume(state: StatePaths) -> None:
+    """Keep the VMs as the documents say again, after `suspend`."""
+
+    async def alone(operator: Operator) -> dict[str, Any]:
+        return {"changed": await operator.resume()}
+
+    changed = _ask(state, "resume", alone)["changed"]
+    click.echo("resumed" if changed else "it was not suspended")
+
+
+@click.command()
+@state_option
+def reconcile(state: StatePaths) -> int:
+    """Look now: fetch the repository, if documents come from one, and make a pass. Status 1 if it could not be
+    fetched."""
+    from agent.statedir import holder
+    from agent.web import client
+
+    if holder(state) is None:
+        raise Blocked(f"no agent keeps {state.root}", hint="`holdfast run` starts one")
+    told = client.ask(state.api_socket, "reconcile", patience=_FETCH)
+    at = f" at commit {told['commit'][:12]}" if told["commit"] else ""
+    click.echo(in_line(f"looked at {told['source']}{at}"))
+    if told["error"]:
+        click.echo(in_line(f"holdfast: {told['error']}"), err=True)
+        return 1
+    return 0
+
+
+def _ask(
+    state: StatePaths,
+    what: str,
+    alone: Callable[[Operator], Awaitable[dict[str, Any]]],
+    query: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    from agent.web import client
+
+    return either(
+        state,
+        lambda: client.ask(state.api_socket, what, query),
+        lambda: _alone(state, alone, planned=what == "approve"),
+    )
+
+
+def _alone(
+    state: StatePaths,
+    what: Callable[[Operator], Awaitable[dict[str, Any]]],
+    *,
+    planned: bool,
+) -> dict[str, Any]:
+    from agent.cli.compose import clock_of, open_backend, open_ledger
+    from agent.cli.plan import decide
+    from agent.config import Settings
+    from agent.operator import Operator
+    from agent.statedir import StateDirectory
+    from state.records import SETTINGS_KEY
+
+    found = decide(state, Settings()) if planned else None
+    with (
+        closing(StateDirectory(state.root)) as held,
+        closing(open_ledger(held.paths)) as ledger,
+    ):
+        settings = Settings.from_json(ledger.meta(SETTINGS_KEY))
+        operator = Operator(ledger, clock_of(open_backend(held.paths, settings, held.state_id)))
+        if found is not None:
+            operator.passed(*found, ())
+        return asyncio.run(_called(what, operator))
+
+
+async def _called(
+    what: Callable[[Operator], Awaitable[dict[str, Any]]], operator: Operator
+) -> dict[str, Any]:
+    return await what(operator)

@@ -1,0 +1,141 @@
+"""What a person asks of the agent as a whole: to let a plan pass, to leave everything alone, to look now.
+
+It writes the ledger, so it belongs to the process that holds the state directory: the agent, or a command where there
+is none. It does not know how it was asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Protocol
+
+from agent.errors import Blocked
+from agent.intent import Clock
+from agent.steps import Fence, Plan
+from state.desired import Desired
+from state.history import Event
+from state.ledger import Ledger
+from state.records import APPROVED_KEY, SUSPENDED_KEY
+
+RECONCILE = "somebody asked for it"
+
+
+class Repository(Protocol):
+    """Where documents come from, if that can refuse a commit."""
+
+    def refused(self) -> str | None:
+        """The commit that waits for a person's approval."""
+
+    async def approve(self, commit: str) -> str:
+        """Follow it; the whole of its id. Raises Blocked."""
+
+    async def ask(self) -> None:
+        """Ask the server now; returns when it has answered, or has not."""
+
+
+class Operator:
+    """The word of one person at a time. `look` wakes the loop."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Clock,
+        look: Callable[[str], None] = lambda _: None,
+        repository: Repository | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._look = look
+        self.repository = repository
+        self._fence: Fence | None = None
+        self._desired: Desired | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def passed(self, plan: Plan, desired: Desired, reasons: tuple[str, ...]) -> None:
+        """A pass was made: what waits for approval is what it found."""
+        self._fence, self._desired = plan.fence, desired
+        if RECONCILE in reasons:
+            waiting, self._waiting = self._waiting, []
+            for one in waiting:
+                if not one.done():
+                    one.set_result(None)
+
+    async def approve(self, said: str | None) -> str:
+        """Let that plan, or that commit, pass; None: the only one that waits. What was approved, as a sentence part.
+        Raises Blocked where it is not what waits."""
+        commit = self.repository.refused() if self.repository is not None else None
+        fence = self._fence
+        waits = [id for id in (fence.id if fence else None, commit) if id is not None]
+        found = [id for id in waits if _meant(id, said)]
+        if len(found) != 1:
+            raise Blocked(
+                f"approving {said}: it is not what waits"
+                if said
+                else f"approving: {'two things wait' if found else 'nothing waits for it'}",
+                hint=self._hint(commit),
+            )
+        if fence is not None and found == [fence.id]:
+            await self._put(APPROVED_KEY, json.dumps(sorted(fence.uids)))
+            what = f"the destruction of {len(fence.uids)} VMs"
+            await self._tell("Approved", f"{what} (plan {fence.id}) by hand")
+        else:
+            assert self.repository is not None  # noqa: S101 - what waits is its commit
+            commit = await self.repository.approve(found[0])
+            what = f"commit {commit[:12]}"
+            await self._tell("Approved", f"{what} by hand")
+            await self.repository.ask()
+        self._look("an approval")
+        return what
+
+    async def suspend(self) -> bool:
+        """Leave everything alone from now on, also the agents after this one; whether it was not so already."""
+        if self._ledger.meta(SUSPENDED_KEY):
+            return False
+        await self._put(SUSPENDED_KEY, str(self._clock().wall))
+        await self._tell("Suspended", "everything is left as it is, by hand")
+        self._look("it is suspended")
+        return True
+
+    async def resume(self) -> bool:
+        """Go on; whether the agent was suspended."""
+        if not self._ledger.meta(SUSPENDED_KEY):
+            return False
+        await self._put(SUSPENDED_KEY, "")
+        await self._tell("Resumed", "everything is kept as the documents say, by hand")
+        self._look("it is resumed")
+        return True
+
+    async def reconcile(self) -> Desired | None:
+        """Ask the repository, if there is one, and look; what was wanted then."""
+        if self.repository is not None:
+            await self.repository.ask()
+        seen: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(seen)
+        self._look(RECONCILE)
+        await seen
+        return self._desired
+
+    def _hint(self, commit: str | None) -> str:
+        waits = [f"plan {self._fence.id}"] if self._fence else []
+        waits += [f"commit {commit[:12]}"] if commit else []
+        return (
+            f"what waits is {' and '.join(waits)}" if waits else "`holdfast plan` says what waits"
+        )
+
+    async def _put(self, key: str, value: str) -> None:
+        await self._ledger.free()
+        with self._ledger.transaction() as change:
+            change.put_meta(key, value)
+
+    async def _tell(self, word: str, said: str) -> None:
+        with self._ledger.transaction() as change:
+            change.event(Event(at=self._clock().wall, reason=word, message=said))
+
+
+_SHORTEST = 4
+
+
+def _meant(id: str, said: str | None) -> bool:
+    return said is None or (len(said) >= _SHORTEST and id.startswith(said.lower()))
