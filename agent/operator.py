@@ -78,7 +78,8 @@ class Operator:
             )
         if fence is not None and found == [fence.id]:
             await self._put(APPROVED_KEY, json.dumps(sorted(fence.uids)))
-            what = f"the destruction of {len(fence.uids)} VMs"
+            number = len(fence.uids)
+            what = f"the destruction of {number} VM{'s' * (number != 1)}"
             await self._tell("Approved", f"{what} (plan {fence.id}) by hand")
         else:
             assert self.repository is not None  # noqa: S101 - what waits is its commit

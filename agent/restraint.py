@@ -30,7 +30,7 @@ def restrained(
         return tuple(steps), None
     fence = _fence(fenced)
     why = (
-        f"{len(fenced)} VMs would be destroyed at once, more than {most}"
+        f"{len(fenced)} VM{'s' * (len(fenced) != 1)} would be destroyed at once, more than {most}"
         f" (`holdfast approve {fence.id}` lets it pass)"
     )
     return tuple(_put_off(step, why) if step in fenced else step for step in steps), fence

@@ -11,7 +11,7 @@ import pytest
 
 from agent.errors import Blocked
 from agent.source.git.trust import Signers
-from tests.gits import git
+from tests.gits import Repository, git
 from tests.trees import vm
 from tests.unit.test_git_source import Place, names
 
@@ -34,9 +34,9 @@ class Somebody:
         public = self.key.with_suffix(".pub").read_text()
         return f"{self.name}@example.org {options}{public}"
 
-    def signs(self, place: Place) -> None:
-        git(place.repository.work, "config", "gpg.format", "ssh")
-        git(place.repository.work, "config", "user.signingKey", str(self.key))
+    def signs(self, repository: Repository) -> None:
+        git(repository.work, "config", "gpg.format", "ssh")
+        git(repository.work, "config", "user.signingKey", str(self.key))
 
 
 def listed(root: Path, *lines: str) -> Signers:
@@ -47,12 +47,12 @@ def listed(root: Path, *lines: str) -> Signers:
 
 def test_commits_of_those_who_are_listed_are_followed(place: Place, tmp_path: Path) -> None:
     alice, bob = Somebody(tmp_path, "alice"), Somebody(tmp_path, "bob")
-    alice.signs(place)
+    alice.signs(place.repository)
     place.repository.commit({"web.yaml": vm("web", "cpus: 2")}, "-S")
     place.agent(listed(tmp_path, alice.line(), bob.line()))
     assert names(place.fetched()) == ["db", "web"]
     place.repository.commit_only({"a.yaml": vm("a")}, "-S")
-    bob.signs(place)
+    bob.signs(place.repository)
     tip = place.repository.commit({"b.yaml": vm("b")}, "-S")
     desired = place.fetched()
     assert names(desired) == ["a", "b", "db", "web"]
@@ -64,7 +64,7 @@ def test_one_commit_in_the_middle_is_enough_to_be_refused(
     place: Place, tmp_path: Path, wrong: str
 ) -> None:
     alice, mallory = Somebody(tmp_path, "alice"), Somebody(tmp_path, "mallory")
-    alice.signs(place)
+    alice.signs(place.repository)
     good = place.repository.commit({}, "-S")
     old = mallory.line('valid-before="20200101" ') if wrong == "expired" else ""
     place.agent(listed(tmp_path, alice.line(), old))
@@ -86,9 +86,9 @@ def test_one_commit_in_the_middle_is_enough_to_be_refused(
             bad = git(place.repository.work, *command, stdin=made.encode())
             git(place.repository.work, "reset", "-q", "--hard", bad)
         case _:
-            mallory.signs(place)
+            mallory.signs(place.repository)
             bad = place.repository.commit_only({"x.yaml": vm("x")}, "-S")
-            alice.signs(place)
+            alice.signs(place.repository)
     place.repository.commit({"y.yaml": vm("y")}, "-S")
     for _ in range(2):
         desired = place.fetched()
@@ -106,7 +106,7 @@ def test_one_commit_in_the_middle_is_enough_to_be_refused(
 
 def test_the_side_of_a_merge_is_looked_at_too(place: Place, tmp_path: Path) -> None:
     alice = Somebody(tmp_path, "alice")
-    alice.signs(place)
+    alice.signs(place.repository)
     good = place.repository.commit({}, "-S")
     place.agent(listed(tmp_path, alice.line()))
     place.fetched()
@@ -132,7 +132,7 @@ def test_the_first_commit_that_is_followed_is_looked_at_too(place: Place, tmp_pa
 
 def test_an_approved_rewind_must_be_signed_all_the_same(place: Place, tmp_path: Path) -> None:
     alice = Somebody(tmp_path, "alice")
-    alice.signs(place)
+    alice.signs(place.repository)
     first = place.repository.commit({}, "-S")
     place.repository.commit({"x.yaml": vm("x")}, "-S")
     place.agent(listed(tmp_path, alice.line()))
@@ -206,7 +206,7 @@ def test_signers_that_cannot_be_read_let_nothing_pass(
     place: Place, tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     alice = Somebody(tmp_path, "alice")
-    alice.signs(place)
+    alice.signs(place.repository)
     good = place.repository.commit({}, "-S")
     signers = listed(tmp_path, alice.line())
     place.agent(signers)

@@ -72,13 +72,13 @@ def holdfast(ran: tuple[Path, str], tmp_path: Path) -> Call:
 
 @contextmanager
 def an_agent(
-    root: Path, *words: str, program: tuple[str, str] = ("-m", "agent")
+    root: Path, *words: str, program: tuple[str, str] = ("-m", "agent"), run: str = RUN
 ) -> Iterator[subprocess.Popen[bytes]]:
     """An agent that holds the state directory, until it is told to leave or the block ends."""
     environment = os.environ | {"HOLDFAST_STATE": str(root / "state"), "PYTHONPATH": str(ROOT)}
     state = StatePaths(root / "state")
     with subprocess.Popen(
-        [sys.executable, *program, *RUN.split(), *words],
+        [sys.executable, *program, *run.split(), *words],
         cwd=root, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     ) as agent:  # fmt: skip
         try:

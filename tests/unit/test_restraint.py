@@ -1,0 +1,122 @@
+"""What of a plan must not be done: too much destruction at once, and everything while the agent is suspended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.plan import plan
+from agent.policy import Policy
+from agent.steps import Adopt, Destroy, Hold, Plan, Wait
+from state.desired import Desired
+from state.observed import Observed, Seen, Verdict
+from tests.builders import STATE_ID, desired, job, moment, running, vm
+from tests.strategies import POLICY, worlds
+
+MANY = [f"vm-{number}" for number in range(10)]
+
+
+def world(names: Sequence[str], verdict: Verdict = Verdict.ALIVE) -> Observed:
+    seen = tuple(Seen(running(vm(name)), verdict, attached=True) for name in names)
+    return Observed(instances=seen)
+
+
+def planned(wanted: Desired, observed: Observed, max_destroy: int | None = None) -> Plan:
+    policy = Policy(STATE_ID, "tcg", max_destroy=max_destroy)
+    return plan(wanted, observed, policy, moment())
+
+
+def destroyed(found: Plan) -> list[str]:
+    return [step.name for step in found.steps if isinstance(step, Destroy)]
+
+
+def kept(names: Sequence[str]) -> Desired:
+    return desired(*map(vm, names))
+
+
+@pytest.mark.parametrize(
+    ("there", "left", "passes"),
+    [(10, 5, True), (10, 4, False), (3, 0, True), (4, 1, True), (4, 0, False), (7, 4, True)],
+)
+def test_half_of_what_runs_may_go_at_once_and_three_in_any_case(
+    there: int, left: int, passes: bool
+) -> None:
+    found = planned(kept(MANY[:left]), world(MANY[:there]))
+    assert destroyed(found) == (MANY[left:there] if passes else [])
+    assert (found.fence is None) is passes
+
+
+def test_what_waits_says_for_what_and_how_it_passes() -> None:
+    found = planned(kept(MANY[6:]), world(MANY))
+    assert found.fence is not None
+    [step] = [step for step in found.steps if step.name == "vm-0"]
+    assert isinstance(step, Wait)
+    assert (step.reason, step.because) == (
+        "ApprovalNeeded",
+        "destroy: no document names it any more, but 6 VMs would be destroyed at once, more than 5"
+        f" (`holdfast approve {found.id}` lets it pass)",
+    )
+    assert found.id == found.fence.id
+
+
+def test_an_operator_says_how_many() -> None:
+    assert destroyed(planned(kept(MANY[1:]), world(MANY), max_destroy=0)) == []
+    assert len(destroyed(planned(desired(), world(MANY), max_destroy=10))) == 10
+
+
+def test_what_is_approved_passes_and_nothing_else() -> None:
+    held = planned(kept(MANY[6:]), world(MANY))
+    assert held.fence is not None
+    observed = replace(world(MANY), approved=held.fence.uids)
+    assert destroyed(planned(kept(MANY[6:]), observed)) == MANY[:6]
+    more = planned(desired(job()), observed, max_destroy=3)
+    assert destroyed(more) == MANY[:6], "the other four wait"
+    assert more.fence is not None
+    assert more.fence.id != held.fence.id
+    # As they go, fewer run; what is approved stays so.
+    fewer = replace(world(MANY[4:]), approved=held.fence.uids)
+    assert destroyed(planned(kept(MANY[6:]), fewer)) == MANY[4:6]
+
+
+def test_the_id_stays_while_other_things_change() -> None:
+    one = planned(kept(MANY[6:]), world(MANY))
+    other = planned(desired(*map(vm, MANY[6:]), vm("new"), job()), world(MANY))
+    assert one.id == other.id
+    assert one.id != planned(kept(MANY[5:]), world(MANY), max_destroy=1).id
+
+
+def test_a_job_that_takes_a_name_and_machines_of_jobs_are_counted_by_what_is_lost() -> None:
+    wanted = desired(*(job(name) for name in MANY[:6]), *map(vm, MANY[6:]))
+    assert destroyed(planned(wanted, world(MANY))) == []
+
+
+@given(worlds(), st.integers(0, 3))
+def test_never_more_than_is_allowed_is_destroyed(some: tuple[Desired, Observed], most: int) -> None:
+    """Sabotage: count the steps after the first of them was let through."""
+    found = plan(*some, replace(POLICY, max_destroy=most), moment())
+    lost = [step for step in found.steps if isinstance(step, Destroy) and step.uids]
+    assert len([step for step in lost if step.kind == "vm"]) <= most
+    free = plan(*some, replace(POLICY, max_destroy=1 << 30), moment())
+    waits = {step.name for step in found.steps if getattr(step, "reason", "") == "ApprovalNeeded"}
+    other = [step for step in found.steps if step.name not in waits]
+    assert other == [step for step in free.steps if step.name not in waits]
+
+
+@given(worlds())
+def test_suspended_nothing_is_done_but_to_look_after_what_runs(
+    some: tuple[Desired, Observed],
+) -> None:
+    """Sabotage: suspend the steps of vms alone."""
+    wanted, observed = some
+    found = plan(wanted, replace(observed, suspended=True), POLICY, moment())
+    free = plan(wanted, observed, POLICY, moment())
+    assert found.fetches == ()
+    assert all(isinstance(step, Adopt) and step.kind == "vm" for step in found.acting)
+    for before, step in zip(free.steps, found.steps, strict=True):
+        if step != before:
+            assert isinstance(step, Hold)
+            assert (step.name, step.kind, step.reason) == (before.name, before.kind, "Suspended")
