@@ -19,7 +19,7 @@ from state.history import Finding
 from state.ids import Name
 from state.lifecycle import Phase
 from state.observed import Instance
-from state.records import SOURCE_KEY, Reader
+from state.records import SOURCE_KEY, SUSPENDED_KEY, Reader
 from state.runs import Run
 
 
@@ -40,6 +40,7 @@ def status(
         sockets = reader.qmp_sockets()
         runs = reader.spoken_of()
         source = json.loads(reader.meta(SOURCE_KEY) or "null")
+        suspended = float(reader.meta(SUSPENDED_KEY) or 0)
     of_name = {one.name: one for key, one in findings.items() if key.startswith("vm/") and one.name}
     of_job = {one.name: one for key, one in findings.items() if key.startswith("job/") and one.name}
     guests = {
@@ -57,6 +58,7 @@ def status(
             "running": agent_pid is not None,
             "pid": agent_pid or None,
             "source": _source(source, paths),
+            "suspended_at": stamp(suspended or None),
         },
         "items": [
             *(_item(name, vms.get(name), of_name.get(name), sockets, alive) for name in names),

@@ -185,11 +185,14 @@ def _lines(looked: Looked) -> list[str]:
         who = (
             f"pid {agent['pid']}" if agent["pid"] else "out of sight, perhaps in another container"
         )
-        lines.append(f"agent: {who}, {source.get('location', 'starting')}")
+        lines.append(f"agent: {who}, {source.get('location', 'starting')}{_revision(source)}")
     elif looked.in_memory:
         lines.append("agent: none is running; its VMs existed in its memory and ended with it")
     else:
         lines.append("agent: none is running; VMs run on, and `holdfast run` adopts them")
+    if agent["suspended_at"]:
+        ago = _age(agent["suspended_at"])
+        lines.append(f"suspended: {ago} ago: nothing is done (`holdfast resume` goes on)")
     names = {item["name"] for item in found["items"]} | {one["name"] for one in found["held"]}
     ours = {one["message"]: _place(one) for one in found["errors"]}
     for one in found["held"]:
@@ -203,6 +206,15 @@ def _lines(looked: Looked) -> list[str]:
         if one["name"] not in names
     ]
     return lines
+
+
+def _revision(source: dict[str, Any]) -> str:
+    """Which commit is followed, and how old that word is."""
+    commit = f" at commit {source['commit'][:12]}" if source.get("commit") else ""
+    if source.get("dirty"):
+        commit += " with uncommitted changes"
+    fetched = f", fetched {_age(source['fetched_at'])} ago" if source.get("fetched_at") else ""
+    return commit + fetched
 
 
 def _place(one: dict[str, Any]) -> str:

@@ -85,6 +85,11 @@ class Contents:
         return self._loader.readings
 
     @property
+    def blobs(self) -> dict[str, str]:
+        """Git's ids of what the files of the tree held, by their paths."""
+        return self._loader.blobs
+
+    @property
     def outside(self) -> tuple[Reading, ...]:
         """Every document of the image map beside the tree."""
         return () if self._map_loader is None else self._map_loader.readings

@@ -11,6 +11,7 @@ from agent.source.absence import Absence
 from agent.source.beside import read_attachment
 from agent.source.contents import Contents
 from agent.source.files import Directory
+from agent.source.git.worktree import WorkTree
 from agent.source.ignore import Verdicts
 from agent.source.text import MOST_BYTES
 from agent.source.tree import Content, Look, Moved, shown
@@ -67,12 +68,14 @@ class DirectorySource:
         self._contents = Contents(self._tree, images_file=images_file, image_roots=image_roots)
         self._assembler = self._contents.assembler(host)
         self._absence = Absence()
+        self._work_tree = WorkTree(root)
+        self._told: tuple[Desired, Desired] | None = None
 
     def load(self, now: float) -> Desired:
         """What is wanted now. `now` is Unix time. Raises nothing for what is on disk; cheap while nothing changes."""
         source = SourceInfo("directory", self._location)
         try:
-            desired = self._contents.desired(self._assembler, source, now)
+            desired = self._at_commit(self._contents.desired(self._assembler, source, now))
         except Moved:
             desired = Desired(source, unproven="the tree keeps changing while it is read")
         broken = [problem for problem in desired.problems if problem.file == "."]
@@ -81,6 +84,18 @@ class DirectorySource:
             rest = tuple(problem for problem in desired.problems if problem not in broken)
             desired = replace(desired, source=replace(source, error=error), problems=rest)
         return self._absence.judge(desired, now)
+
+    def _at_commit(self, desired: Desired) -> Desired:
+        """What was read, with the commit that the directory is checked out at; the same object for the same."""
+        commit = self._work_tree.look()
+        if commit is None:
+            return desired
+        before, told = self._told or (None, None)
+        if told is None or before is not desired or told.source.commit != commit:
+            dirty = self._work_tree.is_dirty(self._contents.blobs)
+            told = replace(desired, source=replace(desired.source, commit=commit, dirty=dirty))
+            self._told = (desired, told)
+        return told
 
     def attachment(self, path: str, digest: Digest) -> bytes:
         """The file that a job's spec names as an attachment. May be called from any thread, also while `load` runs.

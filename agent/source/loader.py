@@ -22,13 +22,15 @@ _TRIES = 3
 
 @dataclass(slots=True, eq=False)
 class _Record:
-    """What was read of one file, and of which content. `needs` are the other files that its documents name."""
+    """What was read of one file, and of which content; `blob` is git's id of that. `needs` are the other files that its
+    documents name."""
 
     stamp: Hashable
     fresh: bool
     digest: bytes
     readings: tuple[Reading, ...]
     needs: Needs = field(default_factory=dict)
+    blob: str = ""
 
 
 class Loader:
@@ -69,6 +71,11 @@ class Loader:
             except Missing:  # a listed file is gone: what was listed is no moment's truth
                 continue
         raise Moved
+
+    @property
+    def blobs(self) -> dict[str, str]:
+        """Git's ids of what the files held, by their paths; empty for one that could not be read."""
+        return {path: record.blob for path, record in self._records.items()}
 
     def locate(self, reading: Reading, path: Path, at_key: bool = False) -> tuple[int, int]:
         """Line and column of a value of a document that was read; the document's start where its text changed since.
@@ -148,11 +155,17 @@ class Loader:
             return before
         beside = FilesBeside(self._tree, self._attachments, entry.path, now)
         readings = read_documents(file, content.data, beside)
-        return _Record(content.stamp, content.fresh, digest, readings, beside.needs)
+        blob = _blob(content.data)
+        return _Record(content.stamp, content.fresh, digest, readings, beside.needs, blob)
 
 
 def _same(one: Reading, other: Reading) -> bool:
     return one.problems == other.problems
+
+
+def _blob(data: bytes) -> str:
+    """gitformat: the id of a blob is the hash of `blob SP <size> NUL <content>`."""
+    return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
 
 
 def _digest(data: bytes) -> bytes:

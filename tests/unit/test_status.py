@@ -123,6 +123,7 @@ def test_the_whole_has_every_part_of_the_contract(ledger: Ledger) -> None:
             "kind": "git", "location": "https://example/x.git", "commit": "c" * 40,
             "fetched_at": None, "error": None, "refused": None, "dirty": None,
         },
+        "suspended_at": None,
     }  # fmt: skip
     assert [one["name"] for one in found["items"]] == ["api"]
     assert found["held"] == [
@@ -138,7 +139,12 @@ def test_the_whole_has_every_part_of_the_contract(ledger: Ledger) -> None:
 
 def test_without_an_agent_and_before_its_first_pass(ledger: Ledger) -> None:
     found = told(ledger, agent_pid=None)
-    assert found["agent"] == {"running": False, "pid": None, "source": None}
+    assert found["agent"] == {
+        "running": False,
+        "pid": None,
+        "source": None,
+        "suspended_at": None,
+    }
     assert found["items"] == []
     one = item(ledger, running(), agent_pid=None)
     assert (one["reason"], one["message"]) == ("Unknown", "no agent has looked at it yet")

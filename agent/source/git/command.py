@@ -20,7 +20,7 @@ LOCAL_TIMEOUT = 60.0
 NETWORK_TIMEOUT = 120.0
 """Seconds that git gets; a server that is silent for SILENCE is given up before."""
 SILENCE = 30
-_PROTOCOLS = ("https", "ssh", "file")
+_PROTOCOLS = "https:ssh:file"
 _LONGEST = 300
 _NEVER = {
     "core.hooksPath": os.devnull,
@@ -32,10 +32,8 @@ _NEVER = {
     "push.recurseSubmodules": "no",
     "gc.autoDetach": "false",
     "log.showSignature": "false",
-    "protocol.allow": "never",
 }
 _OVER_THE_NETWORK = {
-    **{f"protocol.{name}.allow": "always" for name in _PROTOCOLS},
     "transfer.credentialsInUrl": "die",
     "fetch.unpackLimit": "1",
     "http.lowSpeedLimit": "1",
@@ -135,7 +133,8 @@ def no_git(error: OSError) -> NoGit:
 
 def alone() -> dict[str, str]:
     """The environment of a git that speaks to nobody: no configuration but that of its repository."""
-    return _environment() | {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+    nobody = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+    return _environment() | nobody | {"GIT_ALLOW_PROTOCOL": "none"}
 
 
 def _environment() -> dict[str, str]:
@@ -146,6 +145,8 @@ def _environment() -> dict[str, str]:
     }
     return kept | {
         "LC_ALL": "C.UTF-8",
+        # Before whatever any configuration allows.
+        "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_NO_REPLACE_OBJECTS": "1",
