@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.options import output_option, said_settings, source_options, state_option
+from agent.cli.options import option, output_option, said_settings, source_options, state_option
 from agent.cli.reading import open_reader
 from agent.cli.text import in_line
 from agent.cli.typed import typed
 from agent.config import Settings
+from agent.errors import BadUsage
 from agent.paths import StatePaths
 from state.records import ACCELERATOR_KEY, SETTINGS_KEY
 
@@ -31,15 +32,29 @@ EXIT_CHANGES = 2
 
 
 @click.command()
+@option(
+    "--from",
+    "base",
+    envvar=None,
+    metavar="REV",
+    help="What a host that is as this revision of the repository says would do.",
+)
+@option("--to", "to", envvar=None, metavar="REV", help="The revision to plan; default: HEAD.")
 @source_options
 @output_option
 @state_option
-def plan(state: StatePaths, output: str, **options: Any) -> int:
+def plan(state: StatePaths, output: str, base: str | None, to: str | None, **options: Any) -> int:
     """What `run` would do, and why. Exit status: 0 nothing, 2 changes, also such as have to wait, 1 error, also in a
     document.
 
-    Without options for the source, those of the agent that last ran on the state directory are taken."""
-    decided, desired = decide(state, said_settings(state, options))
+    Without options for the source, those of the agent that last ran on the state directory are taken.
+
+    `plan --git . --from main --to HEAD` says what a merge would do to a host: it looks at that repository alone, at no
+    state directory and no QEMU."""
+    if base is None and to is None:
+        decided, desired = decide(state, said_settings(state, options))
+    else:
+        decided, desired = compare(said_settings(state, options), base, to or "HEAD")
     if output == "json":
         click.echo(json.dumps(as_json(decided, desired), indent=1))
     else:
@@ -92,6 +107,38 @@ def _wanted(settings: Settings, state: StatePaths, agent_lives: bool, now: float
         assert isinstance(source, GitSource)  # noqa: S101 - as the settings say
         source.fetch()
         return source.load(now)
+
+
+def compare(settings: Settings, base: str | None, to: str) -> tuple[Plan, Desired]:
+    """What a revision would do to a host that is as another one says. Raises BadUsage."""
+    from agent.cli.compose import origin_of, policy_of
+    from agent.imagined import imagined
+    from agent.plan import plan as plan_of
+    from agent.source.git.revision import Revisions
+    from state.clock import Moment
+
+    origin = origin_of(settings)
+    if base is None or origin is None or not origin.url.startswith("/"):
+        raise BadUsage(
+            "--from and --to compare two revisions of a repository on this host",
+            hint="say --git PATH --from REV [--to REV]",
+        )
+    revisions = Revisions(Path(origin.url), origin.below)
+    before, after = (
+        revisions.wanted(
+            one,
+            host=settings.host_name(),
+            images_file=settings.images,
+            image_roots=settings.image_root,
+        )
+        for one in (base, to)
+    )
+    unbounded = replace(
+        policy_of(replace(settings, hypervisor="memory"), _NO_STATE, settings.accel or "tcg"),
+        max_concurrency=len(after.jobs) or 1,
+    )
+    now = Moment(0.0, 0.0, "")
+    return plan_of(after, imagined(before, after, unbounded, now), unbounded, now), after
 
 
 _NO_STATE = "00000000-0000-0000-0000-000000000000"

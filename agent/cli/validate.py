@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import PATH, option, output_option
+from agent.cli.text import in_line
 
 if TYPE_CHECKING:
     from agent.source.validation import Report
@@ -48,7 +49,7 @@ def validate(
     image_root: tuple[Path, ...],
     output: str,
 ) -> None:
-    """Check documents. Exits 1 if there is a problem.
+    """Check documents, and show which hosts those reach that are not for all. Exits 1 if there is a problem.
 
     A directory is checked as `run` would read it. Files are checked alone and against each other; their
     labels only where an image map is among them or given with --images. Relative paths in them may lead
@@ -73,6 +74,14 @@ def _tell(report: Report) -> None:
     for warning in report.warnings:
         where = str(warning.where) if warning.where.line else warning.where.file
         click.echo(f"{where}: warning: {warning.message}")
+    for reach in report.reaches:
+        if "*" not in reach.hosts:
+            here = (
+                "" if reach.here is None else ", this host is one" if reach.here else ", not this"
+            )
+            what = f"{reach.kind or 'document'} {reach.name or ''}".strip()
+            reaches = f"{reach.where}: {what} is for hosts {', '.join(reach.hosts)}{here}"
+            click.echo(in_line(reaches), err=True)
     problems = f"{len(report.problems)} problem{'s' * (len(report.problems) != 1)}"
     documents = f"{report.documents} document{'s' * (report.documents != 1)}"
     click.echo(f"{documents}, {problems if report.problems else 'no problems'}", err=True)
@@ -92,6 +101,17 @@ def _as_json(report: Report) -> dict[str, object]:
                 "message": problem.message,
             }
             for problem in report.problems
+        ],
+        "hosts": [
+            {
+                "file": reach.where.file,
+                "line": reach.where.line,
+                "kind": reach.kind,
+                "name": reach.name,
+                "hosts": list(reach.hosts),
+                "here": reach.here,
+            }
+            for reach in report.reaches
         ],
         "warnings": [
             {"file": one.where.file, "line": one.where.line, "message": one.message}

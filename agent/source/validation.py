@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,7 +19,7 @@ from agent.source.directory import DirectoryTree
 from agent.source.documents import Reading
 from agent.source.given import GivenFiles
 from agent.source.tree import Moved, shown
-from state.desired import Advice, Problem
+from state.desired import Advice, Problem, SourceRef
 
 _SOME_HOST = "any"
 
@@ -33,12 +33,25 @@ class Options:
     image_roots: Sequence[Path] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A document and the patterns of the hosts that it is for; `here`: whether the host that was asked about is one of
+    them, None where none was."""
+
+    where: SourceRef
+    kind: str | None
+    name: str | None
+    hosts: tuple[str, ...]
+    here: bool | None
+
+
 @dataclass(slots=True)
 class Report:
-    """How many documents were read, what is wrong with them and what is worth knowing; files are named as they were
-    given."""
+    """How many documents were read, which hosts they reach, what is wrong with them and what is worth knowing; files
+    are named as they were given."""
 
     documents: int = 0
+    reaches: list[Reach] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Advice] = field(default_factory=list)
 
@@ -120,12 +133,24 @@ def _check(  # noqa: PLR0913
         nothing = Problem(".", 0, 0, "there are no documents (an agent would hold every name)")
         problems[_key(nothing)] = nothing
     outside = {reading.ref.file for reading in contents.outside}
+    report.reaches += [
+        replace(one, where=replace(one.where, file=_path(prefix, one.where.file, outside)))
+        for one in _reaches(contents, readings, options.host)
+    ]
     for problem in problems.values():
         file = _path(prefix, problem.file, outside)
         report.problems.append(replace(problem, file=file))
     for one in advice:
         file = _path(prefix, one.where.file, outside)
         report.warnings.append(replace(one, where=replace(one.where, file=file)))
+
+
+def _reaches(contents: Contents, readings: Iterable[Reading], host: str | None) -> Iterator[Reach]:
+    asked = None if host is None else contents.assembler(host)
+    for one in readings:
+        if one.hosts is not None:
+            here = None if asked is None else asked.is_mine(one)
+            yield Reach(one.ref, one.kind, one.name, one.hosts, here)
 
 
 def _path(prefix: Path, file: str, outside: set[str]) -> str:

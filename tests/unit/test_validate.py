@@ -61,6 +61,24 @@ def test_json_has_every_problem_with_its_place(
                 "message": "`cpus`: `0` is too little (at least 1)",
             }
         ],
+        "hosts": [
+            {
+                "file": "images.yaml",
+                "line": 1,
+                "kind": "images",
+                "name": "default",
+                "hosts": ["*"],
+                "here": None,
+            },
+            {
+                "file": "web.yaml",
+                "line": 1,
+                "kind": "vm",
+                "name": "web",
+                "hosts": ["*"],
+                "here": None,
+            },
+        ],
         "warnings": [
             {
                 "file": "images.yaml",
@@ -231,6 +249,21 @@ def test_documents_for_different_hosts_do_not_contradict_each_other(tmp_path: Pa
         f"{root}/a.yaml",
         f"{root}/d.yaml",
     }
+
+
+def test_which_hosts_a_document_reaches_is_shown_where_it_is_not_for_all(tmp_path: Path) -> None:
+    root = tree(tmp_path, {"a.yaml": vm("a", "hosts: ['edge-*', lab]"), "b.yaml": vm("b")})
+    shown = f"{root}/a.yaml:1: vm a is for hosts edge-*, lab"
+    told = "3 documents, no problems\n"
+    assert run(root).stderr == f"{shown}\n{told}"
+    assert run(root, "--host", "edge-7").stderr == f"{shown}, this host is one\n{told}"
+    assert run(root, "--host", "other").stderr == f"{shown}, not this\n{told}"
+    found = json.loads(run(root, "--host", "other", "-o", "json").stdout)["hosts"]
+    assert [(one["name"], one["hosts"], one["here"]) for one in found] == [
+        ("a", ["edge-*", "lab"], False),
+        ("b", ["*"], True),
+        ("default", ["*"], True),
+    ]
 
 
 def test_a_problem_is_told_once_whatever_the_number_of_hosts(tmp_path: Path) -> None:

@@ -69,6 +69,14 @@ class WorkTree:
             objects.rest()
 
 
+def git_directory(path: Path) -> Path | None:
+    """The repository at `path`, or the one of the work tree that it lies in."""
+    if all((path / name).exists() for name in ("HEAD", "objects", "refs")):
+        return path
+    found = _repository(os.path.realpath(path))
+    return None if found is None else Path(found.git_dir)
+
+
 def _repository(directory: str) -> _Found | None:
     """gitrepository-layout(5): `.git` is the repository, or a file that says where it is; `commondir` says where what
     several work trees share is."""

@@ -1,0 +1,121 @@
+"""`plan --from --to` as a pull request's check calls it: two revisions of a repository, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.gits import Repository, git
+from tests.trees import MAP, job, vm
+from tests.unit.test_commands import Call, caller
+
+TREE = {
+    "images.yaml": MAP, "web.yaml": vm("web"), "db.yaml": vm("db", "power: stopped"),
+    "tests.yaml": job("tests"), "asleep.yaml": vm("asleep", "power: paused"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Repository:
+    repository = Repository(tmp_path)
+    repository.commit(TREE)
+    git(repository.work, "checkout", "-q", "-b", "change")
+    return repository
+
+
+@pytest.fixture
+def holdfast(tmp_path: Path) -> Call:
+    call = caller(tmp_path)
+
+    def without_qemu(words: str) -> subprocess.CompletedProcess[str]:
+        told = call(words, env={"PATH": "/usr/bin:/bin", "HOLDFAST_QEMU": "/nowhere"})
+        assert not (tmp_path / "state").exists()
+        return told
+
+    return without_qemu
+
+
+def test_the_same_revision_changes_nothing(holdfast: Call, work: Repository) -> None:
+    told = holdfast("plan --git work --from main --to change")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.endswith("nothing to do\n")
+
+
+def test_what_a_merge_would_do_is_said_with_what_forces_it(
+    holdfast: Call, work: Repository
+) -> None:
+    work.commit_only(
+        {
+            "web.yaml": vm("web", "memory: 1GiB"),
+            "db.yaml": None,
+            "asleep.yaml": vm("asleep"),
+            "new/api.yaml": vm("api"),
+            "tests.yaml": job("tests", script="script: make check"),
+        }
+    )
+    told = holdfast("plan --git work --from main")
+    assert told.returncode == 2
+    lines = told.stdout.splitlines()
+    assert lines[:-1] == [
+        "- destroy db with its disk: no document names it any more  [db.yaml:1]",
+        "± replace web with its disk: memory 768MiB -> 1GiB  [web.yaml:1]",
+        "~ update asleep: power is running  [asleep.yaml:1]",
+        "+ create api: no instance of it is there  [new/api.yaml:1]",
+        "+ run tests: attempt 1 of run 2  [tests.yaml:1]",
+    ]
+    found = json.loads(holdfast("plan --git work/.git --from main --to change -o json").stdout)
+    assert [step["action"] for step in found["steps"]] == [
+        "destroy", "replace", "update", "create", "run"
+    ]  # fmt: skip
+    assert found["steps"][1]["fields"] == ["memory"]
+    back = holdfast("plan --git work --from change --to main")
+    assert "- destroy api with its disk" in back.stdout
+
+
+def test_a_directory_of_the_repository_for_one_host(holdfast: Call, work: Repository) -> None:
+    work.commit_only({"sites/images.yaml": MAP, "sites/a.yaml": vm("a", "hosts: [edge-*]")})
+    of = "plan --git work --from change~1 --to change --path sites"
+    told = holdfast(f"{of} --host edge-7")
+    assert "+ create a: " in told.stdout
+    assert holdfast(f"{of} --host other").returncode == 0
+
+
+def test_a_broken_document_is_an_error_that_names_its_place(
+    holdfast: Call, work: Repository
+) -> None:
+    work.commit_only({"web.yaml": vm("web", "memry: 1GiB")})
+    told = holdfast("plan --git work --from main")
+    assert told.returncode == 1
+    assert "! hold web: web.yaml:4:1: unknown key `memry`" in told.stdout
+
+
+def test_many_deletions_are_seen_to_need_an_approval(holdfast: Call, work: Repository) -> None:
+    work.commit_only({f"vm-{number}.yaml": vm(f"vm-{number}") for number in range(8)})
+    work.commit_only({f"vm-{number}.yaml": None for number in range(8)})
+    told = holdfast("plan --git work --from change~1 --to change")
+    assert told.returncode == 2
+    assert "8 VMs would be destroyed at once" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--git work --from nope", "'nope' is no revision of the repository"),
+        ("--git work --from main --to=--all", "'--all' is no revision of the repository"),
+        ("--git work --to main", "--from and --to compare two revisions"),
+        ("--git https://example/x --from main", "--from and --to compare two revisions"),
+        ("--desired work --from main", "--from and --to compare two revisions"),
+        ("--git state-less --from main", "names no repository"),
+        ("--git beside --from main", "lies in no git repository"),
+    ],
+)
+def test_what_cannot_be_compared_is_a_usage_error(
+    holdfast: Call, work: Repository, words: str, said: str
+) -> None:
+    (work.work.parent / "beside").mkdir()
+    told = holdfast(f"plan {words}")
+    assert (told.returncode, told.stdout) == (64, "")
+    assert said in told.stderr
