@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
+from agent.conditions import conditions
 from agent.jobs.told import job_item
 from agent.paths import StatePaths
 from state.clock import stamp
@@ -53,6 +54,20 @@ def status(
     under_way = (name for name, run in runs.items() if not run.phase.ended)
     told = (name for name, one in of_job.items() if one.scope != "holding" or name in runs)
     jobs = sorted({*told, *under_way})
+    items = [
+        *(_item(name, vms.get(name), of_name.get(name), sockets, alive) for name in names),
+        *(
+            job_item(name, runs.get(name), guests.get(name), of_job.get(name), paths)
+            for name in jobs
+        ),
+    ]
+    commit = source["commit"] if source else None
+    for item in items:
+        found = of_job if item["kind"] == "job" else of_name
+        place = item["source"]
+        if place is not None and place["commit"] is None and source and source["kind"] == "git":
+            place["commit"] = commit  # nothing was made of it yet that could tell another
+        item["conditions"] = conditions(item, found.get(item["name"]), commit)
     return {
         "agent": {
             "running": agent_pid is not None,
@@ -60,13 +75,7 @@ def status(
             "source": _source(source, paths),
             "suspended_at": stamp(suspended or None),
         },
-        "items": [
-            *(_item(name, vms.get(name), of_name.get(name), sockets, alive) for name in names),
-            *(
-                job_item(name, runs.get(name), guests.get(name), of_job.get(name), paths)
-                for name in jobs
-            ),
-        ],
+        "items": items,
         "held": [_problem(one) for one in findings.values() if one.scope == "held"],
         "errors": [_problem(one) for one in findings.values() if one.scope == "error"],
         "waiting": [

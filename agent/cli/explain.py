@@ -78,6 +78,10 @@ def _text(name: str, found: dict[str, Any], state: StatePaths) -> list[str]:
             commit = f" at commit {source['commit']}" if source["commit"] else ""
             lines.append(f"  document    {source['file']}:{source['line']}{commit}")
         lines += _of_vm(item, state) if item["kind"] == "vm" else _of_job(item, state)
+        for one in item["conditions"]:
+            if one["status"]:
+                since = f" since {one['since']}" if one["since"] else ""
+                lines.append(f"  {one['type']:<11} {one['reason']}{since}")
         if item["ssh"] is not None:
             ssh = item["ssh"]
             lines.append(f"  ssh         {ssh['user']}@{ssh['host']}, port {ssh['port']}")

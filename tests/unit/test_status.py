@@ -58,8 +58,41 @@ def test_an_agent_that_cannot_be_seen_runs_and_has_no_pid(ledger: Ledger) -> Non
 
 
 def item(*args: Any, **more: Any) -> dict[str, Any]:
+    """The one item, but for its conditions."""
     [found] = told(*args, **more)["items"]
-    return dict(found)
+    return {key: value for key, value in found.items() if key != "conditions"}
+
+
+@pytest.mark.parametrize(
+    ("scope", "reason", "ready", "moving", "stalled"),
+    [
+        ("kept", "Ready", True, False, False),
+        ("kept", "Booting", False, True, False),
+        ("acting", "Update", True, True, False),
+        ("waiting", "BackOff", True, True, False),
+        ("waiting", "PortTaken", True, False, True),
+        ("waiting", "ApprovalNeeded", True, False, True),
+        ("holding", "InvalidDocument", True, False, True),
+        ("holding", "Suspended", True, False, True),
+    ],
+)
+def test_conditions_say_whether_it_is_well_moves_or_needs_somebody(
+    ledger: Ledger, scope: str, reason: str, ready: bool, moving: bool, stalled: bool
+) -> None:
+    one = running(ready_at=1.0 if ready else None)
+    said = Finding(scope, reason, "so it is", "vm", WEB, "web.yaml", 1, since=1_700_000_000.0)
+    with ledger.transaction() as change:
+        source = SourceInfo("git", "https://example/x.git", "d" * 40)
+        change.put_meta(SOURCE_KEY, json.dumps(asdict(source)))
+    [found] = told(ledger, one, findings=[said])["items"]
+    assert {each["type"]: each["status"] for each in found["conditions"]} == {
+        "Ready": ready,
+        "Reconciling": moving,
+        "Stalled": stalled,
+    }
+    for each in found["conditions"]:
+        assert (each["reason"], each["message"]) == (found["reason"], found["message"])
+        assert (each["commit"], each["since"]) == ("d" * 40, "2023-11-14T22:13:20.000Z")
 
 
 def test_a_running_machine_has_every_field_of_the_contract(ledger: Ledger) -> None:
