@@ -8,20 +8,22 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-_SOURCE = ("desired", "git", "branch", "path", "verify_signatures")
+_SOURCE = ("desired", "git", "branch", "path", "verify_signatures", "status_ref")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """None and empty: not said. Paths are absolute; `drain_timeout` is seconds; `capacity_map` holds for a label the
     VMs of jobs that may run at once. Documents come from `desired`, or from `path` of `branch` of the repository
-    `git`, whose commits those must have signed that `verify_signatures` lists."""
+    `git`, whose commits those must have signed that `verify_signatures` lists; what became of them goes to its
+    `status_ref`."""
 
     desired: Path | None = None
     git: str | None = None
     branch: str | None = None
     path: str | None = None
     verify_signatures: Path | None = None
+    status_ref: str | None = None
     images: Path | None = None
     image_root: tuple[Path, ...] = ()
     host: str | None = None

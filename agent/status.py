@@ -20,7 +20,7 @@ from state.history import Finding
 from state.ids import Name
 from state.lifecycle import Phase
 from state.observed import Instance
-from state.records import SOURCE_KEY, SUSPENDED_KEY, Reader
+from state.records import PUBLISHED_KEY, SOURCE_KEY, SUSPENDED_KEY, Reader
 from state.runs import Run
 
 
@@ -42,6 +42,7 @@ def status(
         runs = reader.spoken_of()
         source = json.loads(reader.meta(SOURCE_KEY) or "null")
         suspended = float(reader.meta(SUSPENDED_KEY) or 0)
+        published = json.loads(reader.meta(PUBLISHED_KEY) or "null")
     of_name = {one.name: one for key, one in findings.items() if key.startswith("vm/") and one.name}
     of_job = {one.name: one for key, one in findings.items() if key.startswith("job/") and one.name}
     guests = {
@@ -74,10 +75,14 @@ def status(
             "pid": agent_pid or None,
             "source": _source(source, paths),
             "suspended_at": stamp(suspended or None),
+            "status_ref": published,
         },
         "items": items,
         "held": [_problem(one) for one in findings.values() if one.scope == "held"],
-        "errors": [_problem(one) for one in findings.values() if one.scope == "error"],
+        "errors": [
+            *(_problem(one) for one in findings.values() if one.scope == "error"),
+            *(_problem(one) for one in _unpushed(published)),
+        ],
         "waiting": [
             {"name": one.name, "reason": one.reason, "message": one.message}
             for one in findings.values()
@@ -187,6 +192,12 @@ def _phase(instance: Instance, reason: str, running: bool) -> str:
     if instance.phase is Phase.RUNNING:
         return {"Unresponsive": "unresponsive", "Paused": "paused"}.get(reason, "running")
     return instance.phase.value
+
+
+def _unpushed(published: dict[str, Any] | None) -> list[Finding]:
+    """That the status itself could not be pushed."""
+    error = (published or {}).get("error")
+    return [] if error is None else [Finding("error", "StatusNotPushed", error)]
 
 
 def _problem(one: Finding) -> dict[str, Any]:

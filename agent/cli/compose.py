@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from agent.config import Settings
@@ -24,6 +26,7 @@ from state.runs import Run
 
 if TYPE_CHECKING:
     from agent.fetcher import Fetcher
+    from agent.publisher import Publisher
     from agent.source.git.origin import Origin
     from agent.wake import Wake
 
@@ -35,14 +38,17 @@ def origin_of(settings: Settings) -> Origin | None:
     said, or what cannot be."""
     if settings.git is not None:
         from agent.source.git.origin import origin
+        from agent.source.git.statusref import checked_ref
 
+        if settings.status_ref is not None:
+            checked_ref(settings.status_ref)
         return origin(settings.git, settings.branch, settings.path)
     if settings.desired is None:
         raise BadUsage(
             "no source of documents was given",
             hint="say --desired DIR or --git URL, or set HOLDFAST_DESIRED or HOLDFAST_GIT",
         )
-    for name in ("branch", "path", "verify_signatures"):
+    for name in ("branch", "path", "verify_signatures", "status_ref"):
         if getattr(settings, name) is not None:
             option = name.replace("_", "-")
             raise BadUsage(f"--{option} says something of a repository", hint="say --git URL, too")
@@ -84,6 +90,27 @@ def fetcher_of(settings: Settings, source: Source, wake: Wake, interval: float) 
 
     assert isinstance(source, GitSource)  # noqa: S101 - as `open_source` made it
     return Fetcher(source, wake, interval)
+
+
+def publisher_of(
+    settings: Settings, paths: StatePaths, ledger: Ledger, clock: Callable[[], Moment]
+) -> Publisher | None:
+    """What tells the repository what became of its documents, where that is asked for."""
+    origin = origin_of(settings)
+    if origin is None or settings.status_ref is None:
+        return None
+    from agent.cli.reading import still_runs
+    from agent.publisher import Publisher
+    from agent.source.git.statusref import StatusRef
+    from agent.status import status
+    from agent.statusmd import page
+
+    def told() -> dict[str, Any]:
+        return status(ledger.reader, paths, agent_pid=os.getpid(), alive=still_runs)
+
+    host = settings.host_name()
+    target = StatusRef(paths, origin, settings.status_ref, host)
+    return Publisher(target, ledger, clock, told, partial(page, host=host))
 
 
 def open_ledger(

@@ -271,6 +271,11 @@ def source_options(function: F) -> F:
             metavar="FILE",
             help="Follow only commits signed by those in this allowed-signers file or keyring.",
         ),
+        option(
+            "--status-ref",
+            metavar="REF",
+            help="Push status.json and STATUS.md there, like refs/holdfast/status/HOST.",
+        ),
         option("--images", type=PATH, metavar="FILE", help="An image map outside the tree."),
         option(
             "--image-root",

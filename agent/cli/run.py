@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import socket
 
     from agent.cli.showing import Showing
-    from agent.fetcher import Fetcher
     from agent.loop import Agent
     from agent.record import Pass
     from state.ledger import Ledger
@@ -80,6 +79,9 @@ def run(state: StatePaths, once: bool, interval: float, **options: Any) -> int:
         return _run(ledger, held, settings, Beside(api, showing), interval)
 
 
+Task = Callable[[], Coroutine[Any, Any, None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Beside:
     """What goes on beside the loop: the API on a listening socket, and the show, which is `run --once`'s."""
@@ -90,7 +92,14 @@ class Beside:
 
 def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval: float) -> int:
     from agent import log
-    from agent.cli.compose import clock_of, fetcher_of, open_backend, open_source, policy_of
+    from agent.cli.compose import (
+        clock_of,
+        fetcher_of,
+        open_backend,
+        open_source,
+        policy_of,
+        publisher_of,
+    )
     from agent.jobs.store import RunStore
     from agent.loop import Agent, World
     from agent.settled import settled
@@ -106,20 +115,26 @@ def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval
         policy = policy_of(settings, held.state_id, accelerator)
         source = open_source(settings, held.paths)
         store = RunStore(held.paths, source.attachment)
-        world = World(source, ledger, backend, clock_of(backend), store)
+
+        clock = clock_of(backend)
+        publisher = publisher_of(settings, held.paths, ledger, clock)
 
         def look(done: Pass) -> None:
+            if publisher is not None and not done.desired.source.pending:
+                publisher.look()
             answer = settled(done.desired, done.observed, done.plan) if once else None
             if answer is not None and not well:
                 well.append(answer)
                 agent.stop()
 
+        world = World(source, ledger, backend, clock, store)
         agent = Agent(world, policy, interval=interval, on_pass=look)
         _when_told(_leaving(agent))
         _tell_start(held.paths, settings, accelerator)
         fetcher = fetcher_of(settings, source, agent.wake, interval)
         agent.operator.repository = fetcher
-        await agent.run(watching=_watch(agent, settings, beside, fetcher))
+        tasks = [one.run for one in (fetcher, publisher) if one is not None]
+        await agent.run(watching=_watch(agent, settings, beside, tasks))
         log.say("Left", _run_on(ledger), pid=os.getpid())
 
     asyncio.run(main())
@@ -197,7 +212,7 @@ def _recording() -> Iterator[None]:
         ) from error
 
 
-async def _watch(agent: Agent, settings: Settings, beside: Beside, fetcher: Fetcher | None) -> None:
+async def _watch(agent: Agent, settings: Settings, beside: Beside, tasks: list[Task]) -> None:
     from agent.wake import watch
     from agent.web import control
 
@@ -205,8 +220,8 @@ async def _watch(agent: Agent, settings: Settings, beside: Beside, fetcher: Fetc
         group.create_task(control.serve(beside.api, agent.requests, agent.operator))
         if beside.showing is not None:
             group.create_task(beside.showing.refresh())
-        if fetcher is not None:
-            group.create_task(fetcher.run())
+        for task in tasks:
+            group.create_task(task())
         if settings.desired is not None:
             group.create_task(watch(settings.desired, agent.wake))
         if settings.images is not None:

@@ -64,7 +64,12 @@ def test_every_json_has_the_fields_of_the_contract_and_tells_the_truth(
 def status_is_true(place: Site, found: dict[str, Any], agent: int, port: int, taken: int) -> None:
     assert found.keys() >= {"agent", "items", "held", "errors", "waiting"}
     source = found["agent"].pop("source")
-    assert found["agent"] == {"running": True, "pid": agent, "suspended_at": None}
+    assert found["agent"] == {
+        "running": True,
+        "pid": agent,
+        "suspended_at": None,
+        "status_ref": None,
+    }
     assert (source["kind"], source["commit"], source["error"]) == ("directory", None, None)
     assert source["fetched_at"] is None, "nothing is fetched from a directory"
 

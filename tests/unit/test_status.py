@@ -157,6 +157,7 @@ def test_the_whole_has_every_part_of_the_contract(ledger: Ledger) -> None:
             "fetched_at": None, "error": None, "refused": None, "dirty": None,
         },
         "suspended_at": None,
+        "status_ref": None,
     }  # fmt: skip
     assert [one["name"] for one in found["items"]] == ["api"]
     assert found["held"] == [
@@ -177,6 +178,7 @@ def test_without_an_agent_and_before_its_first_pass(ledger: Ledger) -> None:
         "pid": None,
         "source": None,
         "suspended_at": None,
+        "status_ref": None,
     }
     assert found["items"] == []
     one = item(ledger, running(), agent_pid=None)

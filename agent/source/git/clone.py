@@ -173,7 +173,7 @@ class Clone:
         shutil.rmtree(beside, ignore_errors=True)
         fresh = Git(beside, held=git.held)
         try:
-            _initialise(fresh)
+            fresh.initialise()
             good = self.standing.commit
             if good is not None:
                 refspec = f"+{good}:{_GOOD}"
@@ -236,7 +236,7 @@ class Clone:
         durable.clear_up(self._directory)
         if not _is_repository(git.directory):
             shutil.rmtree(git.directory, ignore_errors=True)
-            _initialise(git)
+            git.initialise()
             self._suspect = self.standing.commit is not None
             return
         for pattern in ("*.lock", "refs/**/*.lock", "objects/pack/tmp_*", "objects/**/tmp_obj_*"):
@@ -256,10 +256,6 @@ class Clone:
 
 
 _FEW_PACKS = {"gc.auto": "1000", "gc.autoPackLimit": "30", "gc.pruneExpire": "1.hour.ago"}
-
-
-def _initialise(git: Git) -> None:
-    git.local("init", "--quiet", "--bare", "--template=", "--initial-branch=none")
 
 
 def _is_repository(path: Path) -> bool:

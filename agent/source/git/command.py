@@ -87,6 +87,10 @@ class Git:
         command = self.words(*words, config={**_NEVER, **_OVER_THE_NETWORK})
         return self._run(words[0], command, _environment(), None)
 
+    def initialise(self) -> None:
+        """Make the repository: bare, without hooks or anything else of a template. Raises GitFailed and NoGit."""
+        self.local("init", "--quiet", "--bare", "--template=", "--initial-branch=none")
+
     def words(self, *words: str, config: Mapping[str, str] = _NEVER) -> list[str]:
         """The command, with these settings before all others."""
         settings = (word for key, value in config.items() for word in ("-c", f"{key}={value}"))

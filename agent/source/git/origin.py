@@ -13,7 +13,7 @@ from agent.source.tree import shown
 
 _scheme = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://").match
 _scp = re.compile(r"(?:[A-Za-z0-9._-]+@)?(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):(?![:/]).+").fullmatch
-_branch = re.compile(
+_ref = re.compile(
     r"(?![-/.])(?!.*(?:\.\.|//|@\{|\.lock(?:/|$)|/\.|[/.]$))[^\x00-\x20\x7f~^:?*\[\\]+"
 )
 
@@ -45,11 +45,16 @@ class Origin:
 
 def origin(url: str, branch: str | None, path: str | None) -> Origin:
     """The origin that options say. Raises BadUsage."""
-    if branch is not None and not _branch.fullmatch(branch):
+    if branch is not None and not is_ref(branch):
         raise BadUsage(
             f"{shown(branch)!r} is no name of a branch", hint="--branch takes one like main"
         )
     return Origin(_checked(url), branch, _below(path or ""))
+
+
+def is_ref(name: str) -> bool:
+    """Whether git would take it as a name of a ref, or of a branch: git-check-ref-format(1)."""
+    return _ref.fullmatch(name) is not None
 
 
 def _checked(url: str) -> str:

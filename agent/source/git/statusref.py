@@ -1,0 +1,105 @@
+"""Puts what became of the documents back into their repository, as commits on a ref of its own that no branch knows of.
+
+STATE/git/status.git   what was pushed, bare
+"""
+
+from __future__ import annotations
+
+import re
+
+from agent.errors import BadUsage, HoldfastError
+from agent.paths import StatePaths
+from agent.source.git.command import Git, GitFailed
+from agent.source.git.origin import Origin, is_ref
+from agent.source.tree import shown
+
+_LAST = "refs/holdfast/last"
+_OWN = re.compile(r"refs/(?!heads/|tags/|remotes/|notes/|replace/|stash$).+/.+")
+
+
+def checked_ref(ref: str) -> str:
+    """A ref that nobody works on. Raises BadUsage."""
+    if not (_OWN.fullmatch(ref) and is_ref(ref)):
+        raise BadUsage(
+            f"{shown(ref)!r} is no ref for a status: people use it, or git would not take it",
+            hint="say one like refs/holdfast/status/HOST",
+        )
+    return ref
+
+
+class StatusRef:
+    """The ref `ref` of a repository, for one host. One thread works with it at a time."""
+
+    def __init__(self, paths: StatePaths, origin: Origin, ref: str, host: str) -> None:
+        self.ref = checked_ref(ref)
+        self._url = origin.url
+        self._git = Git(paths.git / "status.git")
+        self._who = {
+            f"GIT_{role}_{what}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for what, value in (("NAME", "holdfast"), ("EMAIL", f"holdfast@{host}"))
+        }
+        self._host = host
+
+    def publish(self, files: dict[str, bytes], at: float) -> str:
+        """Push a commit that holds these files and nothing else; its id. `at` is Unix time. Raises HoldfastError, and
+        OSError where the disk fails."""
+        if not (self._git.directory / "HEAD").is_file():
+            self._git.directory.parent.mkdir(mode=0o700, exist_ok=True)
+            self._git.initialise()
+        tree = self._tree(files)
+        commit = self._commit(tree, self._known(_LAST), at)
+        try:
+            self._push(commit)
+        except HoldfastError:
+            # Somebody else has pushed there, such as this host with another state: it is followed, not overwritten.
+            other = self._fetched()
+            if other is None:
+                raise
+            commit = self._commit(tree, other, at)
+            self._push(commit)
+        self._git.local("update-ref", _LAST, commit)
+        self._git.local("gc", "--auto", "--quiet")
+        return commit
+
+    def _tree(self, files: dict[str, bytes]) -> str:
+        lines = []
+        for name, content in sorted(files.items()):
+            blob = self._git.local("hash-object", "-w", "--stdin", stdin=content).decode().strip()
+            lines.append(f"100644 blob {blob}\t{name}\n")
+        return self._git.local("mktree", stdin="".join(lines).encode()).decode().strip()
+
+    def _commit(self, tree: str, parent: str | None, at: float) -> str:
+        dates = {f"GIT_{role}_DATE": f"{int(at)} +0000" for role in ("AUTHOR", "COMMITTER")}
+        after = ["-p", parent] if parent else []
+        told = self._git.local(
+            "commit-tree",
+            tree,
+            *after,
+            "-m",
+            f"Status of {self._host}",
+            variables={**self._who, **dates},
+        )
+        return told.decode().strip()
+
+    def _push(self, commit: str) -> None:
+        words = ("--quiet", "--no-verify", "--no-follow-tags", "--no-signed")
+        self._git.remote("push", *words, "--", self._url, f"{commit}:{self.ref}")
+
+    def _fetched(self) -> str | None:
+        """What the ref names at the server now; None where it is what was expected."""
+        before = self._known(_LAST)
+        words = ("--quiet", "--no-tags", "--no-write-fetch-head", "--depth=1")
+        try:
+            self._git.remote("fetch", *words, "--", self._url, f"+{self.ref}:refs/holdfast/other")
+        except GitFailed:
+            return None
+        other = self._known("refs/holdfast/other")
+        return None if other == before else other
+
+    def _known(self, ref: str) -> str | None:
+        try:
+            told = self._git.local("rev-parse", "--verify", "--quiet", ref)
+        except GitFailed:
+            return None
+        return told.decode().strip()

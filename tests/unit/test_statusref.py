@@ -1,0 +1,189 @@
+"""A status that travels back: to a ref of its own, on change, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import BadUsage
+from agent.paths import StatePaths
+from agent.publisher import Publisher
+from agent.source.git.origin import origin
+from agent.source.git.statusref import StatusRef, checked_ref
+from agent.statusmd import page
+from state.ledger import Ledger
+from state.records import PUBLISHED_KEY
+from tests.builders import moment
+from tests.gits import Repository, git
+from tests.unit.test_commands import DOCUMENTS, caller, until
+from tests.unit.test_job_commands import an_agent
+from tests.waiting import eventually
+
+REF = "refs/holdfast/status/edge-1"
+AT = 1_700_000_000.0
+
+
+class Place:
+    def __init__(self, root: Path) -> None:
+        self.repository = Repository(root)
+        self.first = self.repository.commit({"README": "x"})
+        self.paths = StatePaths(root / "state")
+        self.paths.root.mkdir(0o700)
+
+    def target(self, state: StatePaths | None = None) -> StatusRef:
+        return StatusRef(
+            state or self.paths, origin(self.repository.url, None, None), REF, "edge-1"
+        )
+
+    def said(self, file: str = "status.json") -> str:
+        return git(self.repository.bare, "show", f"{REF}:{file}")
+
+    def commits(self) -> list[str]:
+        return git(self.repository.bare, "rev-list", REF).split()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_each_publication_is_a_commit_after_the_last_and_touches_no_branch(place: Place) -> None:
+    target = place.target()
+    first = target.publish({"status.json": b"1\n", "STATUS.md": b"one\n"}, AT)
+    assert (place.said(), place.said("STATUS.md")) == ("1", "one")
+    second = place.target().publish({"status.json": b"2\n"}, AT + 60)
+    assert place.commits() == [second, first]
+    assert git(place.repository.bare, "ls-tree", "--name-only", REF) == "status.json"
+    assert git(place.repository.bare, "for-each-ref", "--format=%(refname)") == (
+        f"refs/heads/main\n{REF}"
+    )
+    assert git(place.repository.bare, "rev-parse", "main") == place.first
+    who = git(place.repository.bare, "log", "-1", "--format=%an %ae %at %s", REF)
+    assert who == f"holdfast holdfast@edge-1 {int(AT) + 60} Status of edge-1"
+
+
+def test_what_another_state_has_pushed_is_followed(place: Place, tmp_path: Path) -> None:
+    first = place.target().publish({"status.json": b"1\n"}, AT)
+    other = StatePaths(tmp_path / "other")
+    other.root.mkdir()
+    second = place.target(other).publish({"status.json": b"2\n"}, AT)
+    third = place.target().publish({"status.json": b"3\n"}, AT)
+    assert place.commits() == [third, second, first]
+
+
+@pytest.mark.parametrize(
+    "ref",
+    ["refs/heads/main", "refs/tags/x/y", "main", "refs/holdfast", "refs/a/..", "-x", "refs/a b/c"],
+)
+def test_a_ref_that_people_use_is_refused(ref: str) -> None:
+    with pytest.raises(BadUsage, match="no ref for a status"):
+        checked_ref(ref)
+
+
+class Told:
+    """A status that a test changes."""
+
+    def __init__(self) -> None:
+        self.value: dict[str, Any] = {
+            "agent": {"source": None, "status_ref": None, "suspended_at": None},
+            "items": [], "held": [], "errors": [], "waiting": [],
+        }  # fmt: skip
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(json.loads(json.dumps(self.value)))
+
+
+@asynccontextmanager
+async def publishing(place: Place, told: Told) -> AsyncIterator[tuple[Publisher, Ledger]]:
+    ledger = Ledger(place.paths.database)
+    publisher = Publisher(
+        place.target(), ledger, moment, told, lambda status: page(status, "edge-1"), every=0.05
+    )
+    task = asyncio.ensure_future(publisher.run())
+    try:
+        yield publisher, ledger
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+        ledger.close()
+
+
+def recorded(ledger: Ledger) -> dict[str, Any]:
+    return dict(json.loads(ledger.meta(PUBLISHED_KEY) or "{}"))
+
+
+async def test_only_a_change_is_published(place: Place) -> None:
+    told = Told()
+    told.value["agent"]["source"] = {"location": "x", "commit": None, "fetched_at": "0"}
+    async with publishing(place, told) as (publisher, ledger):
+        publisher.look()
+        await eventually(lambda: bool(recorded(ledger).get("commit")), "it is published")
+        first = recorded(ledger)["commit"]
+        for fetched in ("1", "2", "3"):
+            told.value["agent"]["source"] = {"location": "x", "commit": None, "fetched_at": fetched}
+            publisher.look()
+            await asyncio.sleep(0.1)
+        told.value["items"] = [
+            {"name": "web", "kind": "vm", "phase": "running", "ready": True, "reason": "Ready", "message": "well"}
+        ]  # fmt: skip
+        publisher.look()
+        await eventually(lambda: recorded(ledger)["commit"] != first, "the change is published")
+    assert len(place.commits()) == 2, "a fetch alone is no change"
+    assert json.loads(place.said())["items"] == told.value["items"]
+    assert "| web | vm | running | yes | well |" in place.said("STATUS.md")
+
+
+async def test_a_push_that_fails_is_told_and_tried_again(place: Place) -> None:
+    told = Told()
+    aside = place.repository.bare.with_name("aside")
+    place.repository.bare.rename(aside)
+    async with publishing(place, told) as (publisher, ledger):
+        publisher.look()
+        await eventually(lambda: bool(recorded(ledger).get("error")), "it is told")
+        assert recorded(ledger)["error"].startswith(f"pushing the status to {REF}: ")
+        aside.rename(place.repository.bare)
+        await eventually(lambda: recorded(ledger)["error"] is None, "it is pushed")
+        events = [event.reason for event in ledger.reader.events()]
+        assert events == ["StatusNotPushed"]
+    assert len(place.commits()) == 1
+
+
+def test_a_page_shows_what_is_said_as_text() -> None:
+    told = Told().value
+    told["errors"] = [
+        {"name": None, "file": None, "line": None, "column": None,
+         "message": "<script>alert(1)</script> | [x](javascript:y) `z` **b**\n# h"}
+    ]  # fmt: skip
+    assert page(told, "h").splitlines()[-1] == (
+        r"- error\: \<script\>alert\(1\)\</script\> \| \[x\]\(javascript\:y\) \`z\` \*\*b\*\* \# h"
+    )
+
+
+def test_an_agent_tells_the_truth_there(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    image = DOCUMENTS.replace("source: tiny.qcow2", "source: https://images.example/x.qcow2")
+    commit = place.repository.commit(
+        {"all.yaml": image, "bad.yaml": "api: holdfast/v1\nkind: vm\nname: bad\n x"}
+    )
+    run = f"run --hypervisor memory --git {place.repository.bare} --branch main --host edge-1"
+    holdfast = caller(tmp_path)
+    with an_agent(tmp_path, "--status-ref", REF, run=run):
+        until(lambda: git(place.repository.bare, "for-each-ref", REF))
+        found = json.loads(place.said())
+        assert found["agent"]["source"]["commit"] == commit
+        assert "bad.yaml" in {one["file"] for one in found["errors"]}
+        until(
+            lambda: (
+                "error"
+                in (json.loads(holdfast("status -o json").stdout)["agent"]["status_ref"] or {})
+            )
+        )
+    assert git(place.repository.bare, "rev-parse", "main") == commit
+    refused = holdfast(f"run --git {place.repository.bare} --status-ref refs/heads/main")
+    assert refused.returncode == 64
