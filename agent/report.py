@@ -78,9 +78,17 @@ def dated(
     result = {}
     for key, finding in new.items():
         before = old.get(key)
-        same = before is not None and (before.reason, before.message) == (
-            finding.reason,
-            finding.message,
-        )
-        result[key] = replace(finding, since=before.since if before and same else wall)
+        if before is None or (before.reason, before.message) != (finding.reason, finding.message):
+            result[key] = replace(finding, since=wall)
+        elif _place(before) == _place(finding):
+            result[key] = (
+                before  # most are: ten thousand new ones a pass would cost more than the pass
+            )
+        else:
+            result[key] = replace(finding, since=before.since)
     return result
+
+
+def _place(one: Finding) -> tuple[object, ...]:
+    """All of it but what it says and since when."""
+    return one.scope, one.kind, one.name, one.file, one.line, one.column

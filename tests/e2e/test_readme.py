@@ -74,6 +74,24 @@ def test_a_second_demo_adopts_the_same_processes(state: Path) -> None:
     assert pids() == first
 
 
+@pytest.mark.qemu
+@pytest.mark.guest
+@pytest.mark.timeout(400)
+def test_the_way_from_git_is_what_it_shows(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "somebody")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "somebody@example.org")
+    [block] = [text for kind, text in BLOCKS if kind == "console" and "--git" in text]
+    lines = block.replace(".cache/edge", ".cache/demo").replace(
+        ".cache/infra", str(state.parent / "infra")
+    )
+    commands = [line[2:] for line in lines.splitlines() if line.startswith("$ ")]
+    assert len(commands) == 5
+    said = [call(command, state) for command in commands][-1]
+    [shown] = [line for line in lines.splitlines() if not line.startswith("$ ")]
+    assert shown in said
+
+
 def call(command: str, state: Path) -> list[str]:
     """What a command of the README prints, run on `state` in place of the demo's directory."""
     words = command.replace(".cache/demo", str(state))

@@ -1,0 +1,153 @@
+"""Ten thousand documents of a git repository: read for the first time, and after a commit that changes one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from agent.hypervisor.memory import MemoryHost
+from agent.jobs.store import RunStore
+from agent.loop import Agent, World
+from agent.paths import StatePaths
+from agent.policy import Policy
+from agent.record import Pass
+from agent.source.git.clone import Clone
+from agent.source.git.origin import origin
+from agent.source.git.source import GitSource
+from bench.harness import Figure
+from bench.passes import IMAGES, STATE_ID
+from state.clock import Moment
+from state.ledger import Ledger
+from tests.gits import Repository, git
+from tests.waiting import eventually
+
+DOCUMENTS = 10_000
+COLD = 5000.0
+CHANGED = 300.0
+MEMORY = 250.0
+NOW = 1.8e9
+
+
+def document(number: int, memory: int = 64) -> tuple[str, str]:
+    """The path and the text of one."""
+    text = f"api: holdfast/v1\nkind: vm\nname: vm{number}\nmemory: {memory}MiB\n"
+    return f"d{number % 100}/vm{number}.yaml", text
+
+
+def planted(root: Path) -> Repository:
+    """A repository with all of them."""
+    repository = Repository(root)
+    files = dict(map(document, range(DOCUMENTS)))
+    repository.commit({"images.yaml": IMAGES.format(digest="1" * 64), **files})
+    return repository
+
+
+def figures(rounds: int) -> list[Figure]:
+    """Each in a process of its own, whose memory is its own."""
+    with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
+        root = Path(directory)
+        repository = planted(root)
+        loads: dict[str, list[float]] = {"git archive": [], "holdfast": []}
+        for _ in range(max(1, rounds // 3)):
+            loads["git archive"].append(_archived(repository))
+            loads["holdfast"].append(float(_child("cold", root)[0]))
+        changed, weight = _child("changed", root, str(rounds))
+    samples = {"holdfast": [float(one) for one in changed.split(",")]}
+    return [
+        Figure(f"first load of {DOCUMENTS} documents", "ms", loads, COLD, f"under {COLD:.0f} ms"),
+        Figure(
+            f"a commit that changes 1 of {DOCUMENTS}, planned", "ms", samples, CHANGED,
+            f"under {CHANGED:.0f} ms",
+        ),
+        Figure(
+            f"an agent of {DOCUMENTS} documents", "MB", {"holdfast": [float(weight)]}, MEMORY,
+            f"under {MEMORY:.0f} MB",
+        ),
+    ]  # fmt: skip
+
+
+def _child(*words: str | Path) -> list[str]:
+    told = subprocess.run(
+        [sys.executable, "-m", "bench.repository", *words],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return told.stdout.split()
+
+
+def _archived(repository: Repository) -> float:
+    begun = time.perf_counter()
+    subprocess.run(
+        ["git", "-C", repository.bare, "archive", "main"], stdout=subprocess.DEVNULL, check=True
+    )
+    return 1000 * (time.perf_counter() - begun)
+
+
+def _source(root: Path) -> GitSource:
+    paths = StatePaths(root / f"state-{os.getpid()}")
+    paths.root.mkdir()
+    source = GitSource(Clone(paths, origin(str(root / "origin.git"), "main", None)), host="bench")
+    source.fetch()
+    return source
+
+
+def cold(root: Path) -> None:
+    """Print the milliseconds of a first load."""
+    source = _source(root)
+    begun = time.perf_counter()
+    desired = source.load(NOW)
+    print(1000 * (time.perf_counter() - begun))
+    assert len(desired.vms) == DOCUMENTS, desired.problems
+
+
+async def changed(root: Path, rounds: int) -> None:
+    """Print the milliseconds of each pass that sees another commit, and the megabytes that it took at most."""
+    host, ledger = MemoryHost(), Ledger(root / "state.db")
+    work = root / "work"
+
+    def clock() -> Moment:
+        return Moment(NOW + host.clock(), host.clock(), host.boot_id)
+
+    source = _source(root)
+    world = World(
+        source, ledger, host.backend(), clock, RunStore(StatePaths(root), source.attachment)
+    )
+    policy = Policy(STATE_ID, "tcg", ssh_ports=range(10_000, 60_000))
+    passes: list[Pass] = []
+    agent = Agent(world, policy, on_pass=lambda done: passes.__setitem__(slice(None), [done]))
+    taken = []
+    async with asyncio.TaskGroup() as group:
+        group.create_task(agent.run())
+        await eventually(lambda: passes and _at_rest(passes[-1]), "every vm is ready", 600.0)
+        for number in range(rounds + 1):
+            path, text = document(number, 65)
+            (work / path).write_text(text)
+            git(work, "commit", "-q", "-a", "-m", "a change")
+            git(work, "push", "-q", "origin", "HEAD:main")
+            source.fetch()
+            begun = time.perf_counter()
+            done = await agent._turn(("bench",))
+            taken.append(1000 * (time.perf_counter() - begun))
+            assert done is not None
+            # Nothing is done by a turn alone: what the commits before asked for is still to be done.
+            assert [step.action for step in done.plan.acting] == ["replace"] * (number + 1)
+        agent.stop()
+    ledger.close()
+    print(",".join(map(str, taken[1:])))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _at_rest(done: Pass) -> bool:
+    return all(getattr(step, "reason", "") == "Ready" for step in done.plan.steps)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "cold":
+        cold(Path(sys.argv[2]))
+    else:
+        asyncio.run(changed(Path(sys.argv[2]), int(sys.argv[3])))
