@@ -50,7 +50,9 @@ class Life:
         source = _Source(history.author)
         store = RunStore(history.paths, source.attachment)
         world = World(source, self.ledger, history.host.backend(), history.moment, store)
-        policy = Policy(STATE_ID, "tcg", run_as=range(61000, 62000 + len(history.author.names)))
+        names = len(history.author.names)
+        # Nobody is there to approve anything.
+        policy = Policy(STATE_ID, "tcg", run_as=range(61000, 62000 + names), max_destroy=names + 1)
         self.agent = Agent(world, policy, on_pass=history.passed)
         self._task: asyncio.Task[None] | None = None
 

@@ -35,7 +35,7 @@ class Nemesis:
 
     def keep_agent(self) -> None:
         if self._agent is None or self._agent.poll() is not None:
-            self._agent = self.site.start("--drain-timeout", "5s")
+            self._agent = self.site.start("--drain-timeout", "5s", "--max-destroy", "100")
 
     def end_agent(self, how: signal.Signals) -> None:
         if self._agent is not None:

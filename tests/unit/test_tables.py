@@ -34,7 +34,8 @@ def job(name: str) -> dict[str, Any]:
 
 def shown(width: int | None, *items: dict[str, Any], past: Any = ()) -> list[str]:
     found = {
-        "agent": {"running": False}, "items": list(items), "held": [], "errors": [], "waiting": [],
+        "agent": {"running": False, "suspended_at": None}, "items": list(items),
+        "held": [], "errors": [], "waiting": [],
     }  # fmt: skip
     looked = Looked(found, StatePaths(Path("/srv/machines")), in_memory=False, past=list(past))
     file = io.StringIO()
