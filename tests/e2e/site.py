@@ -85,6 +85,8 @@ class Site:
         self.image = image
         self.within: list[str] = []
         """What every command of the program is started behind."""
+        self.repository: str | None = None
+        """Where documents come from, in place of the directory."""
         self._mark: str | None = None
         self.write("images.yaml", IMAGES.format(image=image, user=user))
 
@@ -144,8 +146,9 @@ class Site:
         return [*self.within, *program, "--state", str(self.state), *words]
 
     def source(self) -> list[str]:
+        where = ["--git", self.repository, "--branch", "main"] if self.repository else None
         return [
-            "--desired", str(self.desired), "--image-root", str(self.image.parent),
+            *(where or ["--desired", str(self.desired)]), "--image-root", str(self.image.parent),
             "--accel", "tcg", "--interval", "2",
         ]  # fmt: skip
 
