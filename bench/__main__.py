@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from bench import cold, jobs, passes, start
+from bench import cold, jobs, passes, repository, start
 
 
 def main() -> int:
@@ -20,6 +20,7 @@ def main() -> int:
         passes.figure(rounds),
         cold.status(rounds),
         cold.memory(max(1, rounds // 3)),
+        *repository.figures(rounds),
     ]
     for figure in figures:
         print("\n".join(figure.rows()))

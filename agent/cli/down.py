@@ -36,14 +36,14 @@ _BECAUSE = "holdfast down"
     "--volumes",
     is_flag=True,
     envvar=None,
-    help="Images, keys, logs and results too: all that there is.",
+    help="Images, keys, clones, logs and results too: all that there is.",
 )
 @state_option
 def down(state: StatePaths, yes: bool, volumes: bool) -> int:
     """Destroy every VM of a state directory with its disk, after a yes. A running agent is stopped first, and runs of
     jobs that have not ended are cancelled.
 
-    Images, keys, logs and results are kept for the next time, unless --volumes is said."""
+    Images, keys, clones, logs and results are kept for the next time, unless --volumes is said."""
     if not (state.database.exists() or state.instances.exists()):
         click.echo(f"nothing to destroy: there is no state in {state.root}")
         return 0
@@ -193,7 +193,8 @@ def _forget_findings(ledger: Ledger) -> None:
 def _remove_everything(paths: StatePaths) -> None:
     import shutil
 
-    for directory in (paths.images, paths.keys, paths.instances, paths.runs, paths.sockets):
+    gone = (paths.images, paths.keys, paths.instances, paths.runs, paths.git, paths.sockets)
+    for directory in gone:
         shutil.rmtree(directory, ignore_errors=True)
     # With what belongs to it, and what was set aside.
     for file in paths.root.glob(f"{paths.database.name}*"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from agent.paths import StatePaths
 from agent.source.git.clone import Clone, Trust
+from agent.source.git.command import Git
 from agent.source.git.origin import origin
 from agent.source.git.source import GitSource
 from state.desired import Desired
@@ -302,3 +305,35 @@ def test_a_repository_is_not_run(place: Place, tmp_path: Path) -> None:
             (hooks / name).chmod(0o755)
     assert names(place.fetched()) == ["db", "web"]
     assert not ran.exists()
+
+
+def test_a_git_that_outlives_its_agent_is_waited_for_and_comes_to_an_end(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: let go of the lock with the agent, and two gits work in one clone."""
+    place.fetched()
+    monkeypatch.setattr("agent.source.git.command.NETWORK_TIMEOUT", 1.0)
+    script = tmp_path / "ssh"
+    script.write_text("#!/bin/sh\nexec sleep 1000\n")
+    script.chmod(0o755)
+    url = "ssh://nobody@127.0.0.1/x"
+    old, new = (
+        place.paths.git / origin(one, "main", None).key for one in (place.repository.url, url)
+    )
+    shutil.copytree(old, new)
+    held = os.open(new / "lock", os.O_RDWR)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    words = Git(new / "repo.git").network_words("ls-remote", "--", url, "HEAD")
+    orphan = subprocess.Popen(
+        words, pass_fds=[held], env=os.environ | {"GIT_SSH": str(script)}, stderr=subprocess.DEVNULL
+    )
+    os.close(held)
+    clone = Clone(place.paths, origin(url, "main", None))
+    clone.open()
+    clone.fetch()
+    assert clone.standing.commit == place.first
+    assert "a git that was begun before still works in" in (clone.standing.error or "")
+    assert orphan.wait(30) == 124, "by timeout(1)"
+    monkeypatch.setenv("GIT_SSH", "/bin/false")
+    clone.fetch()
+    assert "still works in" not in (clone.standing.error or "")

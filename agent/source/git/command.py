@@ -84,12 +84,17 @@ class Git:
 
     def remote(self, *words: str) -> bytes:
         """What git prints, which may speak to a server. Raises GitFailed and NoGit."""
-        command = self.words(*words, config={**_NEVER, **_OVER_THE_NETWORK})
-        return self._run(words[0], command, _environment(), None)
+        return self._run(words[0], self.network_words(*words), _environment(), None)
 
     def initialise(self) -> None:
         """Make the repository: bare, without hooks or anything else of a template. Raises GitFailed and NoGit."""
         self.local("init", "--quiet", "--bare", "--template=", "--initial-branch=none")
+
+    def network_words(self, *words: str) -> list[str]:
+        """The command for what may speak to a server. An agent that is killed leaves its git behind, which must come to
+        its end all the same."""
+        end = ["timeout", "--kill-after=5", str(NETWORK_TIMEOUT + 1)]
+        return [*end, *self.words(*words, config={**_NEVER, **_OVER_THE_NETWORK})]
 
     def words(self, *words: str, config: Mapping[str, str] = _NEVER) -> list[str]:
         """The command, with these settings before all others."""

@@ -12,7 +12,7 @@ from agent.errors import BadUsage
 from agent.source.tree import shown
 
 _scheme = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://").match
-_scp = re.compile(r"(?:[A-Za-z0-9._-]+@)?(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):(?![:/]).+").fullmatch
+_scp = re.compile(r"(?:[A-Za-z0-9._-]+@)?(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):(?!:|//).+").fullmatch
 _ref = re.compile(
     r"(?![-/.])(?!.*(?:\.\.|//|@\{|\.lock(?:/|$)|/\.|[/.]$))[^\x00-\x20\x7f~^:?*\[\\]+"
 )

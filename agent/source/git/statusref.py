@@ -70,7 +70,7 @@ class StatusRef:
         return self._git.local("mktree", stdin="".join(lines).encode()).decode().strip()
 
     def _commit(self, tree: str, parent: str | None, at: float) -> str:
-        dates = {f"GIT_{role}_DATE": f"{int(at)} +0000" for role in ("AUTHOR", "COMMITTER")}
+        dates = {f"GIT_{role}_DATE": f"@{int(at)} +0000" for role in ("AUTHOR", "COMMITTER")}
         after = ["-p", parent] if parent else []
         told = self._git.local(
             "commit-tree",

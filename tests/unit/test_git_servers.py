@@ -1,0 +1,164 @@
+"""A repository behind https with a credential helper, and behind ssh: real git at both ends."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import ipaddress
+import os
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agent.paths import StatePaths
+from agent.source.git.clone import Clone
+from agent.source.git.origin import origin
+from agent.source.git.statusref import StatusRef
+from tests.gits import Repository, git
+
+PASSWORD = "correct-horse-battery"  # noqa: S105 - of a server that lives for a test
+REF = "refs/holdfast/status/here"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """git-http-backend(1), to whoever knows the password."""
+
+    root: Path
+
+    def do_GET(self) -> None:
+        self._answer(b"")
+
+    def do_POST(self) -> None:
+        self._answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def _answer(self, body: bytes) -> None:
+        wanted = "Basic " + base64.b64encode(f"agent:{PASSWORD}".encode()).decode()
+        if self.headers.get("Authorization") != wanted:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="test"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        path, _, query = self.path.partition("?")
+        variables = {
+            "GIT_PROJECT_ROOT": str(self.root), "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": path,
+            "QUERY_STRING": query, "REQUEST_METHOD": self.command, "REMOTE_USER": "agent",
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+        }  # fmt: skip
+        told = subprocess.run(
+            ["git", "http-backend"], input=body, env=os.environ | variables, stdout=subprocess.PIPE
+        ).stdout
+        head, _, content = told.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode().splitlines())
+        self.send_response(int(fields.pop("Status", "200").split()[0]))
+        for name, value in fields.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def certified(root: Path) -> Path:
+    """A certificate of this host for an hour, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)  # noqa: TID251 - TLS reads the clock
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = root / "server.pem"
+    text = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    file.write_bytes(
+        key.private_bytes(*text, serialization.NoEncryption())
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return file
+
+
+@contextmanager
+def served(root: Path, certificate: Path) -> Iterator[str]:
+    """Where what lies in `root` is served."""
+    handler = type("Bound", (Handler,), {"root": root})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def whole(paths: StatePaths) -> bytes:
+    """Everything that was written below a state directory."""
+    return b"".join(path.read_bytes() for path in paths.root.rglob("*") if path.is_file())
+
+
+def test_https_with_a_credential_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = Repository(tmp_path)
+    commit = repository.commit({"README": "x"})
+    git(repository.bare, "config", "http.receivepack", "true")
+    paths = StatePaths(tmp_path / "state")
+    paths.root.mkdir()
+    certificate = certified(tmp_path)
+    with served(tmp_path, certificate) as url:
+        clone = Clone(paths, origin(f"{url}/origin.git", "main", None))
+        clone.fetch()
+        assert clone.standing.error is not None
+        assert "certificate" in clone.standing.error, "it is not trusted"
+        monkeypatch.setenv("GIT_SSL_CAINFO", str(certificate))
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        clone.fetch()
+        assert clone.standing.error is not None
+        assert "Username" in clone.standing.error, "nobody can be asked"
+        helper = tmp_path / "helper"
+        helper.write_text(f"#!/bin/sh\necho username=agent\necho password={PASSWORD}\n")
+        helper.chmod(0o755)
+        config = tmp_path / "gitconfig"
+        config.write_text(f"[credential]\n\thelper = {helper}\n")
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+        clone.fetch()
+        assert clone.standing.commit == commit
+        pushed = StatusRef(paths, clone.origin, REF, "here").publish({"status.json": b"{}"}, 1.0)
+        assert git(repository.bare, "rev-parse", REF) == pushed
+    assert PASSWORD.encode() not in whole(paths)
+
+
+def test_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ssh(1) does at its other end is to run the command that it is given."""
+    repository = Repository(tmp_path)
+    commit = repository.commit({"README": "x"})
+    paths = StatePaths(tmp_path / "state")
+    paths.root.mkdir()
+    script = tmp_path / "ssh"
+    script.write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH", str(script))
+    for url in (f"ssh://git@127.0.0.1{repository.bare}", f"git@127.0.0.1:{repository.bare}"):
+        clone = Clone(paths, origin(url, None, None))
+        clone.fetch()
+        assert (clone.standing.error, clone.standing.commit) == (None, commit)
