@@ -104,6 +104,17 @@ def test_one_commit_in_the_middle_is_enough_to_be_refused(
     assert (desired.source.commit, desired.source.refused) == (mended, None)
 
 
+def test_somebody_who_is_listed_later_is_followed_then(place: Place, tmp_path: Path) -> None:
+    alice = Somebody(tmp_path, "alice")
+    alice.signs(place.repository)
+    tip = place.repository.commit({}, "-S")
+    place.agent(listed(tmp_path, Somebody(tmp_path, "bob").line()))
+    assert place.fetched().source.refused is not None
+    listed(tmp_path, alice.line())
+    desired = place.fetched()
+    assert (desired.source.commit, desired.source.refused) == (tip, None)
+
+
 def test_the_side_of_a_merge_is_looked_at_too(place: Place, tmp_path: Path) -> None:
     alice = Somebody(tmp_path, "alice")
     alice.signs(place.repository)

@@ -127,9 +127,9 @@ class Clone:
         if tip == now.commit:
             self._put(replace(now, refused=None, approved=None))
             return
-        if now.refused is not None and (now.refused.commit, now.approved) == (tip, None):
-            return
-        self._bring(git, tip)
+        if now.refused is None or now.refused.commit != tip:
+            self._bring(git, tip)
+        # What was refused is judged again: those who may sign can have become others.
         refusal = self._objection(git, tip)
         if refusal is not None:
             approved = now.approved if now.approved == tip else None
