@@ -58,11 +58,15 @@ class Fetcher:
                 one.cancel()
             self._worker.leave()
 
+    def soon(self) -> None:
+        """Ask at once, or as soon as the server has answered what it was asked before."""
+        self._asked.set()
+
     async def ask(self) -> None:
-        """Ask at once, or as soon as the server has answered what it was asked before; returns when it was asked."""
+        """As `soon`; returns when it was asked."""
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(answered)
-        self._asked.set()
+        self.soon()
         await answered
 
     def refused(self) -> str | None:

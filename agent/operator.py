@@ -31,8 +31,11 @@ class Repository(Protocol):
     async def approve(self, commit: str) -> str:
         """Follow it; the whole of its id. Raises Blocked."""
 
+    def soon(self) -> None:
+        """Ask the server now."""
+
     async def ask(self) -> None:
-        """Ask the server now; returns when it has answered, or has not."""
+        """As `soon`; returns when it has answered, or has not."""
 
 
 class Operator:
@@ -86,7 +89,7 @@ class Operator:
             commit = await self.repository.approve(found[0])
             what = f"commit {commit[:12]}"
             await self._tell("Approved", f"{what} by hand")
-            await self.repository.ask()
+            self.repository.soon()
         self._look("an approval")
         return what
 

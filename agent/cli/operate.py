@@ -20,7 +20,9 @@ from agent.errors import Blocked
 from agent.paths import StatePaths
 
 if TYPE_CHECKING:
+    from agent.config import Settings
     from agent.operator import Operator
+    from agent.source.git.source import GitSource
 
 _FETCH = 300.0
 """Seconds that a server and a pass may take."""
@@ -122,7 +124,36 @@ def _alone(
         operator = Operator(ledger, clock_of(open_backend(held.paths, settings, held.state_id)))
         if found is not None:
             operator.passed(*found, ())
+            operator.repository = _offline(settings, held.paths)
         return asyncio.run(_called(what, operator))
+
+
+class _Offline:
+    """A repository whose server the next agent asks."""
+
+    def __init__(self, source: GitSource) -> None:
+        self._source = source
+
+    def refused(self) -> str | None:
+        return self._source.approvable
+
+    async def approve(self, commit: str) -> str:
+        return self._source.approve(commit)
+
+    def soon(self) -> None: ...
+
+    async def ask(self) -> None: ...
+
+
+def _offline(settings: Settings, paths: StatePaths) -> _Offline | None:
+    if settings.git is None:
+        return None
+    from agent.cli.compose import open_source
+    from agent.source.git.source import GitSource
+
+    source = open_source(settings, paths)
+    assert isinstance(source, GitSource)  # noqa: S101 - as the settings say
+    return _Offline(source)
 
 
 async def _called(

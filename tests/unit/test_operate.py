@@ -134,14 +134,21 @@ def test_reconcile_looks_now_and_says_what_came_of_it(holdfast: Call, tmp_path: 
         assert refused.returncode == 1
         assert f"holdfast: commit {first[:12]} does not follow {second[:12]}" in refused.stderr
         assert f"error: commit {first[:12]} does not follow" in holdfast("status").stdout
-        told = holdfast(f"approve {first[:12]}")
-        assert told.stdout == f"approved: commit {first[:12]}\n"
+    told = holdfast(f"approve {first[:12]}")
+    assert told.stdout == f"approved: commit {first[:12]}\n", "also for the next agent"
+    with an_agent(tmp_path, run=run):
         until(lambda: there(holdfast) == {"web", *NAMES})
+        repository.commit({"vm-1.yaml": None}, "--amend")
+        assert holdfast("reconcile").returncode == 0, "it follows the first"
+        third = repository.commit({"vm-2.yaml": None}, "--amend")
+        assert holdfast("reconcile").returncode == 1
+        assert holdfast("approve").stdout == f"approved: commit {third[:12]}\n"
+        until(lambda: there(holdfast) == {"web", "vm-3", "vm-4"})
         repository.vanish()
         lost = holdfast("reconcile")
         assert (lost.returncode, lost.stdout) == (
             1,
-            f"looked at {repository.bare}#main at commit {first[:12]}\n",
+            f"looked at {repository.bare}#main at commit {third[:12]}\n",
         )
         assert f"holdfast: fetching {repository.bare}#main: " in lost.stderr
     plan = holdfast("plan")
