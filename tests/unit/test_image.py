@@ -393,6 +393,26 @@ async def test_all_who_wait_are_told_of_a_failure(directory: Path) -> None:
             await fetch(store, pinned(server))
 
 
+async def test_a_connection_that_is_cut_or_says_nothing_more_leaves_nothing_half_made(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ImageStore(directory)
+    async with serving(CONTENT) as server:
+        server.length = len(CONTENT) + 1
+        server.go_on.set()
+        with pytest.raises(ImageUnavailable):
+            await fetch(store, spec(server))
+        server.go_on.clear()
+        monkeypatch.setattr("agent.guest.download.SILENCE_TIMEOUT", 0.2)
+        with pytest.raises(ImageUnavailable):
+            await fetch(store, spec(server))
+        assert await there(store, spec(server)) is None
+        await eventually(lambda: unfinished(directory) == [], "nothing is left over")
+        server.length = None
+        server.go_on.set()
+        assert (await fetch(store, spec(server))).path.read_bytes() == CONTENT
+
+
 def _own_threads() -> list[str]:
     return [one.name for one in threading.enumerate() if "image" in one.name]
 
