@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.options import option, output_option, said_settings, source_options, state_option
+from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import open_reader
+from agent.cli.settings import said_settings, source_options
 from agent.cli.text import in_line
 from agent.cli.typed import typed
 from agent.config import Settings

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.options import option, said_settings, source_options, state_option
+from agent.cli.options import option, state_option
 from agent.cli.reading import in_memory, of_the_ledger, still_runs
+from agent.cli.settings import said_settings, source_options
 from agent.config import Settings
 from agent.errors import StateUnusable
 from agent.paths import StatePaths
