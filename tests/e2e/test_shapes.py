@@ -79,6 +79,17 @@ def status_is_true(place: Site, found: dict[str, Any], agent: int, port: int, ta
     assert process is not None
     assert is_recent(web.pop("started_at"))
     assert Path(web.pop("qmp")).is_socket()
+    conditions = {one["type"]: one for one in web["conditions"]}
+    assert {kind: one["status"] for kind, one in conditions.items()} == {
+        "Ready": True, "Reconciling": False, "Stalled": False
+    }  # fmt: skip
+    for one in web.pop("conditions"):
+        assert (one["reason"], one["message"], one["commit"]) == (
+            "Ready",
+            "it answers over SSH",
+            None,
+        )
+        assert is_recent(one["since"])
     assert web == {
         "kind": "vm", "name": "web", "generation": 1, "uid": instance.uid, "phase": "running",
         "ready": True, "reason": "Ready", "message": "it answers over SSH", "pid": process.pid,
@@ -91,7 +102,7 @@ def status_is_true(place: Site, found: dict[str, Any], agent: int, port: int, ta
     assert place.processes() == {process.pid: instance.uid}
 
     api = next(one for one in found["items"] if one["name"] == "api")
-    assert api.keys() == web.keys() | {"started_at", "qmp"}
+    assert api.keys() == web.keys() | {"started_at", "qmp", "conditions"}
     assert (api["phase"], api["ready"], api["pid"], api["uid"]) == ("pending", False, None, None)
     [held] = found["held"]
     assert (held["name"], held["file"], held["line"], held["column"]) == ("db", "db.yaml", 4, 1)
