@@ -66,9 +66,8 @@ def committed(top: Path) -> Objects:
 def told(look: Look, unknowable: frozenset[str] = frozenset()) -> tuple[object, ...]:
     return (
         [entry.path for entry in look.entries],
-        sorted(
-            (one.file, one.line, one.message) for one in look.problems if one.file not in unknowable
-        ),
+        # Where a link leads out of the repository, a directory can tell more than a commit, in other words.
+        sorted((one.file, one.line) for one in look.problems if one.file not in unknowable),
         sorted((one.where.file, one.message) for one in look.advice),
     )
 
