@@ -96,10 +96,11 @@ def _wanted(settings: Settings, state: StatePaths, agent_lives: bool, now: float
     """What the source says: as the agent has it, where one lives. Without one, a repository is asked here, into a clone
     that is thrown away, as the next agent would ask it first."""
     from agent.cli.compose import open_source
-    from agent.source.git.source import GitSource
 
     if settings.git is None or agent_lives:
         return open_source(settings, state).load(now)
+    from agent.source.git.source import GitSource
+
     with tempfile.TemporaryDirectory(prefix="holdfast-") as directory:
         beside = StatePaths(Path(directory))
         if state.git.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -77,6 +78,21 @@ def test_what_another_state_has_pushed_is_followed(place: Place, tmp_path: Path)
     assert place.commits() == [third, second, first]
 
 
+@pytest.mark.parametrize("left", ["refs/holdfast/last.lock", "HEAD", "objects"])
+def test_what_a_killed_agent_left_there_stops_nothing(place: Place, left: str) -> None:
+    """Sabotage: make the repository once, and never look at it again."""
+    first = place.target().publish({"status.json": b"1\n"}, AT)
+    path = place.paths.git / "status.git" / left
+    if path.name.endswith(".lock"):
+        path.touch()
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    second = place.target().publish({"status.json": b"2\n"}, AT)
+    assert place.commits() == [second, first]
+
+
 @pytest.mark.parametrize(
     "ref",
     ["refs/heads/main", "refs/tags/x/y", "main", "refs/holdfast", "refs/a/..", "-x", "refs/a b/c"],
@@ -95,7 +111,10 @@ class Told:
             "items": [], "held": [], "errors": [], "waiting": [],
         }  # fmt: skip
 
+        self.asked = 0
+
     def __call__(self) -> dict[str, Any]:
+        self.asked += 1
         return dict(json.loads(json.dumps(self.value)))
 
 
@@ -127,8 +146,9 @@ async def test_only_a_change_is_published(place: Place) -> None:
         first = recorded(ledger)["commit"]
         for fetched in ("1", "2", "3"):
             told.value["agent"]["source"] = {"location": "x", "commit": None, "fetched_at": fetched}
+            told.asked = 0
             publisher.look()
-            await asyncio.sleep(0.1)
+            await eventually(lambda: told.asked > 0, "it is looked at")
         told.value["items"] = [
             {"name": "web", "kind": "vm", "phase": "running", "ready": True, "reason": "Ready", "message": "well"}
         ]  # fmt: skip

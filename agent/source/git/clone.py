@@ -11,21 +11,19 @@ the old one, which is let go of only when the new one holds what it held.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from agent import durable
-from agent.errors import Blocked, HoldfastError, RetryLater
+from agent.errors import Blocked, HoldfastError
 from agent.paths import StatePaths
 from agent.source.git.command import Git, GitFailed
 from agent.source.git.origin import Origin
+from agent.source.git.own import at_work, is_repository
 
 _GOOD, _TIP = "refs/holdfast/good", "refs/holdfast/tip"
 _QUIETLY = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
@@ -122,7 +120,7 @@ class Clone:
         tip = self._asked(git)
         now = self.standing
         if self._suspect:
-            self._make_anew(git, tip)
+            self._make_anew(git)
             self._suspect = False
         if tip == now.commit:
             self._put(replace(now, refused=None, approved=None))
@@ -157,16 +155,16 @@ class Clone:
             git.local("rev-parse", "--verify", "--quiet", f"{tip}^{{tree}}")
         except GitFailed as error:
             # The server has just answered, so it may be what lies here.
-            if error.status is None or not _is_repository(self.git.directory):
+            if error.status is None or not is_repository(self.git.directory):
                 raise
-            self._make_anew(git, tip)
+            self._make_anew(git)
 
     def _fetch(self, git: Git, since: str | None) -> None:
         depth = ["--depth=1"] if since is None else []
         refspec = f"+{self.origin.ref}:{_TIP}"
         git.remote("fetch", *_QUIETLY, *depth, "--", self.origin.url, refspec)
 
-    def _make_anew(self, git: Git, tip: str) -> None:
+    def _make_anew(self, git: Git) -> None:
         """A new clone in place of this one, with the last good commit in it. Raises GitFailed, and leaves all as it
         was then."""
         beside = self._directory / f".repo.git{durable.UNFINISHED}"
@@ -212,37 +210,16 @@ class Clone:
 
     @contextmanager
     def _locked(self) -> Iterator[Git]:
-        """git on this clone, that no git of an agent before is at work in. Raises RetryLater where one is."""
+        """git on this clone, alone. Raises RetryLater where one of an agent before is at work."""
         durable.directory(self._directory.parent)
         durable.directory(self._directory)
-        lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RetryLater(
-                    f"a git that was begun before still works in {self._directory}"
-                ) from None
-            git = Git(self.git.directory, held=[lock])
-            self._tidy(git)
+        lost = not is_repository(self.git.directory)
+        with at_work(self.git.directory, self._directory / "lock") as git:
+            durable.clear_up(self._directory)
+            self._suspect |= lost and self.standing.commit is not None
             if not (self._directory / "record.json").exists():
                 self._fetched.unlink(missing_ok=True)  # it is of another origin
             yield git
-        finally:
-            os.close(lock)
-
-    def _tidy(self, git: Git) -> None:
-        """Clear away what a git left that was killed: nobody else works here."""
-        durable.clear_up(self._directory)
-        if not _is_repository(git.directory):
-            shutil.rmtree(git.directory, ignore_errors=True)
-            git.initialise()
-            self._suspect = self.standing.commit is not None
-            return
-        for pattern in ("*.lock", "refs/**/*.lock", "objects/pack/tmp_*", "objects/**/tmp_obj_*"):
-            for left in git.directory.glob(pattern):
-                with suppress(FileNotFoundError):
-                    left.unlink()
 
     def _put(self, standing: Standing) -> None:
         """Be it, and remember of it what another agent must know."""
@@ -256,10 +233,6 @@ class Clone:
 
 
 _FEW_PACKS = {"gc.auto": "1000", "gc.autoPackLimit": "30", "gc.pruneExpire": "1.hour.ago"}
-
-
-def _is_repository(path: Path) -> bool:
-    return (path / "HEAD").is_file() and (path / "objects").is_dir() and (path / "refs").is_dir()
 
 
 def _is_ancestor(git: Git, old: str, new: str) -> bool:

@@ -6,11 +6,14 @@ STATE/git/status.git   what was pushed, bare
 from __future__ import annotations
 
 import re
+import shutil
+from contextlib import suppress
 
 from agent.errors import BadUsage, HoldfastError
 from agent.paths import StatePaths
 from agent.source.git.command import Git, GitFailed
 from agent.source.git.origin import Origin, is_ref
+from agent.source.git.own import at_work
 from agent.source.tree import shown
 
 _LAST = "refs/holdfast/last"
@@ -44,10 +47,21 @@ class StatusRef:
     def publish(self, files: dict[str, bytes], at: float) -> str:
         """Push a commit that holds these files and nothing else; its id. `at` is Unix time. Raises HoldfastError, and
         OSError where the disk fails."""
-        if not (self._git.directory / "HEAD").is_file():
-            self._git.directory.parent.mkdir(mode=0o700, exist_ok=True)
-            self._git.initialise()
-        tree = self._tree(files)
+        directory = self._git.directory
+        directory.parent.mkdir(mode=0o700, exist_ok=True)
+        with at_work(directory, directory.with_name("status.lock")) as self._git:
+            try:
+                commit = self._pushed(self._tree(files), at)
+                self._git.local("update-ref", _LAST, commit)
+            except GitFailed as error:
+                if not error.remote:
+                    shutil.rmtree(directory, ignore_errors=True)  # what the server has is followed
+                raise
+            with suppress(GitFailed):
+                self._git.local("gc", "--auto", "--quiet")
+        return commit
+
+    def _pushed(self, tree: str, at: float) -> str:
         commit = self._commit(tree, self._known(_LAST), at)
         try:
             self._push(commit)
@@ -58,8 +72,6 @@ class StatusRef:
                 raise
             commit = self._commit(tree, other, at)
             self._push(commit)
-        self._git.local("update-ref", _LAST, commit)
-        self._git.local("gc", "--auto", "--quiet")
         return commit
 
     def _tree(self, files: dict[str, bytes]) -> str:

@@ -1,0 +1,43 @@
+"""A repository of our own, in which one git works at a time: also when the agent that began it was killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from agent.errors import RetryLater
+from agent.source.git.command import Git
+
+_LEFT_BEHIND = ("*.lock", "refs/**/*.lock", "gc.pid*", "objects/pack/tmp_*", "objects/**/tmp_obj_*")
+
+
+@contextmanager
+def at_work(repository: Path, lock: Path) -> Iterator[Git]:
+    """git on the repository, which is made where there is none. Every process of it holds `lock`; what a killed one
+    left is cleared away. Raises RetryLater while one of an agent before works, and OSError where the disk fails."""
+    held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RetryLater(f"a git that was begun before still works in {lock.parent}") from None
+        git = Git(repository, held=[held])
+        if not is_repository(repository):
+            shutil.rmtree(repository, ignore_errors=True)
+            git.initialise()
+        for pattern in _LEFT_BEHIND:
+            for left in repository.glob(pattern):
+                with suppress(FileNotFoundError):
+                    left.unlink()
+        yield git
+    finally:
+        os.close(held)
+
+
+def is_repository(path: Path) -> bool:
+    """Whether there is a repository, as far as git would say so."""
+    return (path / "HEAD").is_file() and (path / "objects").is_dir() and (path / "refs").is_dir()
