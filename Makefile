@@ -57,7 +57,7 @@ e2e: setup-test guest ## the tests on real QEMU with the tiny guest
 	@$(PYTEST) -n 2 --dist worksteal -m '(qemu or guest) and not debian'
 
 test: lint types imports setup-test guest ## everything but the Debian guest
-	@$(PYTEST) -n 3 --dist worksteal --durations=15 -m 'not debian'
+	@$(PYTEST) -n 4 --dist worksteal --durations=15 -m 'not debian'
 
 test-debian: setup-test guest-debian ## the end-to-end test on a real cloud image
 	@$(PYTEST) -n 2 --dist worksteal --durations=10 -m debian

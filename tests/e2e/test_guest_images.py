@@ -266,43 +266,50 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.mark.guest
-@pytest.mark.parametrize("login", ["root", "debian"])
-def test_tiny_lets_the_login_of_the_seed_in_and_ends_at_the_power_button(
-    tiny: Machine, login: str
+def test_tiny_lets_the_login_of_the_seed_in_nobody_else_and_ends_at_the_power_button(
+    tiny: Machine,
 ) -> None:
-    with (
-        booted(replace(tiny, seed=replace(tiny.seed, login=login))) as vm,
-        vm.login(seconds=60) as client,
-    ):
-        assert run(client, "whoami; hostname") == f"{login}\nguest-under-test\n"
+    with booted(tiny) as vm, vm.login(seconds=60) as client:
+        assert run(client, "whoami; hostname") == "root\nguest-under-test\n"
         copies_a_file_there_and_back(client)
+        refuses_another_key_and_passwords(vm)
         assert vm.qmp("system_powerdown") == {}
         assert vm.ends(seconds=3) == 0
         assert "holdfast-guest: ready" in vm.console()
         assert "Linux version" in vm.console()
 
 
+def refuses_another_key_and_passwords(vm: Running) -> None:
+    with paramiko.Transport(("127.0.0.1", vm.port)) as transport:
+        transport.start_client(timeout=30)
+        assert transport.get_remote_server_key().get_name() == "ssh-ed25519"
+        stranger = paramiko.Ed25519Key.from_private_key(as_file(Pair.new().private))
+        with pytest.raises(paramiko.AuthenticationException):
+            transport.auth_publickey("root", stranger)
+        with pytest.raises(paramiko.BadAuthenticationType):
+            transport.auth_password("root", "")
+
+
 @pytest.mark.guest
 @pytest.mark.parametrize(
-    ("board", "bus"), [("pc", "scsi"), ("pc", "virtio"), ("q35", "scsi"), ("q35", "virtio")]
+    ("board", "bus", "panic"),
+    [
+        ("pc", "scsi", None),
+        ("pc", "virtio", "pvpanic"),
+        ("q35", "scsi", None),
+        ("q35", "virtio", "pvpanic-pci"),
+    ],
 )
-def test_tiny_finds_its_seed_on_every_bus(tiny: Machine, board: str, bus: Bus) -> None:
-    with booted(replace(tiny, board=board, bus=bus)) as vm, vm.login(seconds=60) as client:
+def test_tiny_finds_its_seed_on_every_bus_and_reports_its_panic(
+    tiny: Machine, board: str, bus: Bus, panic: str | None
+) -> None:
+    extra = ("-device", panic, "-action", "panic=exit-failure") if panic else ()
+    machine = replace(tiny, board=board, bus=bus, extra=extra)
+    with booted(machine) as vm, vm.login(seconds=60) as client:
         assert run(client, "hostname") == "guest-under-test\n"
-
-
-@pytest.mark.guest
-def test_tiny_refuses_another_key_and_passwords(tiny: Machine) -> None:
-    with booted(tiny) as vm:
-        vm.wait_for_console("holdfast-guest: ready", seconds=60)
-        with paramiko.Transport(("127.0.0.1", vm.port)) as transport:
-            transport.start_client(timeout=30)
-            assert transport.get_remote_server_key().get_name() == "ssh-ed25519"
-            stranger = paramiko.Ed25519Key.from_private_key(as_file(Pair.new().private))
-            with pytest.raises(paramiko.AuthenticationException):
-                transport.auth_publickey("root", stranger)
-            with pytest.raises(paramiko.BadAuthenticationType):
-                transport.auth_password("root", "")
+        if panic:
+            client.exec_command("echo c >/proc/sysrq-trigger")
+            assert vm.ends(seconds=10) == 1
 
 
 @pytest.mark.guest
@@ -324,33 +331,21 @@ def test_tiny_keeps_what_was_written_to_persist_when_qemu_is_killed(tiny: Machin
 
 @pytest.mark.guest
 def test_tiny_reboots_and_powers_off_at_the_word_of_its_login(tiny: Machine) -> None:
-    with booted(replace(tiny, seed=replace(tiny.seed, login="debian"))) as vm:
+    """With a balloon and a random device, for which it has drivers."""
+    devices = ("-device", "virtio-balloon-pci", "-device", "virtio-rng-pci")
+    seed = replace(tiny.seed, login="debian")
+    with booted(replace(tiny, seed=seed, extra=devices)) as vm:
         with vm.login(seconds=60) as client:
+            assert run(client, "whoami") == "debian\n"
+            copies_a_file_there_and_back(client)
+            drivers = "/sys/bus/virtio/drivers/virtio_balloon /sys/bus/virtio/drivers/virtio_rng"
+            assert run(client, f"ls {drivers}").count("virtio") >= 4  # two headings, two devices
+            assert vm.qmp("query-balloon")["actual"] == 96 << 20
             run(client, "reboot")
         vm.until(lambda: vm.console().count("holdfast-guest: ready") == 2, 60, "a second boot")
         with vm.login(seconds=60) as client:
             run(client, "poweroff")
         assert vm.ends(seconds=10) == 0
-
-
-@pytest.mark.guest
-@pytest.mark.parametrize("device", ["pvpanic", "pvpanic-pci"])
-def test_tiny_reports_its_panic(tiny: Machine, device: str) -> None:
-    machine = replace(tiny, extra=("-device", device, "-action", "panic=exit-failure"))
-    with booted(machine) as vm, vm.login(seconds=60) as client:
-        client.exec_command("echo c >/proc/sysrq-trigger")
-        assert vm.ends(seconds=10) == 1
-
-
-@pytest.mark.guest
-def test_tiny_has_drivers_for_the_balloon_and_the_random_device(tiny: Machine) -> None:
-    devices = ("-device", "virtio-balloon-pci", "-device", "virtio-rng-pci")
-    with booted(replace(tiny, extra=devices)) as vm, vm.login(seconds=60) as client:
-        bound = run(
-            client, "ls /sys/bus/virtio/drivers/virtio_balloon /sys/bus/virtio/drivers/virtio_rng"
-        )
-        assert bound.count("virtio") >= 4  # two headings, two devices
-        assert vm.qmp("query-balloon")["actual"] == 96 << 20
 
 
 CASES: dict[str, tuple[str, Bus, str, str | None]] = {

@@ -14,8 +14,9 @@ from tests.e2e.site import DEADLINE, Site
 
 pytestmark = [pytest.mark.qemu, pytest.mark.guest, pytest.mark.timeout(600)]
 
-LARGE = 16 << 20
+LARGE = 8 << 20
 """Bytes that take seconds to get into a guest or out of it."""
+Words = tuple[str, ...]
 SCRIPT = "echo begun\nsleep 3\necho ended\nexit 4"
 
 
@@ -25,14 +26,15 @@ def jobs(tiny: Site) -> Jobs:
 
 
 @contextmanager
-def killed_once(jobs: Jobs, there: Callable[[], object], *words: str) -> Iterator[None]:
-    """The block beside a second agent, after a first one was killed as soon as it was `there`."""
-    agent = jobs.site.start(*words)
-    try:
-        jobs.site.until(there, "the moment for the kill")
-    finally:
-        agent.kill()
-    assert agent.wait(DEADLINE) < 0, "it ended by itself"
+def killed(jobs: Jobs, *moments: Callable[[], object], words: Words = ()) -> Iterator[None]:
+    """The block beside one more agent, after one was killed at each of these moments."""
+    for there in moments:
+        agent = jobs.site.start(*words)
+        try:
+            jobs.site.until(there, "the moment for the kill")
+        finally:
+            agent.kill()
+        assert agent.wait(DEADLINE) < 0, "it ended by itself"
     with jobs.site.agent():
         yield
 
@@ -52,7 +54,7 @@ def is_in(jobs: Jobs, phase: RunPhase) -> Callable[[], bool]:
 def test_while_the_run_waits(jobs: Jobs) -> None:
     jobs.write("first", "echo begun\nsleep 100000", "priority: 1", NO_RETRIES)
     jobs.write("tests", SCRIPT, NO_RETRIES)
-    with killed_once(jobs, is_in(jobs, RunPhase.QUEUED), "--max-concurrency", "1"):
+    with killed(jobs, is_in(jobs, RunPhase.QUEUED), words=("--max-concurrency", "1")):
         jobs.phase("tests", RunPhase.FAILED)
         jobs.says("first", "begun")
         jobs.site.delete("first")
@@ -60,25 +62,20 @@ def test_while_the_run_waits(jobs: Jobs) -> None:
         has_one_result(jobs)
 
 
-@pytest.mark.parametrize("phase", [RunPhase.BOOTING, RunPhase.RUNNING])
-def test_as_soon_as_the_run_is(jobs: Jobs, phase: RunPhase) -> None:
+def test_as_soon_as_it_boots_and_while_its_kernel_does_and_as_soon_as_it_runs(jobs: Jobs) -> None:
     jobs.write("tests", SCRIPT, NO_RETRIES)
-    with killed_once(jobs, is_in(jobs, phase)):
-        has_one_result(jobs)
-
-
-def test_while_the_kernel_boots(jobs: Jobs) -> None:
-    jobs.write("tests", SCRIPT, NO_RETRIES)
-    with killed_once(
-        jobs,
+    moments = (
+        is_in(jobs, RunPhase.BOOTING),
         lambda: "Linux version" in jobs.written("tests"),
-    ):
+        is_in(jobs, RunPhase.RUNNING),
+    )
+    with killed(jobs, *moments):
         has_one_result(jobs)
         assert jobs.log("tests").count("Linux version") == 1
 
 
-def test_while_files_are_uploaded(jobs: Jobs) -> None:
-    """Many files and a large one: under emulation that takes seconds."""
+def test_while_files_are_uploaded_and_while_artifacts_are_collected(jobs: Jobs) -> None:
+    """Many files and large ones: under emulation that takes seconds."""
     site = jobs.site
     with (site.desired / "large").open("wb") as large:
         large.truncate(LARGE)
@@ -88,6 +85,7 @@ def test_while_files_are_uploaded(jobs: Jobs) -> None:
         "tests",
         f'[ "$(ls /root/in | wc -l) $(stat -c %s /root/large)" = "200 {LARGE}" ] || exit 9\n{SCRIPT}',
         f"files: [{', '.join(many)}, {{path: /root/large, source: large}}]",
+        "artifacts: [/root/large]",
         NO_RETRIES,
     )
 
@@ -98,11 +96,17 @@ def test_while_files_are_uploaded(jobs: Jobs) -> None:
         ]
         if not any("holdfast-guest: ready" in text for text in consoles):
             return False
-        return site.call("ssh", "tests", "--", "ls /root/in/0").returncode == 0
+        under_way = site.call("ssh", "tests", "--", "ls /root/in/0").returncode == 0
+        return under_way and is_in(jobs, RunPhase.BOOTING)()
 
-    with killed_once(jobs, uploads):
-        assert jobs.runs("tests")[0].phase is RunPhase.BOOTING
+    def collects() -> bool:
+        parts = site.paths.runs.glob("*/artifacts/.*.part")
+        return any(one.stat().st_size for one in parts) and is_in(jobs, RunPhase.RUNNING)()
+
+    with killed(jobs, uploads, collects):
         has_one_result(jobs)
+        [artifact] = jobs.runs("tests")[0].artifacts
+        assert artifact.size == LARGE
 
 
 def test_while_the_script_speaks(jobs: Jobs) -> None:
@@ -118,7 +122,13 @@ def test_while_the_script_speaks(jobs: Jobs) -> None:
                 followers.extend(stack.enter_context(jobs.site.open(*words)) for _ in range(3))
             return bool(followers) and "line 9\n" in jobs.written("tests")
 
-        with killed_once(jobs, speaks):
+        def speaks_on() -> bool:
+            return "line 20\n" in jobs.written("tests")
+
+        def is_about_to_end() -> bool:
+            return "line 59\n" in jobs.written("tests")
+
+        with killed(jobs, speaks, speaks_on, is_about_to_end):
             has_one_result(jobs)
             log = jobs.log("tests")
             lines = [line for line in log.splitlines() if line.startswith("line ")]
@@ -126,44 +136,3 @@ def test_while_the_script_speaks(jobs: Jobs) -> None:
             for follower in followers:
                 told, complaint = follower.communicate(timeout=DEADLINE)
                 assert (told.decode(), complaint, follower.returncode) == (log, b"", 0)
-
-
-def test_while_artifacts_are_collected(jobs: Jobs) -> None:
-    jobs.write(
-        "tests",
-        f"head -c {LARGE} /dev/zero >/root/large\n{SCRIPT}",
-        "artifacts: [/root/large]",
-        NO_RETRIES,
-    )
-
-    def collects() -> bool:
-        return any(one.stat().st_size for one in jobs.site.paths.runs.glob("*/artifacts/.*.part"))
-
-    with killed_once(jobs, collects):
-        assert jobs.runs("tests")[0].phase is RunPhase.RUNNING
-        has_one_result(jobs)
-        [artifact] = jobs.runs("tests")[0].artifacts
-        assert artifact.size == LARGE
-
-
-def test_again_and_again(jobs: Jobs) -> None:
-    """An agent every second and a half, each killed, while the script speaks for two and more."""
-    jobs.write(
-        "tests",
-        "echo begun\nfor n in $(seq 25); do echo line $n; sleep 0.1; done\necho ended\nexit 4",
-        NO_RETRIES,
-    )
-    ended = is_in(jobs, RunPhase.FAILED)
-    for _ in range(15):
-        if ended():
-            break
-        agent = jobs.site.start()
-        try:
-            agent.wait(1.5)
-        except subprocess.TimeoutExpired:
-            agent.kill()
-            agent.wait(DEADLINE)
-    with jobs.site.agent():
-        has_one_result(jobs)
-        lines = [line for line in jobs.log("tests").splitlines() if line.startswith("line ")]
-        assert lines == [f"line {number}" for number in range(1, 26)]

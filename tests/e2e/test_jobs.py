@@ -143,39 +143,37 @@ def test_a_guest_that_never_boots_and_one_without_ssh_are_errors_of_the_machiner
         assert "never" not in jobs.log("mute").splitlines()
 
 
-@pytest.mark.parametrize("how", ["killed", "powered off"])
-def test_a_vm_that_is_lost_under_its_script_interrupts_the_run(jobs: Jobs, how: str) -> None:
-    jobs.write("tests", FOR_EVER, NO_RETRIES)
+def test_a_vm_that_is_lost_under_its_script_interrupts_the_run(jobs: Jobs) -> None:
+    jobs.write("killed", FOR_EVER, NO_RETRIES)
+    jobs.write("off", FOR_EVER, NO_RETRIES)
     with jobs.site.agent():
-        jobs.says("tests", "begun")
-        if how == "killed":
-            [pid] = jobs.site.processes()
-            jobs.site.kill(pid)
-            jobs.ended("tests", RunPhase.INTERRUPTED, "VmLost")
-        else:
-            jobs.site.ssh("tests", "poweroff -f >/dev/null 2>&1 &")
-            jobs.ended("tests", RunPhase.INTERRUPTED, "GuestPoweredOff")
+        jobs.says("killed", "begun")
+        jobs.says("off", "begun")
+        jobs.site.kill(jobs.site.item("killed")["pid"])
+        jobs.site.ssh("off", "poweroff -f >/dev/null 2>&1 &")
+        jobs.phase("off", RunPhase.INTERRUPTED)
+        jobs.ended("killed", RunPhase.INTERRUPTED, "VmLost")
+        jobs.ended("off", RunPhase.INTERRUPTED, "GuestPoweredOff")
 
 
-@pytest.mark.parametrize("how", ["cancel", "delete"])
-def test_a_job_that_is_called_off_ends_and_the_one_that_waits_begins(jobs: Jobs, how: str) -> None:
-    jobs.write("tests", FOR_EVER, NO_RETRIES, "priority: 1")
+def test_a_job_that_is_called_off_ends_and_the_one_that_waits_begins(jobs: Jobs) -> None:
+    jobs.write("cancelled", FOR_EVER, NO_RETRIES, "priority: 2")
+    jobs.write("deleted", FOR_EVER, NO_RETRIES, "priority: 1")
     jobs.write("later", "echo mine")
     with jobs.site.agent("--max-concurrency", "1"):
-        jobs.says("tests", "begun")
-        waits = jobs.site.item("later")
-        assert waits["phase"] == "queued"
-        assert waits["message"] == "capacity: 1 of 1 jobs"
-        if how == "cancel":
-            told = jobs.site.call("job cancel", "tests")
-            assert told.returncode == 0, told.stderr
-        else:
-            jobs.site.delete("tests")
+        jobs.says("cancelled", "begun")
+        for waits in (jobs.site.item("deleted"), jobs.site.item("later")):
+            assert waits["phase"] == "queued"
+            assert waits["message"] == "capacity: 1 of 1 jobs"
+        told = jobs.site.call("job cancel", "cancelled")
+        assert told.returncode == 0, told.stderr
+        jobs.says("deleted", "begun")
+        jobs.site.delete("deleted")
         jobs.phase("later", RunPhase.SUCCEEDED)
-        run = jobs.ended("tests", RunPhase.CANCELLED, "Cancelled")
-        assert run.message == (
-            "it was cancelled by hand" if how == "cancel" else "no document names it any more"
-        )
+        run = jobs.ended("cancelled", RunPhase.CANCELLED, "Cancelled")
+        assert run.message == "it was cancelled by hand"
+        run = jobs.ended("deleted", RunPhase.CANCELLED, "Cancelled")
+        assert run.message == "no document names it any more"
 
 
 def test_an_agent_that_is_told_to_leave_lets_jobs_end_and_interrupts_those_that_do_not(

@@ -124,8 +124,8 @@ async def test_a_binary_runs(place: Place, session: Session) -> None:
     assert b"applet not found" in look.data
 
 
-async def test_fifty_megabytes_come_whole(place: Place, session: Session) -> None:
-    size = 50 << 20
+async def test_twenty_megabytes_come_whole(place: Place, session: Session) -> None:
+    size = 20 << 20
     look = Look(True)
     heard = 0
     await session.upload("much", f"#!/bin/sh\nhead -c {size} /dev/zero".encode(), {}, [])
