@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agent.steps import Create, Keep, Replace, Restart, Step, Wait
+from agent.steps import Keep, Restart, Starting, Step, Wait
 from state.desired import Desired
 from state.ids import Name
 from state.lifecycle import Phase
@@ -22,7 +22,7 @@ class Dependencies:
         self._seen = seen
         self._steps = {step.name: step for step in steps}
 
-    def wait(self, step: Create | Replace | Restart) -> Wait | None:
+    def wait(self, step: Starting) -> Wait | None:
         """The wait of a step that starts a vm, while one of those that it depends on is not ready."""
         spec = step.spec if isinstance(step, Restart) else step.birth.spec
         for name in spec.depends_on:
@@ -42,9 +42,7 @@ class Dependencies:
         if step is None:
             job = name in self._desired.jobs
             return "it is a job" if job else "no document of this host names it"
-        if not isinstance(step, Create | Replace | Restart) and any(
-            map(_ready, self._seen.get(name, ()))
-        ):
+        if not isinstance(step, Starting) and any(map(_ready, self._seen.get(name, ()))):
             return None
         if isinstance(step, Keep) and step.reason == "Ready":
             return "its monitor does not answer"

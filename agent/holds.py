@@ -29,7 +29,7 @@ def ended(
     before: Holds, now: Holds, desired: Desired, plan: Plan
 ) -> tuple[dict[Name, str], dict[Name, Step | None]]:
     """The holds from this pass on, and those that ended with it, each with what becomes of the name."""
-    steps = {step.name: step for step in plan.steps}
+    steps = {step.name: step for step in plan.steps} if before else {}
     still = dict(now)
     over: dict[Name, Step | None] = {}
     for name, kind in before.items():

@@ -31,12 +31,12 @@ def answer(question: Question) -> Step:
     """The step for an instance that has run before."""
     seen = question.seen
     match seen.verdict:
-        case Verdict.UNKNOWN:
-            return _keep(question, "Unknown", "its process cannot be looked at just now")
-        case Verdict.GONE:
-            return _gone(question)
         case Verdict.ALIVE:
             return _alive(question)
+        case Verdict.GONE:
+            return _gone(question)
+        case Verdict.UNKNOWN:
+            return _keep(question, "Unknown", "its process cannot be looked at just now")
     assert_never(seen.verdict)
 
 
@@ -173,6 +173,8 @@ def _follows(instance: Instance, spec: VmSpec) -> bool:
 def _run_state(question: Question, state: RunState) -> Step:
     spec = question.spec
     match state:
+        case RunState.RUNNING | RunState.PAUSED | RunState.INERT:
+            return _powered(question, state)
         case RunState.OFF:
             why = f"the guest powered itself off; restart is {spec.restart}"
             if spec.restart == "always":
@@ -185,8 +187,6 @@ def _run_state(question: Question, state: RunState) -> Step:
             return _restart(question, Cause.PANIC, why)
         case RunState.IO_ERROR:
             return _blocked(question)
-        case RunState.INERT | RunState.PAUSED | RunState.RUNNING:
-            return _powered(question, state)
         case RunState.OTHER:
             return _keep(question, "OtherState", f"it says of itself: {question.seen.view.detail}")
     assert_never(state)

@@ -4,6 +4,7 @@ planning so that the plan can show it."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from itertools import chain
 
 from agent.policy import Policy
@@ -28,8 +29,13 @@ def excluded(forward: Forward, by: Iterable[Forward]) -> bool:
 
 def forwards_of(spec: VmSpec, ssh_port: int | None) -> tuple[Forward, ...]:
     """Every forward of an instance: the SSH port's first."""
-    ssh = () if ssh_port is None else (Forward(ssh_port, SSH_GUEST_PORT),)
-    return (*ssh, *spec.ports)
+    return spec.ports if ssh_port is None else (_ssh(ssh_port), *spec.ports)
+
+
+@cache
+def _ssh(port: int) -> Forward:
+    """Each is asked for again and again."""
+    return Forward(port, SSH_GUEST_PORT)
 
 
 class Leases:
@@ -44,16 +50,20 @@ class Leases:
         self._leased |= {
             given.ssh_port: name for name, given in observed.given.items() if given.ssh_port
         }
-        users = [seen.instance.run_as for seen in observed.instances]
-        users += [given.run_as for given in observed.given.values()]
-        self._run_as = {uid for uid in users if uid is not None}
         self._own_ports: dict[Name, int] = {name: port for port, name in self._leased.items()}
+        self._run_as: set[int | None] = set()
+        self._used: set[Name] = set()
         self._forwarded: dict[int, list[tuple[str, Name]]] = {}
         for seen in observed.instances:
+            instance = seen.instance
+            self._run_as.add(instance.run_as)
+            if instance.started_at is not None or seen.verdict is not Verdict.GONE:
+                self._used.add(instance.name)
             for forward in _kept(seen, desired):
-                owner = (forward.address, seen.instance.name)
+                owner = (forward.address, instance.name)
                 self._forwarded.setdefault(forward.host, []).append(owner)
         for name, given in observed.given.items():
+            self._run_as.add(given.run_as)
             for forward in given.forwards:
                 if forward.host != given.ssh_port:
                     self._forwarded.setdefault(forward.host, []).append((forward.address, name))
@@ -63,11 +73,6 @@ class Leases:
                 self._wanted.setdefault(port.host, []).append((port.address, vm.spec.name))
         self._fixed = self._wanted.keys() | self._forwarded.keys()
         self._listening = {listener.port for listener in observed.listeners}
-        self._used = {
-            seen.instance.name
-            for seen in observed.instances
-            if seen.instance.started_at is not None or seen.verdict is not Verdict.GONE
-        }
         ports, first = policy.ssh_ports, policy.first_ssh_port
         at = ports.index(first) if first in ports else 0
         self._untried = chain(ports[at:], ports[:at])

@@ -3,7 +3,8 @@ ports, the size of its disk, and whatever else its document says of a live field
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from agent.leases import Leases, forwards_of
 from agent.steps import Step, Update, Wait
@@ -13,8 +14,7 @@ from state.observed import Instance, Retry, Seen, Verdict
 from state.spec.resolved import Forward, VmSpec, changes
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """One instance, the spec that it shall follow, and what bears on the answer."""
 
     seen: Seen

@@ -8,7 +8,7 @@ from typing import Protocol
 from agent.doing import Doing
 from agent.hypervisor.api import Backend
 from agent.leases import forwards_of
-from state.desired import Desired
+from state.desired import Desired, WantedVm
 from state.ids import Name, Uid
 from state.lifecycle import Cause, Phase
 from state.observed import Instance, Listener, NameRecord, Observed, Retry, RunState, Seen, Verdict
@@ -122,36 +122,37 @@ def _verdict(instance: Instance, backend: Backend) -> Verdict:
 
 def _listeners(desired: Desired, seen: tuple[Seen, ...], backend: Backend) -> tuple[Listener, ...]:
     """Who listens on this host: asked only when something may be started or a forward moved, for it costs a little."""
-    of_name: dict[Name, list[Seen]] = {name: [] for name in desired.vms}
+    vms = desired.vms
+    binding = {one.instance.name for one in seen if _may_bind(one, vms.get(one.instance.name))}
+    binding |= {
+        name
+        for name in vms.keys() - {one.instance.name for one in seen}
+        if not vms[name].spec.suspend and vms[name].spec.power != "stopped"
+    }
+    if not binding:
+        return ()
+    ports = {port.host for name in binding & vms.keys() for port in vms[name].spec.ports}
     for one in seen:
-        of_name.setdefault(one.instance.name, []).append(one)
-    may_bind: set[int] = set()
-    asked = False
-    for name, own in of_name.items():
-        wanted = desired.vms.get(name)
-        if _may_bind(wanted.spec if wanted else None, own):
-            asked = True
-            may_bind.update(port.host for port in (wanted.spec.ports if wanted else ()))
-            may_bind.update(forward.host for one in own for forward in one.instance.forwards)
-            may_bind.update(one.instance.ssh_port for one in own if one.instance.ssh_port)
-    return tuple(backend.host.listeners(may_bind)) if asked else ()
+        if one.instance.name in binding:
+            ports.update(forward.host for forward in one.instance.forwards)
+            ports.update([one.instance.ssh_port] if one.instance.ssh_port else [])
+    return tuple(backend.host.listeners(ports))
 
 
-def _may_bind(wanted: VmSpec | None, own: list[Seen]) -> bool:
-    """Whether a name's next step may need ports of the host that it does not listen on already. `wanted` None: what
-    there is goes on by its own spec."""
+def _may_bind(one: Seen, wanted: WantedVm | None) -> bool:
+    """Whether the next step for an instance may need ports of the host that it does not listen on already. `wanted`
+    None: it goes on by its own spec."""
+    instance = one.instance
     if wanted is None:
-        down = [one.instance for one in own if one.verdict is Verdict.GONE]
-        return not all(_stays_down(one, VmSpec.from_canonical(one.spec)) for one in down)
-    if wanted.suspend:
+        spec = VmSpec.from_canonical(instance.spec) if one.verdict is Verdict.GONE else None
+        return spec is not None and not _stays_down(instance, spec)
+    spec = wanted.spec
+    if spec.suspend:
         return False
-    if not own:
-        return wanted.power != "stopped"
-    return any(
-        one.instance.spec_digest != wanted.digest
-        or one.instance.forwards != forwards_of(wanted, one.instance.ssh_port)
-        or (one.verdict is Verdict.GONE and not _stays_down(one.instance, wanted))
-        for one in own
+    return (
+        instance.spec_digest != spec.digest
+        or instance.forwards != forwards_of(spec, instance.ssh_port)
+        or (one.verdict is Verdict.GONE and not _stays_down(instance, spec))
     )
 
 

@@ -28,6 +28,7 @@ from agent.steps import (
     Plan,
     Replace,
     Restart,
+    Starting,
     Step,
     Update,
     Wait,
@@ -39,6 +40,8 @@ from state.ids import Name
 from state.observed import Instance, Observed, Retry, Seen, Verdict, step_key, vm_key
 from state.spec.effects import Effect
 from state.spec.resolved import VmSpec, changes
+
+_NEVER_FAILED = Retry("")
 
 
 def plan(desired: Desired, observed: Observed, policy: Policy, now: Moment) -> Plan:
@@ -84,7 +87,7 @@ class _Pass:
 
     def _in_order(self, step: Step, dependencies: Dependencies) -> Step:
         """The step, or the wait for those that its vm depends on."""
-        if not isinstance(step, Create | Replace | Restart):
+        if not isinstance(step, Starting):
             return step
         if (wait := dependencies.wait(step)) is None:
             return step
@@ -94,8 +97,10 @@ class _Pass:
 
     def _patiently(self, step: Step) -> Step:
         """The step, or the wait for its next try where the very same has failed before."""
+        if not step.acts:
+            return step
         retry = self._observed.retries.get(step_key(step.name, step.action))
-        if retry is None or not step.acts or retry.what != target(step):
+        if retry is None or retry.what != target(step):
             return step
         if (left := backoff.remaining(retry, self._now)) <= 0:
             return step
@@ -259,7 +264,7 @@ class _Pass:
                 seen=one,
                 spec=wanted.spec,
                 source=wanted.source,
-                retry=self._observed.retries.get(key := vm_key(wanted.spec.name), Retry(key)),
+                retry=self._observed.retries.get(vm_key(wanted.spec.name), _NEVER_FAILED),
                 accelerator=self._policy.accelerator,
                 leases=self._leases,
                 now=self._now,

@@ -57,12 +57,12 @@ class Recorder:
 
     def record(self, done: Pass, wall: float) -> None:
         """Write the findings, where documents stand now, and which source it was. `wall` is Unix time."""
-        new = dated(findings(done.plan, done.desired), self._findings, wall)
+        new = dated(findings(done.plan, done.desired, self._findings), self._findings, wall)
         if done.desired.unproven is not None:
             # A job that has ended is not gone because its document cannot be looked for.
             new = {key: one for key, one in self._findings.items() if _of_a_job(one)} | new
         gone = self._findings.keys() - new.keys()
-        fresh = {key: one for key, one in new.items() if self._findings.get(key) != one}
+        fresh = {key: one for key, one in new.items() if self._findings.get(key) is not one}
         moved = _moved(done)
         holds, over = ended(self._held, held(new.values()), done.desired, done.plan)
         source = json.dumps(asdict(done.desired.source), sort_keys=True)
@@ -109,11 +109,12 @@ def _gone_back(done: Pass) -> dict[str, str]:
 
 def _still_approved(done: Pass) -> frozenset[Uid]:
     """Of what a person lets be destroyed, what is there and still not wanted: an approval does not outlast that."""
-    return done.observed.approved & {
+    approved = done.observed.approved
+    return frozenset(
         one.instance.uid
         for one in done.observed.instances
-        if one.instance.name not in done.desired.vms
-    }
+        if one.instance.uid in approved and one.instance.name not in done.desired.vms
+    )
 
 
 def _moved(done: Pass) -> list[Instance]:
@@ -124,7 +125,7 @@ def _moved(done: Pass) -> list[Instance]:
         replace(seen.instance, source=source)
         for seen in done.observed.instances
         if (source := kept.get(seen.instance.name)) is not None
-        and str(source) != str(seen.instance.source)
+        and (source.file, source.line) != (seen.instance.source.file, seen.instance.source.line)
     ]
 
 

@@ -9,17 +9,21 @@ from agent.steps import Hold, Keep, Plan, Step, Wait
 from state.desired import Desired, Problem
 from state.history import Finding
 
+_NONE: Mapping[str, Finding] = {}
 
-def findings(plan: Plan, desired: Desired) -> dict[str, Finding]:
+
+def findings(
+    plan: Plan, desired: Desired, before: Mapping[str, Finding] = _NONE
+) -> dict[str, Finding]:
     """One finding for each name of the plan, and one for each problem and piece of advice, by a key that is the same
-    from pass to pass."""
+    from pass to pass. A name of which the same was found `before` has the very finding of then: ten thousand new ones
+    a pass would cost more than the pass."""
     problems = {problem.name: problem for problem in reversed(desired.problems)}
-    found = {
-        f"{step.kind}/{step.name}": _of_step(
-            step, problems.get(step.name) if isinstance(step, Hold) else None
-        )
-        for step in plan.steps
-    }
+    found = {}
+    for step in plan.steps:
+        key = f"{step.kind}/{step.name}"
+        problem = problems.get(step.name) if isinstance(step, Hold) else None
+        found[key] = _of_step(step, problem, before.get(key))
     for problem in desired.problems:
         scope = "held" if problem.name else "error"
         found[f"problem/{problem}"] = Finding(
@@ -49,7 +53,7 @@ def findings(plan: Plan, desired: Desired) -> dict[str, Finding]:
     return found
 
 
-def _of_step(step: Step, problem: Problem | None) -> Finding:
+def _of_step(step: Step, problem: Problem | None, before: Finding | None) -> Finding:
     match step:
         case Keep(reason=reason):
             scope = "kept"
@@ -59,15 +63,24 @@ def _of_step(step: Step, problem: Problem | None) -> Finding:
             scope = "holding"
         case _:
             scope, reason = "acting", step.action.capitalize()
+    place = problem or step.source
+    file, line = (place.file, place.line) if place is not None else (None, None)
+    column = problem.column if problem else None
+    if (
+        before is not None
+        and (before.scope, before.reason, before.message) == (scope, reason, step.because)
+        and (before.file, before.line, before.column) == (file, line, column)
+    ):
+        return before
     return Finding(
         scope=scope,
         reason=reason,
         message=step.because,
         kind=step.kind,
         name=step.name,
-        file=problem.file if problem else step.source.file if step.source else None,
-        line=problem.line if problem else step.source.line if step.source else None,
-        column=problem.column if problem else None,
+        file=file,
+        line=line,
+        column=column,
     )
 
 
@@ -78,12 +91,12 @@ def dated(
     result = {}
     for key, finding in new.items():
         before = old.get(key)
-        if before is None or (before.reason, before.message) != (finding.reason, finding.message):
+        if before is finding:
+            result[key] = finding
+        elif before is None or (before.reason, before.message) != (finding.reason, finding.message):
             result[key] = replace(finding, since=wall)
         elif _place(before) == _place(finding):
-            result[key] = (
-                before  # most are: ten thousand new ones a pass would cost more than the pass
-            )
+            result[key] = before
         else:
             result[key] = replace(finding, since=before.since)
     return result

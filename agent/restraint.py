@@ -25,7 +25,8 @@ def restrained(
     fenced = [step for step in steps if _loses(step, observed)]
     most = policy.max_destroy
     if most is None:
-        most = max(AT_LEAST, _running(observed) // 2)
+        # Who runs is only counted where that may matter.
+        most = AT_LEAST if len(fenced) <= AT_LEAST else max(AT_LEAST, _running(observed) // 2)
     if len(fenced) <= most:
         return tuple(steps), None
     fence = _fence(fenced)

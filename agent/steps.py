@@ -247,6 +247,9 @@ Step = (
     | Hold
 )
 
+Starting = Create | Replace | Restart
+"""The steps that start a vm."""
+
 
 def target(step: Step) -> str:
     """What a step aims at, the same each time it is planned again and another once the document has changed: a failure

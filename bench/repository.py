@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from agent import collector
 from agent.hypervisor.memory import MemoryHost
 from agent.jobs.store import RunStore
 from agent.loop import Agent, World
@@ -107,6 +108,7 @@ def cold(root: Path) -> None:
 
 async def changed(root: Path, rounds: int) -> None:
     """Print the milliseconds of each pass that sees another commit, and the megabytes that it took at most."""
+    collector.be_patient()
     host, ledger = MemoryHost(), Ledger(root / "state.db")
     work = root / "work"
 

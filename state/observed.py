@@ -223,7 +223,9 @@ class Observed:
     def by_name(self, kind: Literal["vm", "job"]) -> dict[Name, list[Seen]]:
         """The instances of each name of a kind, oldest generation first."""
         grouped: dict[Name, list[Seen]] = {}
-        own = (seen for seen in self.instances if seen.instance.kind == kind)
-        for seen in sorted(own, key=lambda seen: seen.instance.generation):
-            grouped.setdefault(seen.instance.name, []).append(seen)
+        for seen in self.instances:
+            if seen.instance.kind == kind:
+                grouped.setdefault(seen.instance.name, []).append(seen)
+        for same in grouped.values():
+            same.sort(key=lambda seen: seen.instance.generation)
         return grouped

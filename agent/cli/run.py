@@ -92,7 +92,7 @@ class Beside:
 
 
 def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval: float) -> int:
-    from agent import log
+    from agent import collector, log
     from agent.cli.compose import (
         clock_of,
         fetcher_of,
@@ -105,6 +105,7 @@ def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval
     from agent.loop import Agent, World
     from agent.settled import settled
 
+    collector.be_patient()
     once = beside.showing is not None
     well: list[bool] = []
 

@@ -70,7 +70,8 @@ class Assembler:
         self._found = Assembled()
         self._blames, self._advised = [], []
         for reading in (*readings, *outside):
-            self._found.problems += self._own_problems(reading)
+            if reading.problems:
+                self._found.problems += self._own_problems(reading)
         mine = [one for one in readings if self.is_mine(one)]
         alone = self._without_doubles(mine)
         maps = [one for one in outside if one.document is not None and self.is_mine(one)]
@@ -78,7 +79,8 @@ class Assembler:
         merged = self._merge(maps)
         self._found.labels = merged.meanings()
         if whole or maps:
-            gap = next(filter(None, map(self._gap, (*outside, *mine))), "")
+            broken = [one for one in (*outside, *mine) if one.problems]
+            gap = next(filter(None, map(self._gap, broken)), "")
             self._resolve(alone, merged, gap)
         if whole:
             self._tell_strangers(mine, alone)
@@ -100,7 +102,7 @@ class Assembler:
 
     def _own_problems(self, reading: Reading) -> Iterable[Problem]:
         """A broken document of another host's is told, but concerns no name here."""
-        if reading.problems and not self.is_mine(reading):
+        if not self.is_mine(reading):
             return [replace(problem, name=None) for problem in reading.problems]
         return reading.problems
 
@@ -192,8 +194,8 @@ class Assembler:
 
     @staticmethod
     def _gap(reading: Reading) -> str:
-        """What could have defined a word, had it been readable."""
-        if reading.problems and (reading.kind == "images" or reading.may_own_any_name):
+        """What a broken document could have defined, had it been readable."""
+        if reading.kind == "images" or reading.may_own_any_name:
             return f"; it may be in {reading.problems[0].file}, which has a problem of its own"
         return ""
 
@@ -220,16 +222,19 @@ class Assembler:
 
     def _tell_strangers(self, mine: Sequence[Reading], alone: Sequence[Reading]) -> None:
         """What depends on a vm that no document names waits for it, for ever if that was a slip."""
-        if any(reading.may_own_any_name for reading in mine):
+        asking = [
+            (reading, reading.document)
+            for reading in alone
+            if isinstance(reading.document, VmDocument) and reading.document.depends_on
+        ]
+        if not asking or any(reading.may_own_any_name for reading in mine):
             return
         vms = {reading.name for reading in mine if reading.kind in ("vm", None)}
-        for reading in alone:
-            if not isinstance(reading.document, VmDocument):
-                continue
-            for index, name in enumerate(reading.document.depends_on):
+        for reading, document in asking:
+            for index, name in enumerate(document.depends_on):
                 if name not in vms:
                     message = (
-                        f"{quoted(reading.document.name)} depends on {quoted(name)}, and no document for this host"
+                        f"{quoted(document.name)} depends on {quoted(name)}, and no document for this host"
                         " makes a vm of that name: it waits"
                     )
                     self._advised.append((reading, ("depends_on", index), message))

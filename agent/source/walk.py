@@ -137,9 +137,9 @@ class Walk(Generic[F]):
         self._taken.add(found.path)
         stamped = self._files.stamp_of(found, self._now)
         if stamped is not None:
-            entry = Entry(path, *stamped)
             before = self._before.get(path)
-            self._entries.append(before if before == entry else entry)
+            same = before is not None and (before.stamp, before.fresh) == stamped
+            self._entries.append(before if before and same else Entry(path, *stamped))
         else:
             where = SourceRef(shown(path), 0)
             self._advice.append(Advice(where, "is no regular file and was not opened"))

@@ -100,6 +100,20 @@ def test_keys_are_the_same_from_pass_to_pass_and_differ_between_findings() -> No
     assert findings(Plan(()), wish).keys() == found.keys()
 
 
+def test_what_is_found_of_a_name_again_is_the_finding_of_before() -> None:
+    step = Keep(name=WEB, because="said", reason="Ready", source=SOURCE)
+    before = dated(findings(Plan((step,)), desired()), {}, 100.0)
+    assert findings(Plan((step,)), desired(), before)["vm/web"] is before["vm/web"]
+    for other in (
+        replace(step, because="other"),
+        replace(step, reason="Running"),
+        replace(step, source=replace(SOURCE, line=5)),
+        replace(step, source=replace(SOURCE, file="other.yaml")),
+        Wait(name=WEB, because="said", reason="Ready", source=SOURCE),
+    ):
+        assert findings(Plan((other,)), desired(), before) == findings(Plan((other,)), desired())
+
+
 def test_a_finding_is_dated_from_when_it_first_said_the_same() -> None:
     said = Finding("waiting", "PortTaken", "nginx has it", file="a.yaml", line=1)
     old = dated({"vm/web": said}, {}, 100.0)

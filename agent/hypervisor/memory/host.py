@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from agent.errors import ImageUnavailable, MonitorError, NotReady, StartFailed
@@ -30,6 +30,11 @@ from state.observed import Listener, image_key
 from state.spec.resolved import Forward, HealthSpec, ImageSpec
 
 _DEFAULT_VIRTUAL_SIZE = 2 << 30
+
+
+@cache
+def _view(state: RunState, frozen: bool, resets: int, in_a_row: int) -> View:
+    return View(state, not frozen, "no answer" if frozen else state.value, resets, in_a_row)
 
 
 class MemoryHypervisor:
@@ -127,9 +132,7 @@ class MemoryHypervisor:
         guest = self._host.guests.get(uid)
         if guest is None or guest.process is None:
             return View(None)
-        said = "no answer" if guest.frozen else guest.state.value
-        resets = guest.resets
-        return View(guest.state, not guest.frozen, said, resets.total, resets.in_a_row)
+        return _view(guest.state, guest.frozen, guest.resets.total, guest.resets.in_a_row)
 
     def exit_of(self, uid: Uid) -> Exit | None:
         return self._exits.get(uid)

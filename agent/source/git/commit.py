@@ -44,6 +44,7 @@ class _Item:
         return self.mode == LINK
 
 
+_NO_FILES = (DIRECTORY, SUBMODULE, LINK)
 _Listed = dict[str, tuple[str, dict[str, _Item]]]
 """What lies in directories, by their paths; with the id of the object that says so."""
 
@@ -78,7 +79,7 @@ class CommitFiles:
         return list(self._members(at).values())
 
     def stamp_of(self, found: _Item, now: float) -> tuple[Hashable, bool] | None:
-        return None if found.is_dir() or found.is_symlink() else (found.oid, False)
+        return None if found.mode in _NO_FILES else (found.oid, False)
 
     def follow(self, path: str) -> _Item:
         found = self._resolved(path)
