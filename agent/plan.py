@@ -1,8 +1,8 @@
 """plan(desired, observed, policy, now): what to do in one pass, and why every other name is left alone.
 
 Pure: the same arguments give the same plan, and every choice is in it. What `holdfast plan` prints is this plan, and
-what the agent does is this plan. It decides over names; `agent.keepalive` answers for one running instance, and
-`agent.births` says what a new one is given.
+what the agent does is this plan. It decides over names; `agent.upkeep` cares for what serves under one, and
+`agent.births` says what a new instance is given.
 """
 
 from __future__ import annotations
@@ -10,67 +10,55 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent import backoff
-from agent.births import Births
 from agent.dependencies import Dependencies
-from agent.fetches import Fetches
 from agent.jobs.plan import JobsPass
-from agent.keepalive import answer
-from agent.leases import Leases
-from agent.live import Question
 from agent.policy import Policy
 from agent.restraint import restrained
 from agent.steps import (
     Clear,
-    Create,
     Destroy,
     Hold,
     Keep,
     Plan,
     Replace,
-    Restart,
     Starting,
     Step,
     Update,
     Wait,
     target,
 )
+from agent.turn import Turn
+from agent.upkeep import Upkeep
 from state.clock import Moment
 from state.desired import Desired, Problem, WantedVm
 from state.ids import Name
-from state.observed import Instance, Observed, Retry, Seen, Verdict, step_key, vm_key
+from state.observed import Instance, Observed, Seen, Verdict, step_key
 from state.spec.effects import Effect
 from state.spec.resolved import VmSpec, changes
-
-_NEVER_FAILED = Retry("")
 
 
 def plan(desired: Desired, observed: Observed, policy: Policy, now: Moment) -> Plan:
     """One answer for every name that is wanted, held or remembered."""
-    return _Pass(desired, observed, policy, now).whole()
+    return _Pass(Turn.of(desired, observed, policy, now)).whole()
 
 
 class _Pass:
     """One run of the planner; its only memory is what it has given away already."""
 
-    def __init__(self, desired: Desired, observed: Observed, policy: Policy, now: Moment) -> None:
-        self._desired = desired
-        self._observed = observed
-        self._policy = policy
-        self._now = now
-        self._leases = Leases(desired, observed, policy)
-        self._births = Births(observed, policy, self._leases)
-        self._seen = observed.by_name("vm")
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._desired, self._observed, self._seen = turn.desired, turn.observed, turn.vms
+        self._upkeep = Upkeep(turn)
+        self._jobs = JobsPass(turn)
         self._problems: dict[Name, Problem] = {}
-        for problem in desired.problems:
+        for problem in turn.desired.problems:
             if problem.name is not None:
                 self._problems.setdefault(problem.name, problem)
-        self._fetches = Fetches(observed, now)
-        self._jobs = JobsPass(desired, observed, policy, now, self._births, self._fetches)
 
     def whole(self) -> Plan:
         """Every name's step, and the images that some of them wait for."""
-        steps, fence = restrained(self._steps(), self._observed, self._policy)
-        fetches = () if self._observed.suspended else self._fetches.asked
+        steps, fence = restrained(self._steps(), self._observed, self._turn.policy)
+        fetches = () if self._observed.suspended else self._turn.fetches.asked
         return Plan(steps=steps, fetches=fetches, fence=fence)
 
     def _steps(self) -> tuple[Step, ...]:
@@ -91,7 +79,10 @@ class _Pass:
             return step
         if (wait := dependencies.wait(step)) is None:
             return step
-        if isinstance(step, Replace) and (meanwhile := self._meanwhile(step.name)) is not None:
+        if (
+            isinstance(step, Replace)
+            and (meanwhile := self._upkeep.meanwhile(step.name)) is not None
+        ):
             return self._in_order(meanwhile, dependencies)
         return wait
 
@@ -102,10 +93,10 @@ class _Pass:
         retry = self._observed.retries.get(step_key(step.name, step.action))
         if retry is None or retry.what != target(step):
             return step
-        if (left := backoff.remaining(retry, self._now)) <= 0:
+        if (left := backoff.remaining(retry, self._turn.now)) <= 0:
             return step
         if isinstance(step, Replace) or (isinstance(step, Update) and not step.spec.suspend):
-            meanwhile = self._meanwhile(step.name)
+            meanwhile = self._upkeep.meanwhile(step.name)
             # The same action has the same next try.
             if meanwhile is not None and meanwhile.action != step.action:
                 return self._patiently(meanwhile)
@@ -140,44 +131,10 @@ class _Pass:
     def _held(self, name: Name, reason: str, why: str) -> Step:
         """Leave it as it is: nothing new, nothing changed, nothing removed. What ran goes on running by its own spec,
         since a broken document is no reason to let a machine that died stay dead."""
-        step = self._by_its_own(name)
+        step = self._upkeep.by_its_own(name)
         if step is not None and (step.acts or isinstance(step, Wait)):
             return step
         return Hold(name=name, because=why, reason=reason)
-
-    def _meanwhile(self, name: Name, gives_way: bool = False) -> Step | None:
-        """What is to be done for the instance that serves while what its document asks for cannot be done."""
-        wanted = self._desired.vms.get(name)
-        step = self._by_its_own(name, wanted.spec if wanted else None, gives_way)
-        return step if step is not None and step.acts else None
-
-    def _by_its_own(
-        self, name: Name, asked: VmSpec | None = None, gives_way: bool = False
-    ) -> Step | None:
-        """What the one instance that serves under the name needs by its own spec; None where there is none, or where
-        it is to be left alone. Of what is `asked` for it is given its power, which needs no replacement, and where it
-        `gives_way` it is left without the ports that others wait for."""
-        seen = self._seen.get(name, [])
-        serving = [one for one in seen if one.instance.started_at is not None] or seen[-1:]
-        if len(serving) > 1:
-            serving = [one for one in seen if one.verdict is not Verdict.GONE]
-        if len(serving) != 1:
-            return None
-        [one] = serving
-        spec = VmSpec.from_canonical(one.instance.spec)
-        if spec.suspend:
-            return None
-        if asked is not None:
-            spec = replace(spec, power=asked.power)
-            if gives_way:
-                # For good: should its replacement then fail, it does not take back what others wait for.
-                spec = replace(spec, ports=self._leases.kept(name, spec.ports, asked.ports))
-        step = self._kept(WantedVm(spec, one.instance.source), one)
-        others = {other.verdict for other in seen if other is not one}
-        # Beside one that is certainly inert it may go on; what cannot be told may be running.
-        over = isinstance(step, Create) and Verdict.ALIVE in others
-        over |= isinstance(step, Create | Restart) and Verdict.UNKNOWN in others
-        return None if over else step
 
     def _absent(self, name: Name, seen: list[Seen]) -> Step:
         specs = [VmSpec.from_canonical(one.instance.spec) for one in seen]
@@ -186,7 +143,7 @@ class _Pass:
         if name in self._desired.jobs:
             why = "its document asks for a job now"
         if any(spec.protect for spec in specs):
-            return self._meanwhile(name) or Hold(
+            return self._upkeep.meanwhile(name) or Hold(
                 name=name,
                 because=f"{why}, but it is protected",
                 reason="Protected",
@@ -235,10 +192,10 @@ class _Pass:
     def _wanted(self, wanted: WantedVm, seen: list[Seen]) -> Step:
         spec = wanted.spec
         if not seen:
-            return self._unstarted(wanted, None)
-        if spec.image.digest is None and self._fetches.missing(spec.image):
+            return self._upkeep.unstarted(wanted, None)
+        if spec.image.digest is None and self._turn.fetches.missing(spec.image):
             # What its source holds now is not known; only after a fetch can it be told whether that is a change.
-            self._fetches.ask_for(spec.image)
+            self._turn.fetches.ask_for(spec.image)
         latest = seen[-1]
         because, fields = self._forced(latest.instance, spec)
         if fields:
@@ -253,24 +210,7 @@ class _Pass:
                 tuple(change.field for change in forcing),
                 resume=latest.instance,
             )
-        return self._kept(wanted, latest)
-
-    def _kept(self, wanted: WantedVm, one: Seen) -> Step:
-        """What an instance needs that is to stay what it is."""
-        if _unborn(one):
-            return self._unstarted(wanted, one.instance)
-        return answer(
-            Question(
-                seen=one,
-                spec=wanted.spec,
-                source=wanted.source,
-                retry=self._observed.retries.get(vm_key(wanted.spec.name), _NEVER_FAILED),
-                accelerator=self._policy.accelerator,
-                leases=self._leases,
-                now=self._now,
-                free_disk=self._observed.free_disk,
-            )
-        )
+        return self._upkeep.kept(wanted, latest)
 
     def _forced(self, instance: Instance, spec: VmSpec) -> tuple[str, tuple[str, ...]]:
         """Why the instance cannot become `spec` without being replaced, and the fields that say so; empty when it
@@ -290,24 +230,6 @@ class _Pass:
             fields["image"] = None
             said.append(f"image {instance.base.digest[:19]} -> {base.digest[:19]}")
         return ", ".join(said), tuple(fields)
-
-    def _unstarted(self, wanted: WantedVm, begun: Instance | None) -> Step:
-        spec = wanted.spec
-        if spec.power == "stopped":
-            return Keep(
-                name=spec.name,
-                because="power is stopped, and it was never started",
-                reason="Stopped",
-                source=wanted.source,
-            )
-        because = "it was never started" if begun else "no instance of it is there"
-        birth = self._births.choose(wanted, begun, [])
-        if isinstance(birth, Wait):
-            return birth
-        fetch = self._fetches.missing(spec.image)
-        return self._fetches.wait(wanted) or Create(
-            name=spec.name, because=because, source=wanted.source, birth=birth, fetch=fetch
-        )
 
     def _dropped(self, wanted: WantedVm, seen: list[Seen]) -> Step | None:
         """Clear away a replacement that never ran, where what it was to replace is again what is wanted."""
@@ -338,7 +260,7 @@ class _Pass:
         spec = wanted.spec
         old = [one for one in seen if resume is None or one.instance.uid != resume.uid]
         if any(VmSpec.from_canonical(one.instance.spec).protect for one in old) and spec.protect:
-            return self._meanwhile(spec.name) or Hold(
+            return self._upkeep.meanwhile(spec.name) or Hold(
                 name=spec.name,
                 because=f"it would be replaced ({because}), but it is protected",
                 reason="Protected",
@@ -353,12 +275,12 @@ class _Pass:
                 fields=fields,
                 source=wanted.source,
             )
-        birth = self._births.choose(wanted, resume, seen)
+        birth = self._turn.births.choose(wanted, resume, seen)
         if isinstance(birth, Wait):
             # Two may want each other's ports.
-            return self._meanwhile(spec.name, gives_way=birth.reason == "PortTaken") or birth
-        if (wait := self._fetches.wait(wanted)) is not None:
-            return self._meanwhile(spec.name) or wait
+            return self._upkeep.meanwhile(spec.name, gives_way=birth.reason == "PortTaken") or birth
+        if (wait := self._turn.fetches.wait(wanted)) is not None:
+            return self._upkeep.meanwhile(spec.name) or wait
         return Replace(
             name=spec.name,
             because=because,
@@ -366,10 +288,5 @@ class _Pass:
             source=wanted.source,
             birth=birth,
             old=tuple(one.instance.uid for one in old),
-            fetch=self._fetches.missing(spec.image),
+            fetch=self._turn.fetches.missing(spec.image),
         )
-
-
-def _unborn(seen: Seen) -> bool:
-    """Whether not one instruction of the guest has run, so that a start of it is a creation."""
-    return seen.instance.started_at is None and seen.verdict is Verdict.GONE

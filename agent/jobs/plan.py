@@ -10,16 +10,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from agent import backoff
-from agent.births import Births
-from agent.fetches import Fetches
 from agent.jobs.machine import machine_spec
 from agent.jobs.schedule import Candidate, Room, schedule
-from agent.policy import Policy
 from agent.steps import Attempt, CancelRun, Destroy, Enqueue, Hold, Keep, Resume, Step, Wait
+from agent.turn import Turn
 from state.clock import Moment
-from state.desired import Desired, Problem, WantedJob, WantedVm
+from state.desired import Problem, WantedJob, WantedVm
 from state.ids import Name, RunId, run_id
-from state.observed import Observed, Seen, Verdict
+from state.observed import Seen, Verdict
 from state.runs import Run, RunPhase
 from state.spec.resolved_job import JobSpec
 
@@ -28,27 +26,16 @@ DISK_PER_RUN = 1 << 30
 
 
 class JobsPass:
-    """The jobs' part of one pass. `held` are the names whose documents cannot be read, each with why."""
+    """The jobs' part of one pass."""
 
-    def __init__(  # noqa: PLR0913 - what the whole pass shares
-        self,
-        desired: Desired,
-        observed: Observed,
-        policy: Policy,
-        now: Moment,
-        births: Births,
-        fetches: Fetches,
-    ) -> None:
-        self._desired = desired
-        self._observed = observed
-        self._policy = policy
-        self._now = now
-        self._births = births
-        self._fetches = fetches
+    def __init__(self, turn: Turn) -> None:
+        self._desired, self._observed = turn.desired, turn.observed
+        self._policy, self._now = turn.policy, turn.now
+        self._births, self._fetches = turn.births, turn.fetches
         self._runs: dict[Name, list[Run]] = {}
-        for run in observed.runs:
+        for run in turn.observed.runs:
             self._runs.setdefault(run.name, []).append(run)
-        self._seen = observed.by_name("job")
+        self._seen = turn.observed.by_name("job")
 
     @property
     def names(self) -> set[Name]:
@@ -59,7 +46,7 @@ class JobsPass:
 
     def steps(self, held: dict[Name, Problem], vms: dict[Name, Step]) -> list[Step]:
         """One answer for each of `names`, and those of `vms`, which say what is done about a vm that has the name of a
-        job: until it is gone, the job waits."""
+        job: until it is gone, the job waits. `held` are the names whose documents cannot be read, each with why."""
         steps: list[Step] = []
         line: list[tuple[WantedJob, Run | None]] = []
         first: list[Step] = []
