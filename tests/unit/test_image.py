@@ -403,7 +403,7 @@ async def test_a_connection_that_is_cut_or_says_nothing_more_leaves_nothing_half
         with pytest.raises(ImageUnavailable):
             await fetch(store, spec(server))
         server.go_on.clear()
-        monkeypatch.setattr("agent.guest.download.SILENCE_TIMEOUT", 0.2)
+        monkeypatch.setattr("agent.guest.http.SILENCE_TIMEOUT", 0.2)
         with pytest.raises(ImageUnavailable):
             await fetch(store, spec(server))
         assert await there(store, spec(server)) is None

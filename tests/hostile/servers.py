@@ -1,0 +1,96 @@
+"""A web server that misbehaves as it is told, one answer at a time, on this host."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How one request is answered. `cut`: only so many bytes of the body are sent, and the connection then ends, or
+    stands still (`stalls`). `longer`: by how much the length that it tells is too large. `shift`: by how much the rest
+    of a body begins too late. `then`: what the server has from the next request on, under another tag."""
+
+    cut: int | None = None
+    stalls: bool = False
+    longer: int = 0
+    status: str | None = None
+    location: str | None = None
+    ignores_ranges: bool = False
+    shift: int = 0
+    then: bytes | None = None
+
+
+@dataclass
+class Server:
+    """`content` is what it has; `headers` goes with every answer, `tag` as the ETag, by which it compares. `turns` are
+    the answers to come, and then it behaves. `asked` are the requests, `left` counts who left while it stood still."""
+
+    content: bytes
+    tag: str | None = '"one"'
+    headers: dict[str, str] = field(default_factory=dict)
+    turns: list[Turn] = field(default_factory=list)
+    asked: list[dict[str, str]] = field(default_factory=list)
+    left: int = 0
+    url: str = ""
+
+    @property
+    def ranges(self) -> list[str | None]:
+        """What of it was asked for."""
+        return [one.get("range") for one in self.asked]
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[1:-2]
+            asked = {
+                key.lower(): value for key, _, value in (line.partition(": ") for line in lines)
+            }
+            self.asked.append(asked)
+            turn = self.turns.pop(0) if self.turns else Turn()
+            head, body = self._answer(turn, asked)
+            if turn.then is not None:
+                self.content, self.tag = turn.then, '"two"'
+            writer.write(head + body)
+            await writer.drain()
+            if turn.stalls:
+                await reader.read()
+                self.left += 1
+        writer.close()
+
+    def _answer(self, turn: Turn, asked: dict[str, str]) -> tuple[bytes, bytes]:
+        body, status, more = self.content, turn.status or "200 OK", dict(self.headers)
+        start = re.fullmatch(r"bytes=(\d+)-", asked.get("range", ""))
+        proof = self.tag or self.headers.get("Last-Modified")
+        if (
+            turn.status is None
+            and start
+            and not turn.ignores_ranges
+            and asked.get("if-range", proof) == proof
+        ):
+            at = int(start[1]) + turn.shift
+            if at < len(body):
+                more["Content-Range"] = f"bytes {at}-{len(body) - 1}/{len(body)}"
+                status, body = "206 Partial Content", body[at:]
+            else:
+                status, body = "416 Range Not Satisfiable", b""
+        if turn.location is not None:
+            status, more["Location"], body = "302 Found", turn.location, b""
+        if self.tag is not None:
+            more["ETag"] = self.tag
+        more |= {"Content-Length": str(len(body) + turn.longer), "Connection": "close"}
+        lines = [f"HTTP/1.1 {status}", *(f"{key}: {value}" for key, value in more.items())]
+        return "\r\n".join([*lines, "", ""]).encode(), body[: turn.cut]
+
+
+@asynccontextmanager
+async def misbehaving(content: bytes, *turns: Turn) -> AsyncIterator[Server]:
+    """Such a server while the block lasts."""
+    server = Server(content, turns=list(turns))
+    listener = await asyncio.start_server(server.answer, "127.0.0.1", 0)
+    async with listener:
+        server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/image.raw"
+        yield server

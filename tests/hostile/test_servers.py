@@ -1,0 +1,173 @@
+"""Fetches from servers that cut, stall, lie, redirect and change their minds: the whole image, or one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+
+import pytest
+
+from agent.errors import ImageUnavailable
+from agent.guest.http import CUTS, proof_of
+from agent.guest.image import ImageStore
+from state.ids import Digest
+from state.spec.resolved import ImageSpec
+from tests.hostile.servers import Server, Turn, misbehaving
+from tests.waiting import eventually
+
+CONTENT = random.Random(1).randbytes(16_000_000)  # noqa: S311 - the same each time
+DIGEST = Digest(f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
+LONG_AGO = {
+    "Last-Modified": "Sun, 01 Nov 2020 10:00:00 GMT",
+    "Date": "Sun, 01 Nov 2020 11:00:00 GMT",
+}
+JUST_NOW = {**LONG_AGO, "Date": "Sun, 01 Nov 2020 10:00:59 GMT"}
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.guest.http.PAUSE", 0.001)
+
+
+def wanted(server: Server, digest: Digest | None = DIGEST) -> ImageSpec:
+    return ImageSpec("tiny", server.url, digest, format="raw")
+
+
+async def fetched(store: ImageStore, image: ImageSpec) -> bytes:
+    return (await store.fetch(image, lambda _: None)).path.read_bytes()
+
+
+async def leaves_nothing(store: ImageStore, image: ImageSpec, directory: Path) -> None:
+    assert await store.look([image]) == {}
+    await eventually(
+        lambda: [one for one in directory.rglob("*") if one.is_file()] == [], "nothing is left"
+    )
+
+
+@pytest.mark.parametrize("digest", [DIGEST, None])
+async def test_what_is_cut_again_and_again_is_gone_on_with(
+    tmp_path: Path, digest: Digest | None
+) -> None:
+    """Sabotage: ask for the rest from a byte too early."""
+    store = ImageStore(tmp_path)
+    async with misbehaving(CONTENT, *(Turn(cut=5_000_000) for _ in range(3))) as server:
+        assert await fetched(store, wanted(server, digest)) == CONTENT
+        whole, *rest = map(begins, server.ranges)
+        assert whole == 0
+        assert rest == sorted(rest)
+        assert len(rest) >= 3
+        assert all(at > 0 for at in rest)
+        assert {one["if-range"] for one in server.asked[1:]} == {'"one"'}
+
+
+def begins(asked: str | None) -> int:
+    """The byte that was asked for first."""
+    return int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+
+
+async def test_a_server_that_stands_still_is_asked_for_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.guest.http.SILENCE_TIMEOUT", 0.2)
+    async with misbehaving(CONTENT, Turn(cut=1_000_000, stalls=True)) as server:
+        assert await fetched(ImageStore(tmp_path), wanted(server)) == CONTENT
+        assert server.ranges == [None, "bytes=1000000-"]  # nothing was lost: it was silent
+        await eventually(lambda: server.left == 1, "it was left")
+
+
+async def test_a_server_that_is_briefly_unwell_is_asked_again(tmp_path: Path) -> None:
+    turns = Turn(cut=50), Turn(status="503 Service Unavailable"), Turn(status="502 Bad Gateway")
+    async with misbehaving(CONTENT, *turns) as server:
+        assert await fetched(ImageStore(tmp_path), wanted(server)) == CONTENT
+
+
+async def test_one_that_sends_nothing_any_more_is_given_up(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    async with misbehaving(CONTENT, Turn(cut=10), *(Turn(cut=0) for _ in range(99))) as server:
+        with pytest.raises(ImageUnavailable, match=r"^fetching .*/image.raw: "):
+            await fetched(store, wanted(server))
+        assert len(server.asked) == 1 + CUTS
+        await leaves_nothing(store, wanted(server), tmp_path)
+
+
+@pytest.mark.parametrize("digest", [DIGEST, None])
+async def test_other_content_is_never_put_behind_what_has_come(
+    tmp_path: Path, digest: Digest | None
+) -> None:
+    """Sabotage: leave out If-Range. Without a digest that would be an image of two halves."""
+    store = ImageStore(tmp_path)
+    other = CONTENT[::-1]
+    async with misbehaving(CONTENT, Turn(cut=1_000_000, then=other)) as server:
+        with pytest.raises(ImageUnavailable, match="has something else there now"):
+            await fetched(store, wanted(server, digest))
+        assert len(server.asked) == 2
+        await leaves_nothing(store, wanted(server, digest), tmp_path)
+        assert await fetched(store, wanted(server, None)) == other
+
+
+@pytest.mark.parametrize("turn", [Turn(ignores_ranges=True), Turn(shift=1), Turn(shift=-1)])
+async def test_a_rest_that_does_not_begin_where_it_ended_is_refused(
+    tmp_path: Path, turn: Turn
+) -> None:
+    store = ImageStore(tmp_path)
+    async with misbehaving(CONTENT, Turn(cut=1_000_000), turn) as server:
+        with pytest.raises(ImageUnavailable, match=r"begins anew|is not the rest"):
+            await fetched(store, wanted(server, None))
+        await leaves_nothing(store, wanted(server, None), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "headers", "goes_on"),
+    [
+        ('W/"weak"', {}, False),
+        (None, {}, False),
+        (None, LONG_AGO, True),
+        (None, JUST_NOW, False),
+        (None, {"Last-Modified": "once", "Date": "now"}, False),
+        ('W/"weak"', LONG_AGO, True),
+    ],
+)
+async def test_only_what_proves_to_be_the_same_is_gone_on_with(
+    tmp_path: Path, tag: str | None, headers: dict[str, str], goes_on: bool
+) -> None:
+    assert (proof_of({**headers, **({"ETag": tag} if tag else {})}) is not None) is goes_on
+    async with misbehaving(CONTENT, Turn(cut=1_000_000)) as server:
+        server.tag, server.headers = tag, headers
+        store = ImageStore(tmp_path)
+        if tag is None and goes_on:
+            assert await fetched(store, wanted(server)) == CONTENT
+        elif not goes_on:
+            with pytest.raises(ImageUnavailable):
+                await fetched(store, wanted(server))
+            assert server.ranges == [None]
+
+
+async def test_a_length_that_is_a_lie_brings_nothing_in(tmp_path: Path) -> None:
+    """Too long by one, the last byte never comes; too short by one, the digest shows it."""
+    store = ImageStore(tmp_path)
+    for lie, why in ((1, "is not the rest|the server says 416"), (-1, "its digest is sha256:")):
+        async with misbehaving(CONTENT, Turn(longer=lie)) as server:
+            with pytest.raises(ImageUnavailable, match=why):
+                await fetched(store, wanted(server))
+            await leaves_nothing(store, wanted(server), tmp_path)
+
+
+async def test_redirects_are_followed_to_servers_alone(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(CONTENT)
+    store = ImageStore(tmp_path / "images")
+    (tmp_path / "images").mkdir()
+    async with misbehaving(CONTENT) as there, misbehaving(b"", Turn(location=there.url)) as here:
+        assert await fetched(store, wanted(here)) == CONTENT
+        for location in (f"file://{secret}", here.url):
+            here.turns = [Turn(location=location)] * 99
+            with pytest.raises(ImageUnavailable, match=r"^fetching "):
+                await fetched(store, wanted(here, None))
+
+
+async def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+    async with misbehaving(CONTENT) as server:
+        image = wanted(server)
+    with pytest.raises(ImageUnavailable, match=f"^fetching {image.source}: Cannot connect"):
+        await fetched(ImageStore(tmp_path), image)
