@@ -64,6 +64,14 @@ class ImageUnavailable(RetryLater):
     """An image could not be fetched, or what was fetched is not what was asked for."""
 
 
+class NoRoomForImage(ImageUnavailable):
+    """The disk of the store is too full. `short`: bytes that are missing, as far as that is known."""
+
+    def __init__(self, message: str, *, hint: str = "", short: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.short = short
+
+
 class SourceChanged(RetryLater):
     """A file of the source is no longer the one that was read; another look at the source tells what it is now."""
 

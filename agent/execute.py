@@ -12,7 +12,7 @@ from agent import backoff
 from agent.doing import Doing
 from agent.errors import HoldfastError, StartFailed
 from agent.hypervisor.api import Backend
-from agent.intent import Clock, Intent, event
+from agent.intent import Clock, Intent
 from agent.jobs.runner import Runner
 from agent.jobs.store import RunStore
 from agent.leases import excluded, forwards_of
@@ -41,9 +41,9 @@ from agent.steps import (
 from state.ids import Uid
 from state.ledger import Ledger
 from state.lifecycle import Phase
-from state.observed import Instance, image_key, step_key, vm_key
+from state.observed import Instance, step_key, vm_key
 from state.records import LedgerUnreadable
-from state.spec.resolved import Forward, ImageSpec, VmSpec
+from state.spec.resolved import Forward, VmSpec
 
 
 class Executor:
@@ -83,31 +83,6 @@ class Executor:
     async def _failed(self, intent: Intent, error: HoldfastError) -> None:
         await self._ledger.free()
         intent.failed(error)
-
-    async def fetch(self, image: ImageSpec, pass_id: str) -> None:
-        """Bring one image into the store."""
-
-        def progress(how_far: str) -> None:
-            self._doing.images[image] = how_far
-
-        key = image_key(image)
-        # Several labels of one image fail together, which is one failure.
-        before = self._ledger.retry(key)
-        try:
-            base = await self._backend.images.fetch(image, progress)
-        except Exception as error:  # noqa: BLE001 - whatever a source makes a library raise
-            await self._ledger.free()
-            now = self._clock()
-            with self._ledger.transaction() as change:
-                change.put_retry(backoff.failed(before, str(error), now))
-                change.event(event(now, pass_id, "ImageUnavailable", str(error)))
-            return
-        await self._ledger.free()
-        now = self._clock()
-        with self._ledger.transaction() as change:
-            change.remove_retry(key)
-            said = f"image {image.label} is in the store as {base.digest[:19]}"
-            change.event(event(now, pass_id, "ImageFetched", said))
 
     async def _do(self, step: Step, intent: Intent) -> None:  # noqa: C901 - one case a step
         match step:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from agent.doing import Doing
 from agent.execute import Executor
+from agent.fetching import Fetching
 from agent.hypervisor.api import Backend
 from agent.intent import Clock
 from agent.jobs.outcome import Fault
@@ -107,7 +108,7 @@ class Agent:
             desired=lambda: self._desired,
             interrupt=self._cancel,
         )
-        self.operator = Operator(world.ledger, world.clock, self.wake.notify)
+        self.operator = Operator(world.ledger, world.clock, world.backend.images, self.wake.notify)
         self._passes = 0
         self._stopping = False
 
@@ -125,6 +126,7 @@ class Agent:
         """Converge, and go on converging. `watching` runs beside the loop and ends with it."""
         executor = Executor(self._ledger, self._backend, self._clock, self._doing, self._store)
         self._runner = executor.runner
+        fetching = Fetching(self._ledger, self._backend.images, self._clock, self._doing)
         readiness = Readiness(self._ledger, self._backend, self._clock, self.wake.notify)
         await self._backend.hypervisor.open(self._changed)
         try:
@@ -142,7 +144,7 @@ class Agent:
                             break
                         timeout = self._interval
                         if (done := await self._guarded_turn(reasons)) is not None:
-                            self._fetch_for(done, executor, beside)
+                            self._fetch_for(done, fetching, beside)
                             self._act(done, executor, steps)
                             readiness.follow(done.observed, beside)
                             timeout = self._until(done)
@@ -235,11 +237,11 @@ class Agent:
                 raise
             return None
 
-    def _fetch_for(self, done: Pass, executor: Executor, group: asyncio.TaskGroup) -> None:
+    def _fetch_for(self, done: Pass, fetching: Fetching, group: asyncio.TaskGroup) -> None:
         """Begin to fetch what the pass asks for, unless the agent is about to leave."""
         for image in () if self._stopping else done.plan.fetches:
             self._doing.images[image] = "asked for"
-            task = group.create_task(self._fetch(executor, image, done.id))
+            task = group.create_task(self._fetch(fetching, image, done))
             self._fetches.add(task)
             task.add_done_callback(self._fetches.discard)
 
@@ -270,9 +272,9 @@ class Agent:
             self._doing.end(step)
             self.wake.notify(f"{step.name}: {step.action} ended")
 
-    async def _fetch(self, executor: Executor, image: ImageSpec, pass_id: str) -> None:
+    async def _fetch(self, fetching: Fetching, image: ImageSpec, done: Pass) -> None:
         try:
-            await executor.fetch(image, pass_id)
+            await fetching.fetch(image, done.id, done.desired)
         except LedgerUnreadable:
             raise
         except Exception as bug:  # noqa: BLE001 - as above

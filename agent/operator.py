@@ -12,11 +12,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agent.errors import Blocked
+from agent.hypervisor.api import Images
 from agent.intent import Clock
 from agent.steps import Fence, Plan
+from agent.stock import described, prune, unneeded
 from state.desired import Desired
 from state.history import Event
 from state.ledger import Ledger
+from state.observed import StoredImage
 from state.records import APPROVED_KEY, SUSPENDED_KEY
 
 RECONCILE = "somebody asked for it"
@@ -45,11 +48,13 @@ class Operator:
         self,
         ledger: Ledger,
         clock: Clock,
+        images: Images,
         look: Callable[[str], None] = lambda _: None,
         repository: Repository | None = None,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
+        self._images = images
         self._look = look
         self.repository = repository
         self._fence: Fence | None = None
@@ -127,6 +132,24 @@ class Operator:
         return (
             f"what waits is {' and '.join(waits)}" if waits else "`holdfast plan` says what waits"
         )
+
+    async def prune(self, *, dry_run: bool = False) -> list[StoredImage]:
+        """Take the images out of the store that nobody needs, or only find them; which. Raises Blocked where it cannot
+        be told who needs what."""
+        desired = self._desired
+        tried = "removing the images that nobody needs"
+        if desired is None:
+            raise Blocked(f"{tried}: no documents were read yet", hint="try again in a moment")
+        if desired.unproven is not None:
+            hint = "mend the documents first: they may ask for any of them"
+            raise Blocked(f"{tried}: {desired.unproven}", hint=hint)
+        if dry_run:
+            return await unneeded(self._ledger, self._images, desired)
+        taken = await prune(self._ledger, self._images, desired)
+        await self._ledger.free()
+        for one in taken:
+            await self._tell("ImageRemoved", f"{described(one)} was removed by hand")
+        return taken
 
     async def _put(self, key: str, value: str) -> None:
         await self._ledger.free()

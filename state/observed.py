@@ -79,6 +79,18 @@ class BaseImage:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredImage:
+    """A base image in the store, and what it was fetched from; empty where that is not known. `size`: the bytes that it
+    takes of the disk. Times are Unix seconds; `used_at`: when it was last seen that somebody wants it."""
+
+    base: BaseImage
+    source: str
+    size: int
+    fetched_at: float
+    used_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One recorded instance. Times are Unix seconds; `ssh_port` None: its image takes no keys.
 

@@ -33,6 +33,7 @@ _COMMANDS = {
     "explain": ("agent.cli.explain", "Why one name is as it is."),
     "logs": ("agent.cli.logs", "A job's log, a VM's serial log."),
     "job": ("agent.cli.job", "Run a job again, cancel it, its past runs, what they left."),
+    "images": ("agent.cli.images", "The store of base images: what lies there, what nobody needs."),
     "events": ("agent.cli.events", "What happened."),
     "approve": ("agent.cli.operate", "Let pass what was held back."),
     "suspend": ("agent.cli.operate", "Leave everything alone until `resume`."),

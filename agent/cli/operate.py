@@ -39,7 +39,7 @@ def approve(state: StatePaths, plan: str | None) -> None:
     async def alone(operator: Operator) -> dict[str, Any]:
         return {"approved": await operator.approve(plan)}
 
-    told = _ask(state, "approve", alone, {} if plan is None else {"id": plan})
+    told = ask(state, "approve", alone, {} if plan is None else {"id": plan})
     click.echo(in_line(f"approved: {told['approved']}"))
 
 
@@ -52,7 +52,7 @@ def suspend(state: StatePaths) -> None:
     async def alone(operator: Operator) -> dict[str, Any]:
         return {"changed": await operator.suspend()}
 
-    changed = _ask(state, "suspend", alone)["changed"]
+    changed = ask(state, "suspend", alone)["changed"]
     click.echo("suspended" if changed else "it was suspended before")
 
 
@@ -64,7 +64,7 @@ def resume(state: StatePaths) -> None:
     async def alone(operator: Operator) -> dict[str, Any]:
         return {"changed": await operator.resume()}
 
-    changed = _ask(state, "resume", alone)["changed"]
+    changed = ask(state, "resume", alone)["changed"]
     click.echo("resumed" if changed else "it was not suspended")
 
 
@@ -87,7 +87,7 @@ def reconcile(state: StatePaths) -> int:
     return 0
 
 
-def _ask(
+def ask(
     state: StatePaths,
     what: str,
     alone: Callable[[Operator], Awaitable[dict[str, Any]]],
@@ -98,7 +98,7 @@ def _ask(
     return either(
         state,
         lambda: client.ask(state.api_socket, what, query),
-        lambda: _alone(state, alone, planned=what == "approve"),
+        lambda: _alone(state, alone, planned=what in ("approve", "prune")),
     )
 
 
@@ -121,7 +121,8 @@ def _alone(
         closing(open_ledger(held.paths)) as ledger,
     ):
         settings = Settings.from_json(ledger.meta(SETTINGS_KEY))
-        operator = Operator(ledger, clock_of(open_backend(held.paths, settings, held.state_id)))
+        backend = open_backend(held.paths, settings, held.state_id)
+        operator = Operator(ledger, clock_of(backend), backend.images)
         if found is not None:
             operator.passed(*found, ())
             operator.repository = _offline(settings, held.paths)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from agent.errors import ImageUnavailable
+from agent.errors import Blocked, ImageUnavailable, NoRoomForImage
 from agent.guest import download
 from agent.guest.fingerprints import Fingerprints
 from agent.guest.flights import Flights, Progress
@@ -22,8 +23,10 @@ from agent.guest.shelf import Fetched, Shelf
 from agent.guest.unpack import Broken
 from agent.worker import Worker
 from state.ids import Digest
-from state.observed import BaseImage, image_key
+from state.observed import BaseImage, StoredImage, image_key
 from state.spec.resolved import ImageSpec
+
+T = TypeVar("T")
 
 FLOOR = 512 << 20
 """Bytes that a fetch leaves free on the disk of the store."""
@@ -52,13 +55,29 @@ class ImageStore:
             if now[path] is not None and now[path] != fetched[source].fingerprint
         }
         stored: dict[ImageSpec, BaseImage] = {}
+        seen_at = asyncio.get_running_loop().time()
         for image in images:
             digest = image.digest
             if digest is None and image.source in fetched and image.source not in changed:
                 digest = fetched[image.source].digest
             if digest is not None and (base := self._shelf.find(image, digest)) is not None:
                 stored[image] = base
+                self._shelf.use(base.path, seen_at)
         return stored
+
+    async def stored(self) -> Sequence[StoredImage]:
+        """See `agent.hypervisor.api.Images`."""
+        return await _apart(self._shelf.stored)
+
+    async def remove(self, image: StoredImage) -> None:
+        """See `agent.hypervisor.api.Images`."""
+        try:
+            await _apart(partial(self._shelf.remove, image.base.path))
+        except OSError as error:
+            raise Blocked(
+                f"removing the image {image.base.path}: {error.strerror}",
+                hint="see to the directory that it lies in",
+            ) from error
 
     async def fetch(self, image: ImageSpec, progress: Progress) -> BaseImage:
         """See `agent.hypervisor.api.Images`."""
@@ -75,6 +94,7 @@ class ImageStore:
             algorithm = image.digest.partition(":")[0] if image.digest else "sha256"
             hashed, got = hashlib.new(algorithm), 0
             async with download.opened(image.source) as source:
+                await writer.submit(partial(landing.expect, source.total))
                 piece = await source.read()
                 while piece:
                     got += len(piece)
@@ -97,10 +117,21 @@ class ImageStore:
         except (Broken, NotUsable) as error:
             raise ImageUnavailable(f"{tried}: {error}") from error
         except NoRoom as error:
-            raise ImageUnavailable(f"{tried}: {error}", hint="free some space there") from error
+            raise NoRoomForImage(
+                f"{tried}: {error}", hint="free some space there", short=error.short
+            ) from error
         except OSError as error:
             raise ImageUnavailable(f"{tried}: {error.strerror or error}") from error
         finally:
             landing.abandon()
             hasher.leave()
             writer.leave(landing.close)
+
+
+async def _apart(job: Callable[[], T]) -> T:
+    """What a job says that asks a file system, in a thread of its own."""
+    worker = Worker("keeper of the images")
+    try:
+        return await worker.submit(job)
+    finally:
+        worker.leave()

@@ -30,22 +30,40 @@ class Room:
         self._floor = floor
         self._granted = 0
 
+    def check(self, size: int) -> None:
+        """Raises NoRoom where not even `size` bytes can be written."""
+        free = self._free()
+        if free - size < self._floor:
+            raise self._none(free, size)
+
     def spend(self, size: int) -> None:
         """Before `size` bytes are written. The disk is asked once for many of them, as others write there too. Raises
         NoRoom."""
         if size > self._granted:
-            found = os.statvfs(self._directory)
-            free = found.f_bavail * found.f_frsize
+            free = self._free()
             if free - size < self._floor:
-                raise NoRoom(
-                    f"{self._directory} has {free >> 20} MiB left, and a fetch leaves {self._floor >> 20} MiB"
-                )
+                raise self._none(free, size)
             self._granted = min(size + _STRIDE, free - self._floor)
         self._granted -= size
 
+    def _free(self) -> int:
+        found = os.statvfs(self._directory)
+        return found.f_bavail * found.f_frsize
+
+    def _none(self, free: int, size: int) -> NoRoom:
+        return NoRoom(
+            f"{self._directory} has {free >> 20} MiB left for {-(-size >> 20)} MiB more, and a fetch leaves"
+            f" {self._floor >> 20} MiB",
+            size + self._floor - free,
+        )
+
 
 class NoRoom(Exception):
-    """The disk is nearly full; the text is a sentence part."""
+    """The disk is nearly full; the text is a sentence part, `short` how many bytes are missing."""
+
+    def __init__(self, text: str, short: int) -> None:
+        super().__init__(text)
+        self.short = short
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +92,11 @@ class Landing:
         self._descriptor = os.open(self.path, flags, 0o600)
         out = SparseFile(self._descriptor, self._spend)
         self._unpacker = Unpacker(self._decompress, out, MAX_SIZE)
+
+    def expect(self, size: int | None) -> None:
+        """So many bytes are to come, packed or not; None: nobody knows. Raises NoRoom where they cannot find room."""
+        if size is not None and self._decompress == "none":
+            self._room.check(size)
 
     def take(self, piece: bytes) -> None:
         """The next packed bytes. Raises Broken, NoRoom and OSError."""

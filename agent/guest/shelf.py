@@ -13,20 +13,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 from agent import durable
 from agent.guest.landing import Whole
 from agent.guest.local import Fingerprint
 from agent.guest.qcow2 import MAX_VIRTUAL_SIZE
 from state.ids import Digest
-from state.observed import BaseImage
-from state.spec.resolved import ImageSpec
+from state.observed import BaseImage, StoredImage
+from state.spec.resolved import DiskFormat, ImageSpec
 
 _digest = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}").fullmatch
+_disk_name = re.compile(
+    r"(sha256|sha512)-([0-9a-f]{64,128})(?:\.(?:zstd|gzip|xz))?\.(qcow2|raw)"
+).fullmatch
+_SEEN_EVERY = 3600.0
+"""Seconds for which it is not put down again that an image is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +51,12 @@ class Shelf:
         self.directory = directory
         self._sources = directory / "sources"
         self._known: dict[Path, tuple[int, BaseImage]] = {}
+        self._used: dict[Path, float] = {}
 
     def find(self, image: ImageSpec, digest: Digest) -> BaseImage | None:
         """The image whose download has that digest, if it is there and as long as it was when it was put there."""
         disk = self._disk(image, digest)
-        known = self._known.get(disk) or self._read(disk, image, digest)
+        known = self._known.get(disk) or _read(disk, image.format, digest)
         try:
             if known is None or disk.stat().st_size != known[0]:
                 return None
@@ -94,14 +102,33 @@ class Shelf:
             )
         return BaseImage(disk, image.format, whole.virtual_size, digest)
 
-    def _read(self, disk: Path, image: ImageSpec, digest: Digest) -> tuple[int, BaseImage] | None:
-        told = _object(_beside(disk))
-        size, virtual_size = told.get("size"), told.get("virtual_size")
-        if not _is_count(size) or not _is_count(virtual_size):
-            return None
-        if not 0 < virtual_size <= MAX_VIRTUAL_SIZE:
-            return None
-        return size, BaseImage(disk, image.format, virtual_size, digest)
+    def use(self, disk: Path, now: float) -> None:
+        """Put down that the image is wanted, once in a while; `now` are seconds of any clock that goes on."""
+        if disk not in self._used or now - self._used[disk] > _SEEN_EVERY:
+            self._used[disk] = now
+            with suppress(OSError):
+                os.utime(_beside(disk))
+
+    def stored(self) -> list[StoredImage]:
+        """Every disk that lies there, also such as do not count: they take room all the same."""
+        found = []
+        for entry in os.scandir(self.directory):
+            if match := _disk_name(entry.name):
+                algorithm, hex_digits, form = match.groups()
+                disk = self.directory / entry.name
+                with suppress(FileNotFoundError):
+                    found.append(
+                        _stored(disk, cast(DiskFormat, form), Digest(f"{algorithm}:{hex_digits}"))
+                    )
+        return found
+
+    def remove(self, disk: Path) -> None:
+        """Take a disk away. It ceases to count before it is gone. Raises OSError."""
+        self._known.pop(disk, None)
+        self._used.pop(disk, None)
+        _beside(disk).unlink(missing_ok=True)
+        durable.sync_directory(self.directory)
+        disk.unlink(missing_ok=True)
 
     def _disk(self, image: ImageSpec, digest: Digest) -> Path:
         packed = "" if image.decompress == "none" else f".{image.decompress}"
@@ -113,6 +140,34 @@ class Shelf:
 
 def _beside(disk: Path) -> Path:
     return disk.with_name(disk.name + ".json")
+
+
+def _read(disk: Path, form: DiskFormat, digest: Digest) -> tuple[int, BaseImage] | None:
+    told = _object(_beside(disk))
+    size, virtual_size = told.get("size"), told.get("virtual_size")
+    if not _is_count(size) or not _is_count(virtual_size):
+        return None
+    if not 0 < virtual_size <= MAX_VIRTUAL_SIZE:
+        return None
+    return size, BaseImage(disk, form, virtual_size, digest)
+
+
+def _stored(disk: Path, form: DiskFormat, digest: Digest) -> StoredImage:
+    status = disk.stat()
+    known = _read(disk, form, digest)
+    base = known[1] if known else BaseImage(disk, form, status.st_size, digest)
+    source = _object(_beside(disk)).get("source")
+    try:
+        used_at = _beside(disk).stat().st_mtime
+    except FileNotFoundError:
+        used_at = status.st_mtime
+    return StoredImage(
+        base=base,
+        source=source if isinstance(source, str) else "",
+        size=status.st_blocks * 512,
+        fetched_at=status.st_mtime,
+        used_at=used_at,
+    )
 
 
 def _write(path: Path, told: dict[str, Any]) -> None:

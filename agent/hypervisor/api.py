@@ -23,6 +23,7 @@ from state.observed import BaseImage as BaseImage
 from state.observed import Exit as Exit
 from state.observed import Listener
 from state.observed import RunState as RunState
+from state.observed import StoredImage as StoredImage
 from state.observed import View as View
 from state.observed import Ways as Ways
 from state.spec.resolved import Firmware, Forward, HealthSpec, ImageSpec, MachineType, SeedBus
@@ -262,6 +263,13 @@ class Images(Protocol):
 
         One that is on its way already is waited for, not doubled: it ends early only when all who wait for it leave.
         """
+
+    async def stored(self) -> Sequence[StoredImage]:
+        """All that is in the store, wanted or not."""
+
+    async def remove(self, image: StoredImage) -> None:
+        """Take one out, which the caller knows that nothing stands on or is to stand on. Nothing happens where it is
+        gone. Raises Blocked."""
 
 
 class Host(Protocol):

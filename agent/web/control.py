@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent import sockets
+from agent import sockets, stock
 from agent.errors import BadInput, Blocked, HoldfastError, StateUnusable
 from agent.jobs.requests import Requests
 from agent.operator import Operator
@@ -75,6 +75,7 @@ async def serve(listener: socket.socket, requests: Requests, operator: Operator)
             web.post("/api/v1/suspend", control.suspend),
             web.post("/api/v1/resume", control.resume),
             web.post("/api/v1/reconcile", control.reconcile),
+            web.post("/api/v1/prune", control.prune),
         ]
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS)
@@ -122,6 +123,10 @@ class _Control:
                 "error": (source.error or source.refused) if source else None,
             }
         )
+
+    async def prune(self, request: web.Request) -> web.StreamResponse:
+        taken = await self._operator.prune(dry_run="dry_run" in request.query)
+        return _json({"images": [stock.told(one) for one in taken]})
 
     async def answered(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """What the handler answers, or the error that it met, in one sentence."""

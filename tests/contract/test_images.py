@@ -63,3 +63,19 @@ async def test_who_leaves_does_not_end_it_for_the_others(images: Images, image: 
         first.cancel()
         base = await second
     assert await images.look([image]) == {image: base}
+
+
+async def test_what_is_taken_out_is_gone_until_it_is_fetched_again(
+    images: Images, image: ImageSpec
+) -> None:
+    assert await images.stored() == []
+    base = await images.fetch(image, ignore)
+    [stored] = await images.stored()
+    assert stored.base == base
+    assert stored.size > 0
+    for _ in range(2):
+        await images.remove(stored)
+        assert await images.stored() == []
+        assert await images.look([image]) == {}
+    assert await images.fetch(image, ignore) == base
+    assert await images.look([image]) == {image: base}

@@ -18,6 +18,7 @@ import pytest
 
 from agent.doing import Doing
 from agent.errors import BadInput, Blocked, StateUnusable
+from agent.hypervisor.memory import MemoryHost
 from agent.jobs.requests import BY_HAND, Requests
 from agent.jobs.store import RunStore
 from agent.operator import Operator
@@ -75,7 +76,7 @@ async def serving(root: Path, *runs: Run) -> AsyncIterator[Served]:
         for run in runs:
             (paths.runs / run.id).mkdir(parents=True, exist_ok=True)
         requests = Requests(ledger, store, moment, STATE_ID, doing=Doing())
-        operator = Operator(ledger, moment)
+        operator = Operator(ledger, moment, MemoryHost().backend().images)
         server = asyncio.ensure_future(control.serve(listener, requests, operator))
         try:
             yield Served(paths.api_socket, ledger, server)

@@ -26,7 +26,7 @@ from agent.hypervisor.api import (
 from agent.hypervisor.memory.session import MemorySession
 from agent.hypervisor.memory.world import Guest, MemoryWorld
 from state.ids import Digest, Name, Process, Uid
-from state.observed import Listener, image_key
+from state.observed import Listener, StoredImage, image_key
 from state.spec.resolved import Forward, HealthSpec, ImageSpec
 
 _DEFAULT_VIRTUAL_SIZE = 2 << 30
@@ -224,6 +224,15 @@ class MemoryImages:
         )
         self._host.images[image_key(image)] = base
         return base
+
+    async def stored(self) -> Sequence[StoredImage]:
+        bases = dict.fromkeys(self._host.images.values())
+        return [StoredImage(base, "", base.virtual_size, 0.0, 0.0) for base in bases]
+
+    async def remove(self, image: StoredImage) -> None:
+        images = self._host.images
+        for key in [key for key, base in images.items() if base == image.base]:
+            del images[key]
 
     def _digest(self, image: ImageSpec) -> Digest:
         if (told := self._host.contents.get(image.source)) is not None:
