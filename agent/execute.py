@@ -38,6 +38,7 @@ from agent.steps import (
     Wait,
     target,
 )
+from state.desired import SourceRef
 from state.ids import Uid
 from state.ledger import Ledger
 from state.lifecycle import Phase
@@ -205,7 +206,7 @@ class Executor:
             instance,
             spec=step.spec.canonical(),
             spec_digest=step.spec.digest,
-            source=step.source or instance.source,
+            source=_source(instance, step),
             accelerator=step.accelerator,
             forwards=forwards_of(step.spec, instance.ssh_port),
             process=None,
@@ -311,5 +312,14 @@ def _now_wanted(instance: Instance, step: Update | Power) -> Instance:
         instance,
         spec=step.spec.canonical(),
         spec_digest=step.spec.digest,
-        source=step.source or instance.source,
+        source=_source(instance, step),
     )
+
+
+def _source(instance: Instance, step: Update | Power | Restart) -> SourceRef:
+    """Where its document stands: of which commit that is only counts when what it says has changed."""
+    new, old = step.source, instance.source
+    if new is None:
+        return old
+    same = instance.spec_digest == step.spec.digest and str(new) == str(old)
+    return old if same else new

@@ -51,6 +51,8 @@ class Publisher:
         self._shown = shown
         self._every = every
         self._changed = asyncio.Event()
+        self._last: str | None = None
+        self._pushing: asyncio.Future[str] | None = None
 
     def look(self) -> None:
         """Something may have changed."""
@@ -58,30 +60,36 @@ class Publisher:
 
     async def run(self) -> None:
         """Publish, for ever."""
-        worker = Worker("status")
-        last: str | None = None
-        try:
-            while True:
-                await self._changed.wait()
-                await asyncio.sleep(min(GATHER, self._every))
-                self._changed.clear()
-                now = _lasting(self._told())
-                text = json.dumps(now, indent=1, ensure_ascii=False)
-                if text == last:
-                    continue
-                files = {"status.json": text.encode(), "STATUS.md": self._shown(now).encode()}
-                put = partial(self._target.publish, files, self._clock().wall)
-                try:
-                    commit = await worker.submit(put)
-                except (HoldfastError, OSError) as error:
-                    await self._record(f"pushing the status to {self._target.ref}: {error}")
-                    self._changed.set()
-                else:
-                    last = text
-                    await self._record(None, commit)
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(min(GATHER, self._every))
+            self._changed.clear()
+            pushed = await self.publish()
+            if pushed is False:
+                self._changed.set()
+            if pushed is not None:
                 await asyncio.sleep(self._every)
-        finally:
-            worker.leave()
+
+    async def publish(self) -> bool | None:
+        """Push what is the case now; whether that went well, None where it was pushed before."""
+        now = _lasting(self._told())
+        text = json.dumps(now, indent=1, ensure_ascii=False)
+        if text == self._last:
+            return None
+        files = {"status.json": text.encode(), "STATUS.md": self._shown(now).encode()}
+        if self._pushing is not None:
+            await asyncio.wait([self._pushing])  # it was cut off here, and goes on there
+        worker = Worker("status")
+        self._pushing = worker.submit(partial(self._target.publish, files, self._clock().wall))
+        worker.leave()
+        try:
+            commit = await asyncio.shield(self._pushing)
+        except (HoldfastError, OSError) as error:
+            await self._record(f"pushing the status to {self._target.ref}: {error}")
+            return False
+        self._last = text
+        await self._record(None, commit)
+        return True
 
     async def _record(self, error: str | None, commit: str | None = None) -> None:
         before = json.loads(self._ledger.meta(PUBLISHED_KEY) or "{}")

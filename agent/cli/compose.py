@@ -99,14 +99,15 @@ def publisher_of(
     origin = origin_of(settings)
     if origin is None or settings.status_ref is None:
         return None
-    from agent.cli.reading import still_runs
+    from agent.cli.reading import alive_of
     from agent.publisher import Publisher
     from agent.source.git.statusref import StatusRef
     from agent.status import status
     from agent.statusmd import page
 
     def told() -> dict[str, Any]:
-        return status(ledger.reader, paths, agent_pid=os.getpid(), alive=still_runs)
+        pid = os.getpid()
+        return status(ledger.reader, paths, agent_pid=pid, alive=alive_of(ledger.reader, pid))
 
     host = settings.host_name()
     target = StatusRef(paths, origin, settings.status_ref, host)

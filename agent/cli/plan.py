@@ -21,7 +21,7 @@ from agent.cli.typed import typed
 from agent.config import Settings
 from agent.errors import BadUsage
 from agent.paths import StatePaths
-from state.records import ACCELERATOR_KEY, SETTINGS_KEY
+from state.records import ACCELERATOR_KEY, SETTINGS_KEY, SOURCE_KEY
 
 if TYPE_CHECKING:
     from agent.steps import Plan, Step
@@ -55,7 +55,9 @@ def plan(state: StatePaths, output: str, base: str | None, to: str | None, **opt
     if base is None and to is None:
         decided, desired = decide(state, said_settings(state, options))
     else:
-        decided, desired = compare(said_settings(state, options), base, to or "HEAD")
+        decided, desired, waits = compare(said_settings(state, options), base, to or "HEAD")
+        if waits:
+            click.echo(in_line(f"holdfast: {waits}"), err=True)
     if output == "json":
         click.echo(json.dumps(as_json(decided, desired), indent=1))
     else:
@@ -84,6 +86,8 @@ def decide(state: StatePaths, said: Settings) -> tuple[Plan, Desired]:
         now = clock_of(backend)()
         agent_lives = holder(state) is not None
         desired = _wanted(settings, state, agent_lives, now.wall)
+        if agent_lives and reader is not None and settings.git is not None:
+            desired = _as_asked(desired, reader)
         observed = _observe(reader, backend, desired, agent_lives)
         accelerator = _accelerator(reader, settings)
         return plan_of(desired, observed, policy_of(settings, state_id, accelerator), now), desired
@@ -111,11 +115,20 @@ def _wanted(settings: Settings, state: StatePaths, agent_lives: bool, now: float
         return source.load(now)
 
 
-def compare(settings: Settings, base: str | None, to: str) -> tuple[Plan, Desired]:
-    """What a revision would do to a host that is as another one says. Raises BadUsage."""
+def _as_asked(desired: Desired, reader: Reader) -> Desired:
+    """With what came of the agent's asking of the server, which it alone knows."""
+    told = json.loads(reader.meta(SOURCE_KEY) or "{}")
+    error, refused = told.get("error"), told.get("refused")
+    return replace(desired, source=replace(desired.source, error=error, refused=refused))
+
+
+def compare(settings: Settings, base: str | None, to: str) -> tuple[Plan, Desired, str]:
+    """What a revision would do to a host that is as another one says, and what it would wait for there, in words; empty
+    where for nothing. Raises BadUsage."""
     from agent.cli.compose import origin_of, policy_of
     from agent.imagined import imagined
     from agent.plan import plan as plan_of
+    from agent.restraint import restrained
     from agent.source.git.revision import Revisions
     from state.clock import Moment
 
@@ -140,7 +153,12 @@ def compare(settings: Settings, base: str | None, to: str) -> tuple[Plan, Desire
         max_concurrency=len(after.jobs) or 1,
     )
     now = Moment(0.0, 0.0, "")
-    return plan_of(after, imagined(before, after, unbounded, now), unbounded, now), after
+    host = imagined(before, after, unbounded, now)
+    decided = plan_of(after, host, replace(unbounded, max_destroy=len(before.vms)), now)
+    fence = restrained(decided.steps, host, unbounded)[1]
+    number = len(fence.uids) if fence is not None else 0
+    waits = f"a host would destroy {number} VMs at once only after `holdfast approve`"
+    return decided, after, waits if fence is not None else ""
 
 
 _NO_STATE = "00000000-0000-0000-0000-000000000000"

@@ -137,6 +137,8 @@ def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval
         agent.operator.repository = fetcher
         tasks = [one.run for one in (fetcher, publisher) if one is not None]
         await agent.run(watching=_watch(agent, settings, beside, tasks))
+        if once and publisher is not None:
+            await publisher.publish()  # what it leaves behind
         log.say("Left", _run_on(ledger), pid=os.getpid())
 
     asyncio.run(main())

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from agent.errors import Blocked, ImageUnavailable, NoRoomForImage
 from agent.guest import download
@@ -21,13 +20,12 @@ from agent.guest.local import local_path
 from agent.guest.qcow2 import NotUsable
 from agent.guest.shelf import Fetched, Shelf
 from agent.guest.unpack import Broken
-from agent.worker import Worker
+from agent.worker import Worker, alone
 from state.ids import Digest
 from state.observed import BaseImage, StoredImage, image_key
 from state.spec.resolved import ImageSpec
 
-T = TypeVar("T")
-
+_KEEPER = "keeper of the images"
 FLOOR = 512 << 20
 """Bytes that a fetch leaves free on the disk of the store."""
 
@@ -67,12 +65,12 @@ class ImageStore:
 
     async def stored(self) -> Sequence[StoredImage]:
         """See `agent.hypervisor.api.Images`."""
-        return await _apart(self._shelf.stored)
+        return await alone(_KEEPER, self._shelf.stored)
 
     async def remove(self, image: StoredImage) -> None:
         """See `agent.hypervisor.api.Images`."""
         try:
-            await _apart(partial(self._shelf.remove, image.base.path))
+            await alone(_KEEPER, partial(self._shelf.remove, image.base.path))
         except OSError as error:
             raise Blocked(
                 f"removing the image {image.base.path}: {error.strerror}",
@@ -126,12 +124,3 @@ class ImageStore:
             landing.abandon()
             hasher.leave()
             writer.leave(landing.close)
-
-
-async def _apart(job: Callable[[], T]) -> T:
-    """What a job says that asks a file system, in a thread of its own."""
-    worker = Worker("keeper of the images")
-    try:
-        return await worker.submit(job)
-    finally:
-        worker.leave()

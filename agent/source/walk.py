@@ -50,7 +50,7 @@ class Files(Protocol[F]):
         leads nowhere."""
 
     def leads_to_directory(self, path: str) -> bool:
-        """Whether the symbolic link at `path` leads to a directory, wherever that lies."""
+        """Whether the symbolic link at `path` leads to a directory, wherever that lies, or may do so."""
 
     def read(self, path: str, now: float) -> Content:
         """A file. Raises BadInput."""

@@ -296,5 +296,6 @@ async def test_a_fetch_for_which_there_is_no_room_changes_nothing(
             node.repository.commit({"big": os.urandom(3 << 20), "web.yaml": None})
             await node.told("fetching file://")
             assert node.names == {"web", "db"}
+            await eventually(lambda: not list(small.rglob("tmp_*")), "its disk is had back")
             mount(small, "remount,size=20m")
             await node.runs("db")

@@ -146,6 +146,53 @@ def test_a_name_that_two_files_give_is_held(place: Place) -> None:
     assert {problem.name for problem in desired.problems} == {"web"}
 
 
+@pytest.mark.parametrize("becomes", ["a link", "a link to nothing", "a submodule"])
+def test_a_directory_that_cannot_be_looked_into_any_more_proves_nothing(
+    place: Place, becomes: str
+) -> None:
+    """Sabotage: pass it over in silence. Everything that came from it is destroyed."""
+    place.after({"team/a.yaml": vm("a")})
+    work = place.repository.work
+    shutil.rmtree(work / "team")
+    if becomes == "a submodule":
+        git(work, "rm", "-q", "--cached", "team/a.yaml")
+        git(work, "update-index", "--add", "--cacheinfo", f"160000,{place.first},team")
+        git(work, "commit", "-q", "-m", "a submodule")
+        git(work, "push", "-q", "origin", "HEAD:main")
+        desired = place.fetched()
+    else:
+        outside = work.parent if becomes == "a link" else Path("/no/such/place")
+        (work / "team").symlink_to(outside)
+        desired = place.after({})
+    assert desired.unproven is not None
+    [message] = messages(desired)
+    assert message.startswith("team")
+    assert ".holdfastignore" in message
+    # Whoever ignores it by name says that nothing is to come from there.
+    (work / ".holdfastignore").write_text("team\nteam/\n")
+    git(work, "add", ".holdfastignore")
+    git(work, "commit", "-q", "-m", "ignored")
+    git(work, "push", "-q", "origin", "HEAD:main")
+    desired = place.fetched()
+    assert (names(desired), desired.unproven, messages(desired)) == (["db", "web"], None, [])
+
+
+def test_a_tree_with_permissions_as_old_gits_wrote_them_is_read(place: Place) -> None:
+    place.after({"vms/a.yaml": vm("a")})
+    work = place.repository.work
+    raw = subprocess.run(
+        ["git", "-C", work, "cat-file", "tree", "HEAD^{tree}"], capture_output=True, check=True
+    ).stdout
+    odd = raw.replace(b"40000 vms\0", b"40755 vms\0").replace(b"100644 db", b"100664 db")
+    assert odd != raw
+    words = ("hash-object", "-w", "-t", "tree", "--literally", "--stdin")
+    tree = git(work, *words, stdin=odd)
+    commit = git(work, "commit-tree", tree, "-p", "HEAD", "-m", "odd")
+    git(work, "push", "-q", "origin", f"{commit}:main")
+    desired = place.fetched()
+    assert (names(desired), desired.source.error) == (["a", "db", "web"], None)
+
+
 @pytest.mark.parametrize("how", ["rewound", "amended", "replaced"])
 def test_a_history_that_was_rewritten_is_refused_until_somebody_approves(
     place: Place, how: str, tmp_path: Path
@@ -208,6 +255,39 @@ def test_a_branch_that_comes_back_is_followed_again(place: Place) -> None:
     git(place.repository.bare, "update-ref", "refs/heads/main", good)
     desired = place.fetched()
     assert (desired.source.refused, desired.source.commit) == (None, good)
+
+
+def test_a_branch_that_goes_on_from_where_it_was_set_back_is_followed(place: Place) -> None:
+    """The clone begins with the commit that it goes on to, and does not know what came before that."""
+    good = place.repository.commit({"web.yaml": None})
+    place.fetched()
+    git(place.repository.bare, "update-ref", "refs/heads/main", place.first)
+    place.fetched()
+    place.source.approve(place.first)
+    assert place.fetched().source.commit == place.first
+    git(place.repository.bare, "update-ref", "refs/heads/main", good)
+    desired = place.fetched()
+    assert (desired.source.refused, desired.source.commit) == (None, good)
+
+
+def test_a_clone_that_is_lost_where_its_commit_is_gone_too_is_made_of_what_is_approved(
+    place: Place, tmp_path: Path
+) -> None:
+    place.fetched()
+    place.repository.vanish()
+    other = Repository(tmp_path / "other")
+    tip = other.commit({**TREE, "third.yaml": vm("third")})
+    other.bare.rename(place.repository.bare)
+    shutil.rmtree(place.clone.git.directory)
+    place.agent()
+    for _ in range(2):
+        desired = place.fetched()
+        assert desired.unproven is not None
+        assert desired.source.refused is not None
+    place.source.approve(tip)
+    desired = place.fetched()
+    assert (names(desired), desired.source.commit) == (["db", "third", "web"], tip)
+    assert (desired.source.refused, desired.source.error, desired.unproven) == (None, None, None)
 
 
 @pytest.mark.parametrize("lost", ["an object", "all objects", "the clone", "HEAD"])

@@ -71,8 +71,8 @@ def test_one_commit_in_the_middle_is_enough_to_be_refused(
     assert place.fetched().source.commit == good
     why = {
         "unsigned": "is not signed",
-        "a stranger": f"is signed by somebody who is not listed in {tmp_path}/allowed_signers",
-        "expired": f"is signed by somebody who is not listed in {tmp_path}/allowed_signers",
+        "a stranger": f"is signed by somebody who is not listed in {tmp_path}/allowed_signers, or not for its date",
+        "expired": f"is signed by somebody who is not listed in {tmp_path}/allowed_signers, or not for its date",
         "forged": "has a signature that does not fit it",
     }[wrong]
     match wrong:
@@ -133,6 +133,63 @@ def test_the_side_of_a_merge_is_looked_at_too(place: Place, tmp_path: Path) -> N
     assert desired.source.refused == f"commit {bad[:12]} is not signed"
 
 
+def test_a_side_that_began_before_the_first_commit_that_is_followed_may_be_merged(
+    place: Place, tmp_path: Path
+) -> None:
+    """Sabotage: take what came before the border of the clone for new. Its commits were never signed."""
+    alice = Somebody(tmp_path, "alice")
+    alice.signs(place.repository)
+    work = place.repository.work
+    git(work, "checkout", "-q", "-b", "side")
+    place.repository.commit_only({"x.yaml": vm("x")}, "-S")
+    git(work, "checkout", "-q", "main")
+    place.repository.commit({}, "-S")
+    place.agent(listed(tmp_path, alice.line()))
+    assert place.fetched().source.refused is None
+    git(work, "merge", "-q", "-S", "-m", "merged", "side")
+    git(work, "push", "-q", "origin", "HEAD:main")
+    desired = place.fetched()
+    assert (desired.source.refused, names(desired)) == (None, ["db", "web", "x"])
+
+
+def test_no_unsigned_commit_comes_in_behind_an_approved_rewrite(
+    place: Place, tmp_path: Path
+) -> None:
+    """Sabotage: of a history that was rewritten look at its tip alone."""
+    alice = Somebody(tmp_path, "alice")
+    alice.signs(place.repository)
+    work = place.repository.work
+    base = place.repository.commit({}, "-S")
+    place.agent(listed(tmp_path, alice.line()))
+    place.fetched()
+    good = place.repository.commit({"y.yaml": vm("y")}, "-S")
+    assert place.fetched().source.commit == good
+    git(work, "reset", "-q", "--hard", base)
+    bad = place.repository.commit_only({"evil.yaml": vm("evil")})
+    place.repository.commit({}, "-S")
+    desired = place.fetched()
+    assert desired.source.refused == f"commit {bad[:12]} is not signed"
+    with pytest.raises(Blocked, match="no approval makes up for that"):
+        place.source.approve(place.repository.head)
+
+
+def test_what_is_followed_since_before_signatures_were_asked_for_is_told(
+    place: Place, tmp_path: Path
+) -> None:
+    alice = Somebody(tmp_path, "alice")
+    place.fetched()
+    place.agent(listed(tmp_path, alice.line()))
+    desired = place.fetched()
+    assert names(desired) == ["db", "web"]
+    assert desired.source.refused == (
+        f"commit {place.first[:12]} is not signed; it is followed since before that was asked for"
+    )
+    alice.signs(place.repository)
+    tip = place.repository.commit({}, "-S")
+    desired = place.fetched()
+    assert (desired.source.commit, desired.source.refused) == (tip, None)
+
+
 def test_the_first_commit_that_is_followed_is_looked_at_too(place: Place, tmp_path: Path) -> None:
     place.agent(listed(tmp_path, Somebody(tmp_path, "alice").line()))
     desired = place.fetched()
@@ -181,7 +238,7 @@ def test_openpgp_keys_of_a_keyring_are_known_and_no_others(place: Place, tmp_pat
             place.agent(Signers(keyring))
             assert place.fetched().source.commit == good
         bad = signed_by("mallory")
-        why = f"is signed by somebody who is not listed in {keyring}"
+        why = f"is signed by somebody who is not listed in {keyring}, or not for its date"
         assert place.fetched().source.refused == f"commit {bad[:12]} {why}"
     finally:
         subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)

@@ -295,7 +295,9 @@ async def test_holes_need_no_room_and_bytes_do_however_small_they_came(
     base = await fetch(store, spec(source, decompress="gzip"))
     assert base.virtual_size == 64 * MIB
     fill(source, gzip.compress(bytes(63 * MIB) + b"x" * MIB))
-    with pytest.raises(ImageUnavailable, match=r"MiB left for 1 MiB more, and a fetch leaves \d+ MiB \(free"):
+    with pytest.raises(
+        ImageUnavailable, match=r"MiB left for 1 MiB more, and a fetch leaves \d+ MiB \(free"
+    ):
         await fetch(store, spec(source, decompress="gzip"))
     await eventually(lambda: unfinished(directory) == [], "nothing is left over")
 

@@ -97,7 +97,9 @@ def test_many_deletions_are_seen_to_need_an_approval(holdfast: Call, work: Repos
     work.commit_only({f"vm-{number}.yaml": None for number in range(8)})
     told = holdfast("plan --git work --from change~1 --to change")
     assert told.returncode == 2
-    assert "8 VMs would be destroyed at once" in told.stdout
+    assert told.stdout.splitlines()[0].startswith("- destroy vm-0 with its disk")
+    assert "a host would destroy 8 VMs at once only after `holdfast approve`" in told.stderr
+    assert "holdfast approve" not in told.stdout, "its id is not known here"
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,23 @@ def test_a_page_shows_what_is_said_as_text() -> None:
     )
 
 
+def said_of(place: Place, name: str) -> tuple[str, bool] | None:
+    """Phase and readiness of a name, as the ref says."""
+    items = json.loads(place.said())["items"]
+    return next(((one["phase"], one["ready"]) for one in items if one["name"] == name), None)
+
+
+def test_an_agent_that_leaves_when_all_is_done_has_told_so(tmp_path: Path) -> None:
+    """Sabotage: leave the last word to the next push, which never comes."""
+    place = Place(tmp_path)
+    image = DOCUMENTS.replace("source: tiny.qcow2", "source: https://images.example/x.qcow2")
+    place.repository.commit({"all.yaml": image})
+    run = f"run --once --hypervisor memory --git {place.repository.bare} --branch main"
+    holdfast = caller(tmp_path)
+    assert holdfast(f"{run} --host edge-1 --status-ref {REF}").returncode == 0
+    assert said_of(place, "web") == ("running", True)
+
+
 def test_an_agent_tells_the_truth_there(tmp_path: Path) -> None:
     place = Place(tmp_path)
     image = DOCUMENTS.replace("source: tiny.qcow2", "source: https://images.example/x.qcow2")

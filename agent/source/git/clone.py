@@ -5,8 +5,9 @@
       record.json          the last good commit, what was refused, what a person has approved
       repo.git             bare; refs/holdfast/good and refs/holdfast/tip
 
-The history since the first good commit is there, and nothing before it. A clone that cannot be read is made anew beside
-the old one, which is let go of only when the new one holds what it held.
+The history since the first good commit is there, and more only where that does not tell enough. A clone that cannot be
+read is made anew beside the old one, which is let go of only when the new one holds what it held, as far as its server
+still has that.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class Clone:
             self._make_anew(git)
             self._suspect = False
         if tip == now.commit:
-            self._put(replace(now, refused=None, approved=None))
+            self._put(replace(now, refused=self._doubt(git, tip), approved=None))
             return
         if now.refused is None or now.refused.commit != tip:
             self._bring(git, tip)
@@ -173,9 +174,8 @@ class Clone:
         try:
             fresh.initialise()
             good = self.standing.commit
-            if good is not None:
-                refspec = f"+{good}:{_GOOD}"
-                fresh.remote("fetch", *_QUIETLY, "--depth=1", "--", self.origin.url, refspec)
+            if good is not None and not self._had(fresh, good):
+                good = None
             self._fetch(fresh, since=good)
             fresh.local("rev-list", "--quiet", "--objects", "--all")
             old = self._directory / f".old.git{durable.UNFINISHED}"
@@ -188,13 +188,43 @@ class Clone:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
+    def _had(self, fresh: Git, commit: str) -> bool:
+        """Whether the server gave that commit to a new clone: one that was rewritten it may have forgotten."""
+        try:
+            refspec = f"+{commit}:{_GOOD}"
+            fresh.remote("fetch", *_QUIETLY, "--depth=1", "--", self.origin.url, refspec)
+        except GitFailed as error:
+            if error.status is None:
+                raise
+            return False
+        return True
+
+    def _doubt(self, git: Git, commit: str) -> Refusal | None:
+        """What is to be said of the commit that is followed: it may be from before signatures were asked for."""
+        found = self._trust.objection(git, [commit]) if self._trust is not None else None
+        if found is None:
+            return None
+        reason = f"commit {commit[:12]} {found[1]}; it is followed since before that was asked for"
+        return Refusal(commit, reason, approvable=False)
+
     def _objection(self, git: Git, tip: str) -> Refusal | None:
+        refusal = self._judged(git, tip)
+        if refusal is not None and (git.directory / "shallow").exists():
+            # Behind the border of what is here, the branch may follow all the same.
+            words = ("--unshallow", "--", self.origin.url, f"+{self.origin.ref}:{_TIP}")
+            git.remote("fetch", *_QUIETLY, *words)
+            refusal = self._judged(git, tip)
+        return refusal
+
+    def _judged(self, git: Git, tip: str) -> Refusal | None:
         good = self.standing.commit
-        follows = good is None or _is_ancestor(git, good, tip)
+        known = good is not None and _has(git, good)
+        follows = good is None or (known and _is_ancestor(git, good, tip))
         commits = [tip]  # alone, where it follows nothing: whoever approves it means what it holds
-        if good is not None and follows:
+        if good is not None and known and _are_related(git, good, tip):
             words = ["rev-list", "--reverse", "--topo-order", tip, f"^{good}"]
-            commits = git.local(*words).decode().split()
+            # Of a branch that was set back there is nothing new; what it names is looked at all the same.
+            commits = git.local(*words).decode().split() or [tip]
         if self._trust is not None:
             found = self._trust.objection(git, commits)
             if found is not None:
@@ -236,8 +266,22 @@ _FEW_PACKS = {"gc.auto": "1000", "gc.autoPackLimit": "30", "gc.pruneExpire": "1.
 
 
 def _is_ancestor(git: Git, old: str, new: str) -> bool:
+    return _says(git, "merge-base", "--is-ancestor", old, new)
+
+
+def _are_related(git: Git, one: str, other: str) -> bool:
+    """Whether they have a commit in common."""
+    return _says(git, "merge-base", one, other)
+
+
+def _has(git: Git, commit: str) -> bool:
+    return _says(git, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}")
+
+
+def _says(git: Git, *words: str) -> bool:
+    """Whether git says yes, which has an exit status for no."""
     try:
-        git.local("merge-base", "--is-ancestor", old, new)
+        git.local(*words)
     except GitFailed as error:
         if error.status != 1:
             raise

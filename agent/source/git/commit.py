@@ -1,6 +1,7 @@
 """The files of one commit, as a tree to read documents from: nothing is checked out, nothing is executed.
 
-A symbolic link is followed inside the tree only. What git calls a submodule is not looked into.
+A symbolic link is followed inside the tree only. What git calls a submodule is not looked into. Of both it cannot be
+told whether documents lie there, so that nothing is proven to be gone until they are ignored by name.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from state.desired import Problem
 
 _MOST_LINKS = 40
 _LONGEST_LINK = 4096
-_OUTSIDE = BadInput("it leads outside the tree", hint="put the file into the tree")
+_OUTSIDE = BadInput(
+    "it leads outside the tree",
+    hint="put the file into the tree, or the link into .holdfastignore",
+)
+_NOT_LOOKED_INTO = "it is a submodule, which is not looked into (.holdfastignore can pass over it)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class CommitFiles:
     def listing(self, key: str) -> list[_Item]:
         at = self._at(key)
         if at.mode == SUBMODULE:
-            return []
+            raise OSError(errno.EXDEV, _NOT_LOOKED_INTO)
         if at.mode != DIRECTORY:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return list(self._members(at).values())
@@ -92,8 +97,10 @@ class CommitFiles:
     def leads_to_directory(self, path: str) -> bool:
         try:
             return self._resolved(path).is_dir()
-        except (OSError, BadInput):
+        except OSError:
             return False
+        except BadInput:
+            return True  # what lies outside cannot be told
 
     def read(self, path: str, now: float, most: int = MOST_BYTES) -> Content:
         """The file at `path`. Raises Missing and BadInput."""

@@ -7,6 +7,7 @@ git-cat-file(1), BATCH OUTPUT: for each line with an id it answers `<id> SP <typ
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ class Unsound(RetryLater):
 
 
 class Member(NamedTuple):
-    """A line of a tree object. `mode` as git writes it; `name` as the system would spell it."""
+    """A line of a tree object. `mode`: what it is, without its permissions; `name` as the system would spell it."""
 
     name: str
     mode: int
@@ -122,5 +123,5 @@ def _members(data: bytes, width: int) -> Iterator[Member]:
         end = data.index(b"\0", space)
         oid = data[end + 1 : end + 1 + width]
         name = os.fsdecode(data[space + 1 : end])
-        yield Member(name, int(data[at:space], 8), oid.hex())
+        yield Member(name, stat.S_IFMT(int(data[at:space], 8)), oid.hex())
         at = end + 1 + width

@@ -29,13 +29,22 @@ def at_work(repository: Path, lock: Path) -> Iterator[Git]:
         if not is_repository(repository):
             shutil.rmtree(repository, ignore_errors=True)
             git.initialise()
-        for pattern in _LEFT_BEHIND:
-            for left in repository.glob(pattern):
-                with suppress(FileNotFoundError):
-                    left.unlink()
-        yield git
+        _clear_up(repository)
+        try:
+            yield git
+        except BaseException:
+            # A fetch that filled the disk leaves it full otherwise.
+            _clear_up(repository)
+            raise
     finally:
         os.close(held)
+
+
+def _clear_up(repository: Path) -> None:
+    for pattern in _LEFT_BEHIND:
+        for left in repository.glob(pattern):
+            with suppress(FileNotFoundError):
+                left.unlink()
 
 
 def is_repository(path: Path) -> bool:

@@ -24,8 +24,8 @@ _NO_PROGRAM = "false"
 _WHY = {
     "N": "is not signed",
     "B": "has a signature that does not fit it",
-    "U": "is signed by somebody who is not listed in {file}",
-    "E": "is signed by somebody who is not listed in {file}",
+    "U": "is signed by somebody who is not listed in {file}, or not for its date",
+    "E": "is signed by somebody who is not listed in {file}, or not for its date",
     "X": "has a signature that has expired",
     "Y": "is signed with a key that has expired",
     "R": "is signed with a key that was revoked",
