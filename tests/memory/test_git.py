@@ -226,6 +226,28 @@ async def test_a_host_that_reboots_without_the_server_brings_everything_back(nod
         await node.told("fetching file://")
 
 
+async def test_a_vm_keeps_the_commit_that_brought_its_document(node: Node) -> None:
+    """Sabotage: take the commit of whoever read it last. A restart then names one that changed nothing of it."""
+
+    def commits() -> dict[str, str | None]:
+        return {name: node.lab.instance(name).source.commit for name in ("web", "db")}
+
+    first = node.repository.head
+    async with node.running():
+        await node.runs("web", "db")
+        other = node.repository.commit({"db.yaml": vm("db", "cpus: 2")})
+        await eventually(lambda: commits() == {"web": first, "db": other}, "db is of the second")
+        tip = node.repository.commit({"README": "nothing of a vm"})
+        await node.seen(tip)
+    node.lab.host.reboot()
+    async with node.running():
+        await node.runs("web", "db")
+        await eventually(
+            lambda: all(step.action == "keep" for step in node.lab.passes[-1].plan.steps), "at rest"
+        )
+        assert commits() == {"web": first, "db": other}
+
+
 async def test_a_server_that_says_nothing_holds_up_nobody(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

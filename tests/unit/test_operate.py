@@ -65,6 +65,17 @@ def test_many_deletions_wait_for_an_approval(holdfast: Call, tmp_path: Path) -> 
         assert "Approved" in holdfast("events").stdout
 
 
+def test_a_plan_beside_an_agent_says_what_that_could_not_fetch(
+    holdfast: Call, tmp_path: Path
+) -> None:
+    """Sabotage: say `nothing to do` where nothing is known."""
+    with an_agent(tmp_path, run=f"run --hypervisor memory --git {tmp_path}/nowhere.git"):
+        until(lambda: "fetching" in holdfast("status").stdout)
+        told = holdfast("plan")
+        assert told.returncode == 1
+        assert "nowhere.git" in told.stdout + told.stderr
+
+
 def test_an_approval_does_not_outlast_the_wish(holdfast: Call, tmp_path: Path) -> None:
     with an_agent(tmp_path, "--max-destroy", "0"):
         until(lambda: there(holdfast) == {"web", *NAMES})
