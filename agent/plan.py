@@ -57,7 +57,7 @@ class _Pass:
 
     def whole(self) -> Plan:
         """Every name's step, and the images that some of them wait for."""
-        steps, fence = restrained(self._steps(), self._observed, self._turn.policy)
+        steps, fence = restrained(self._steps(), self._desired, self._observed, self._turn.policy)
         fetches = () if self._observed.suspended else self._turn.fetches.asked
         return Plan(steps=steps, fetches=fetches, fence=fence)
 

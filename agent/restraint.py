@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 from agent.policy import Policy
 from agent.steps import Adopt, Destroy, Fence, Hold, Step, Wait
+from state.desired import Desired
+from state.ids import Name, Uid
 from state.observed import Observed, Verdict
 
 AT_LEAST = 3
@@ -17,27 +20,33 @@ AT_LEAST = 3
 
 
 def restrained(
-    steps: Sequence[Step], observed: Observed, policy: Policy
+    steps: Sequence[Step], desired: Desired, observed: Observed, policy: Policy
 ) -> tuple[tuple[Step, ...], Fence | None]:
-    """The steps with those put off that must not be taken, and what waits for a person."""
+    """The steps with those put off that must not be taken, and what waits for a person.
+
+    VMs that are busy just now, or that cannot be looked at, count too where nobody wants them: else a few would go in
+    this pass and the others one by one after it.
+    """
     if observed.suspended:
         return tuple(map(_suspended, steps)), None
-    fenced = [step for step in steps if _loses(step, observed)]
+    to_go = [step for step in steps if _loses(step, observed)]
+    late = _to_go_later(steps, desired, observed) if to_go else {}
+    fenced = {**{step.name: step.uids for step in to_go}, **late}
     most = policy.max_destroy
     if most is None:
         # Who runs is only counted where that may matter.
         most = AT_LEAST if len(fenced) <= AT_LEAST else max(AT_LEAST, _running(observed) // 2)
     if len(fenced) <= most:
         return tuple(steps), None
-    fence = _fence(fenced)
+    fence = _fence(fenced.values())
     why = (
         f"{len(fenced)} VM{'s' * (len(fenced) != 1)} would be destroyed at once, more than {most}"
         f" (`holdfast approve {fence.id}` lets it pass)"
     )
-    return tuple(_put_off(step, why) if step in fenced else step for step in steps), fence
+    return tuple(_put_off(step, why) if step in to_go else step for step in steps), fence
 
 
-def _loses(step: Step, observed: Observed) -> bool:
+def _loses(step: Step, observed: Observed) -> TypeGuard[Destroy]:
     """Whether it destroys a VM that nobody has approved to be destroyed."""
     return (
         isinstance(step, Destroy)
@@ -45,6 +54,27 @@ def _loses(step: Step, observed: Observed) -> bool:
         and bool(step.uids)
         and not observed.approved.issuperset(step.uids)
     )
+
+
+def _to_go_later(
+    steps: Sequence[Step], desired: Desired, observed: Observed
+) -> dict[Name, tuple[Uid, ...]]:
+    """The VMs beside those of Destroy steps that a readable tree lacks and that nobody has approved to be destroyed.
+    Those that are being destroyed have been let go before."""
+    waiting = {
+        step.name
+        for step in steps
+        if isinstance(step, Wait)
+        and step.reason in ("InProgress", "Unknown")
+        and step.name not in desired.vms
+        and not step.because.startswith("destroy")
+    }
+    found: dict[Name, tuple[Uid, ...]] = {}
+    for one in observed.instances:
+        instance = one.instance
+        if instance.kind == "vm" and instance.name in waiting:
+            found[instance.name] = (*found.get(instance.name, ()), instance.uid)
+    return {name: uids for name, uids in found.items() if not observed.approved.issuperset(uids)}
 
 
 def _running(observed: Observed) -> int:
@@ -57,8 +87,8 @@ def _running(observed: Observed) -> int:
     )
 
 
-def _fence(steps: Sequence[Step]) -> Fence:
-    uids = frozenset(uid for step in steps if isinstance(step, Destroy) for uid in step.uids)
+def _fence(fenced: Iterable[Iterable[Uid]]) -> Fence:
+    uids = frozenset(uid for uids in fenced for uid in uids)
     said = json.dumps(sorted(uids))
     return Fence(hashlib.sha256(said.encode()).hexdigest()[:12], uids)
 

@@ -155,7 +155,7 @@ def compare(settings: Settings, base: str | None, to: str) -> tuple[Plan, Desire
     now = Moment(0.0, 0.0, "")
     host = imagined(before, after, unbounded, now)
     decided = plan_of(after, host, replace(unbounded, max_destroy=len(before.vms)), now)
-    fence = restrained(decided.steps, host, unbounded)[1]
+    fence = restrained(decided.steps, after, host, unbounded)[1]
     number = len(fence.uids) if fence is not None else 0
     waits = f"a host would destroy {number} VMs at once only after `holdfast approve`"
     return decided, after, waits if fence is not None else ""

@@ -13,6 +13,7 @@ from agent.plan import plan
 from agent.policy import Policy
 from agent.steps import Adopt, Destroy, Hold, Plan, Wait
 from state.desired import Desired
+from state.ids import Name
 from state.observed import Observed, Seen, Verdict
 from tests.builders import STATE_ID, desired, job, moment, running, vm
 from tests.strategies import POLICY, worlds
@@ -48,6 +49,26 @@ def test_half_of_what_runs_may_go_at_once_and_three_in_any_case(
     found = planned(kept(MANY[:left]), world(MANY[:there]))
     assert destroyed(found) == (MANY[left:there] if passes else [])
     assert (found.fence is None) is passes
+
+
+@pytest.mark.parametrize("why", ["busy", "unknown"])
+def test_those_that_only_go_later_count_too(why: str) -> None:
+    """Sabotage: count what this pass destroys. After a reboot a fleet goes a few at a time, as its VMs come up."""
+    observed = world(MANY)
+    if why == "busy":
+        observed = replace(observed, busy=dict.fromkeys(map(Name, MANY[2:]), "restart: it ended"))
+    else:
+        late = world(MANY[2:], Verdict.UNKNOWN).instances
+        observed = replace(observed, instances=(*world(MANY[:2]).instances, *late))
+    found = planned(desired(), observed)
+    assert destroyed(found) == []
+    assert found.fence is not None
+    assert len(found.fence.uids) == 10
+    # Those that are destroyed already were let pass before.
+    going = dict.fromkeys(map(Name, MANY[2:]), "destroy: no document names it any more")
+    assert destroyed(planned(desired(), replace(observed, busy=going))) == MANY[:2]
+    approved = replace(observed, approved=found.fence.uids)
+    assert destroyed(planned(desired(), approved)) == MANY[:2]
 
 
 def test_what_waits_says_for_what_and_how_it_passes() -> None:
