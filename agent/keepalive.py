@@ -228,6 +228,14 @@ def _powered(question: Question, state: RunState) -> Step:
 
 
 def _running(question: Question) -> Step:
+    step = _answering(question)
+    if remark := question.seen.view.remark:
+        lost = "what its guest has written goes with it when it ends: save that from inside"
+        return _keep(question, "FilesLost", f"{remark}; {lost}; {step.because}")
+    return step
+
+
+def _answering(question: Question) -> Step:
     instance, spec, health = question.seen.instance, question.spec, question.spec.health
     if health is None and not spec.image.nocloud:
         return _keep(question, "Running", "it runs; its image takes no key, so nobody can ask it")
@@ -260,7 +268,7 @@ def _restart(question: Question, cause: Cause, why: str) -> Step:
     if fault and (left := backoff.remaining(question.retry, question.now)) > 0:
         return Wait(
             name=spec.name,
-            because=f"{why}; {backoff.tried(question.retry, 'restarted')} in a row",
+            because=f"{question.failed or why}; {backoff.tried(question.retry, 'restarted')} in a row",
             reason="BackOff",
             source=question.source,
             until=left,

@@ -25,6 +25,8 @@ class Question(NamedTuple):
     leases: Leases
     now: Moment
     free_disk: int | None = None
+    failed: str = ""
+    """Why it could not be restarted the last time; empty: it could, or was not."""
 
 
 def live_changes(question: Question) -> Step | None:

@@ -34,7 +34,7 @@ from agent.wake import Wake
 from agent.worker import Worker
 from state.desired import Desired
 from state.history import Event
-from state.ids import Digest, Name, RunId, Uid
+from state.ids import Digest, Name, Process, RunId, Uid
 from state.ledger import Ledger
 from state.observed import Observed
 from state.records import LedgerUnreadable
@@ -183,12 +183,15 @@ class Agent:
                 timeout = self._until(done)
 
     async def _look_for_strangers(self) -> None:
+        told: set[Process] = set()
         while True:
             await asyncio.sleep(STRANGERS)
             await self._ledger.free()
             try:
                 hypervisor, busy = self._backend.hypervisor, self._doing.names
-                if await take_in_strangers(self._ledger, hypervisor, self._clock, busy=busy):
+                if await take_in_strangers(
+                    self._ledger, hypervisor, self._clock, busy=busy, told=told
+                ):
                     self.wake.notify("strangers")
             except LedgerUnreadable:
                 raise

@@ -11,7 +11,7 @@ from agent.errors import HoldfastError
 from agent.hypervisor.api import Found, Hypervisor
 from agent.intent import Clock
 from state.history import Event
-from state.ids import Name, Uid
+from state.ids import Name, Process, Uid
 from state.ledger import Ledger
 from state.lifecycle import Cause, Phase
 from state.observed import Instance, NameRecord
@@ -35,19 +35,22 @@ async def recover(
 
 
 async def take_in_strangers(
-    ledger: Ledger, hypervisor: Hypervisor, clock: Clock, *, busy: Collection[Name] = ()
+    ledger: Ledger,
+    hypervisor: Hypervisor,
+    clock: Clock,
+    *,
+    busy: Collection[Name] = (),
+    told: set[Process] | None = None,
 ) -> bool:
     """Record, take in, end or clear away what the ledger does not know; whether there was any such thing. `busy` are
-    names that a step is at: it records by itself what it does."""
+    names that a step is at: it records by itself what it does. `told` are processes that were told of before."""
     now, before = clock(), ledger.changes
+    told = set() if told is None else told
     for found in hypervisor.scan():
         known = ledger.instance(found.uid)
         if known is not None:
             if known.process != found.process and known.name not in busy:
-                with ledger.transaction() as change:
-                    change.put_instance(_recorded(known, found))
-                    said = "its process was not recorded"
-                    change.event(_event(found.uid, known.name, "Found", said, now.wall))
+                _see_to(ledger, hypervisor, known, found, told, now.wall)
             continue
         lost = _from_record(found.uid, found.record)
         if lost is not None:
@@ -135,6 +138,49 @@ async def _reap(ledger: Ledger, hypervisor: Hypervisor, found: Found, wall: floa
         reason, said = "ReapFailed", str(error)
     with ledger.transaction() as change:
         change.event(_event(found.uid, None, reason, said, wall))
+
+
+def _see_to(  # noqa: PLR0913 - one case of the above
+    ledger: Ledger,
+    hypervisor: Hypervisor,
+    known: Instance,
+    found: Found,
+    told: set[Process],
+    wall: float,
+) -> None:
+    """Record a process of an instance that is recorded with none, or with one that is gone."""
+    if _may_live(hypervisor, known):
+        _tell_double(ledger, known, found, told, wall)
+        return
+    with ledger.transaction() as change:
+        change.put_instance(_recorded(known, found))
+        said = "its process was not recorded"
+        change.event(_event(found.uid, known.name, "Found", said, wall))
+
+
+def _may_live(hypervisor: Hypervisor, known: Instance) -> bool:
+    """Whether the process that is recorded is not certainly gone: no other takes its place then."""
+    try:
+        return known.process is not None and hypervisor.alive(known.uid, known.process)
+    except OSError:
+        return True
+
+
+def _tell_double(
+    ledger: Ledger, known: Instance, found: Found, told: set[Process], wall: float
+) -> None:
+    """Somebody has started another process with the mark of one that lives. Once it is gone, that is seen to as it
+    would be without it."""
+    if found.process in told:
+        return
+    told.add(found.process)
+    pid = known.process.pid if known.process else 0
+    said = (
+        f"pid {found.process.pid} bears the mark of {known.name}, whose process is pid {pid}; it is left alone (end"
+        " it, unless you know better)"
+    )
+    with ledger.transaction() as change:
+        change.event(_event(known.uid, known.name, "Double", said, wall))
 
 
 def _recorded(known: Instance, found: Found) -> Instance:

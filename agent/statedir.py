@@ -159,7 +159,8 @@ def _clear_up(paths: StatePaths) -> None:
         durable.clear_up(directory)
     runs = paths.runs.iterdir() if paths.runs.is_dir() else ()
     for directory in (*paths.instances.iterdir(), *runs):
-        durable.clear_up(directory)
+        with suppress(OSError):  # one that cannot be read is one instance's trouble
+            durable.clear_up(directory)
 
 
 def _identity(paths: StatePaths) -> str:

@@ -131,6 +131,7 @@ def _item(
     spec = json.loads(instance.spec)
     unasked = not spec["image"]["nocloud"] and not spec.get("health")
     ready = phase == "running" and (instance.ready_at is not None or unasked)
+    ready = ready and reason != "IOError"  # it stands still
     if instance.kind == "vm" and phase == "running" and not unasked:
         reason, message = _since(instance, ready, reason, message)
     return _blank(name) | {

@@ -12,7 +12,7 @@ from agent.steps import Create, Keep, Restart, Step, Wait
 from agent.turn import Turn
 from state.desired import WantedVm
 from state.ids import Name
-from state.observed import Instance, Retry, Seen, Verdict, vm_key
+from state.observed import Instance, Retry, Seen, Verdict, step_key, vm_key
 from state.spec.resolved import VmSpec
 
 _NEVER_FAILED = Retry("")
@@ -62,6 +62,7 @@ class Upkeep:
         """What an instance needs that is to stay what it is."""
         if _unborn(one):
             return self.unstarted(wanted, one.instance)
+        failed = self._turn.observed.retries.get(step_key(wanted.spec.name, Restart.action))
         return answer(
             Question(
                 seen=one,
@@ -72,6 +73,7 @@ class Upkeep:
                 leases=self._turn.leases,
                 now=self._turn.now,
                 free_disk=self._turn.observed.free_disk,
+                failed=failed.error if failed is not None else "",
             )
         )
 

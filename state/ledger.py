@@ -167,7 +167,9 @@ class Ledger:
 
     async def free(self) -> bool:
         """Return once no other program holds the database, blocking nobody meanwhile; whether there was a wait. What a
-        caller has read before it may then have changed. Raises LedgerHeld after a minute."""
+        caller has read before it may then have changed. Raises LedgerHeld after a minute, and LedgerUnwritable where
+        the database was taken away."""
+        self._must_be_there()
         if self._is_free():
             return False
         try:
@@ -200,8 +202,7 @@ class Ledger:
         change = Transaction(
             self._connection, self._sockets, self._instances, self._retries, self._runs
         )
-        if database.identity(self._path) != self._file:
-            raise LedgerUnwritable("the state database was taken away or replaced")
+        self._must_be_there()
         self._make_room()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -227,6 +228,10 @@ class Ledger:
         if self._on_run is not None:
             for run in filter(None, change.runs.values()):
                 self._on_run(run)
+
+    def _must_be_there(self) -> None:
+        if database.identity(self._path) != self._file:
+            raise LedgerUnwritable("the state database was taken away or replaced")
 
     def _make_room(self) -> None:
         if self._ballast is not None:

@@ -40,7 +40,8 @@ class View:
     `responsive` False: it was asked and did not answer within the deadline; `state` is then what it said before.
     `detail` is for people: the monitor's error, or QEMU's own word for the state. `resets` counts the guest's own
     resets since this agent supervises it, those within a second as one: a reboot is no exit. `in_a_row` counts those
-    of them that came within minutes of the one before: a loop of them is only seen here.
+    of them that came within minutes of the one before: a loop of them is only seen here. `remark`: what is wrong with
+    its files though it runs, as a sentence part.
     """
 
     state: RunState | None
@@ -48,6 +49,7 @@ class View:
     detail: str = ""
     resets: int = 0
     in_a_row: int = 0
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

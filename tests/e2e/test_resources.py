@@ -109,7 +109,7 @@ async def test_a_disk_that_was_removed_under_its_machine_is_said(
     disk = house.paths.instance(machine.uid).disk
     os.unlink(disk)
     await eventually(
-        lambda: hypervisor.view(machine.uid).detail == f"its disk {disk} was removed", "it is said"
+        lambda: hypervisor.view(machine.uid).remark == f"its disk {disk} was removed", "it is said"
     )
     await hypervisor.stop(machine.uid, process, 0.0)
     with pytest.raises(Blocked, match="is missing"):
@@ -221,7 +221,7 @@ async def test_files_that_cannot_be_looked_at_are_told_and_the_machine_is_kept(
     mine.directory.symlink_to("x" * 300)
     try:
         await eventually(
-            lambda: "cannot be looked after" in hypervisor.view(machine.uid).detail, "it is said"
+            lambda: "cannot be looked after" in hypervisor.view(machine.uid).remark, "it is said"
         )
         assert hypervisor.attached(machine.uid)
     finally:

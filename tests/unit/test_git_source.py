@@ -290,6 +290,39 @@ def test_a_clone_that_is_lost_where_its_commit_is_gone_too_is_made_of_what_is_ap
     assert (desired.source.refused, desired.source.error, desired.unproven) == (None, None, None)
 
 
+def test_an_agent_that_ends_while_a_clone_takes_the_place_of_another_loses_neither(
+    place: Place,
+) -> None:
+    """Sabotage: clear the old one away before the new one is in its place."""
+    place.fetched()
+    clone = place.clone.git.directory
+    clone.rename(clone.with_name(".old.git.part"))
+    place.repository.vanish()
+    place.agent()
+    assert names(place.look()) == ["db", "web"]
+    desired = place.fetched()
+    assert (names(desired), desired.unproven) == (["db", "web"], None)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", None])
+def test_what_was_followed_is_known_though_the_record_is_lost(
+    place: Place, content: str | None
+) -> None:
+    """Sabotage: begin as if nothing had been followed. A rewind is then followed without a word."""
+    good = place.repository.commit({"web.yaml": None})
+    place.fetched()
+    record = place.clone.git.directory.with_name("record.json")
+    record.unlink()
+    if content is not None:
+        record.write_text(content)
+    place.agent()
+    assert names(place.look()) == ["db"]
+    git(place.repository.bare, "update-ref", "refs/heads/main", place.first)
+    desired = place.fetched()
+    assert (desired.source.commit, names(desired)) == (good, ["db"])
+    assert desired.source.refused is not None
+
+
 @pytest.mark.parametrize("lost", ["an object", "all objects", "the clone", "HEAD"])
 def test_a_clone_that_is_broken_is_made_anew(place: Place, lost: str) -> None:
     place.fetched()

@@ -46,6 +46,7 @@ def ask(
     retry: Retry | None = None,
     listeners: tuple[Listener, ...] = (),
     free_disk: int | None = None,
+    failed: str = "",
 ) -> Step:
     """The answer for an instance that shall be as `spec` says: by default as it is."""
     spec = spec or VmSpec.from_canonical(seen.instance.spec)
@@ -61,6 +62,7 @@ def ask(
             leases=Leases(Desired(DIRECTORY), observed, policy),
             now=now,
             free_disk=free_disk,
+            failed=failed,
         )
     )
 
@@ -580,3 +582,21 @@ def test_a_start_after_a_reboot_that_failed_is_tried_again_whatever_restart_says
     assert isinstance(step, Restart)
     assert (step.cause, step.because, step.fault) == (Cause.REBOOT, "the host was rebooted", False)
     assert isinstance(ask(gone(crashed), vm(restart="never", power="stopped")), Power)
+
+
+def test_a_machine_whose_files_are_amiss_is_told_of_while_it_runs() -> None:
+    view = View(RunState.RUNNING, remark="its disk /x was removed")
+    step = ask(Seen(running(), Verdict.ALIVE, view, attached=True))
+    assert isinstance(step, Keep)
+    assert step.reason == "FilesLost"
+    assert step.because.startswith("its disk /x was removed; what its guest has written goes")
+
+
+def test_what_was_in_the_way_of_a_restart_is_said_while_the_next_is_waited_for() -> None:
+    key = vm_key(running().name)
+    retry = Retry(
+        key, failures=3, retry_at=NOW.boottime + 9, retry_boot=NOW.boot_id, error="it ended"
+    )
+    step = ask(gone(running()), retry=retry, failed="starting web: its disk is missing")
+    assert isinstance(step, Wait)
+    assert step.because == "starting web: its disk is missing; restarted 3 times in a row"

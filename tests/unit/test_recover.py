@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent.errors import StopFailed
-from agent.hypervisor.api import Machine
+from agent.hypervisor.api import Found, Machine
 from agent.hypervisor.memory import MemoryHost
-from agent.recover import recover
+from agent.recover import recover, take_in_strangers
 from state.clock import Moment
 from state.history import StepRecord
 from state.ids import Name, Process, Uid
@@ -136,6 +136,34 @@ async def test_a_process_that_was_started_and_not_recorded_is_recorded(
     alive = await there(host, instance())
     assert await recovered(ledger, host) == [("Found", WEB)]
     assert ledger.instances() == [instance(phase=after, process=alive)]
+
+
+async def test_another_process_with_the_mark_of_one_that_lives_does_not_take_its_place(
+    ledger: Ledger, host: MemoryHost
+) -> None:
+    """Sabotage: record whatever was found last. The real one is then nobody's."""
+    alive = await there(host, instance())
+    assert alive is not None
+    recorded(ledger, running(process=alive))
+    hypervisor = host.backend().hypervisor
+    double = replace(alive, pid=alive.pid + 1)
+
+    class Doubled(type(hypervisor)):  # type: ignore[misc]
+        def scan(self) -> list[Found]:
+            return [*super().scan(), Found(instance().uid, double, WEB, 1)]
+
+    def clock() -> Moment:
+        return Moment(5.0, 5.0, host.boot_id)
+
+    doubled, told = Doubled(host), set[Process]()
+    for _ in range(2):
+        await take_in_strangers(ledger, doubled, clock, told=told)
+    assert ledger.instances() == [running(process=alive)]
+    [event] = ledger.reader.events()
+    assert (event.reason, event.name) == ("Double", WEB)
+    assert (
+        f"pid {double.pid} bears the mark of web, whose process is pid {alive.pid}" in event.message
+    )
 
 
 @pytest.mark.parametrize(

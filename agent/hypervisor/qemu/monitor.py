@@ -161,7 +161,6 @@ class Monitor:
         )
         if self._trouble and state is RunState.IO_ERROR:
             detail += f": {self._trouble}"
-        detail = "; ".join(filter(None, (detail, self.remark)))
         self._publish(True, detail, state.value, state)
 
     def _fell_silent(self) -> None:
@@ -172,7 +171,9 @@ class Monitor:
         self, responsive: bool, detail: str, word: str, state: RunState | None = None
     ) -> None:
         resets = self._resets
-        view = View(state or self.view.state, responsive, detail, resets.total, resets.in_a_row)
+        view = View(
+            state or self.view.state, responsive, detail, resets.total, resets.in_a_row, self.remark
+        )
         if view != self.view:
             self.view = view
             self._news.set()

@@ -71,11 +71,13 @@ class Clone:
         self._directory = directory = paths.git / origin.key
         self._trust = trust
         self._suspect = False
+        self._old = directory / f".old.git{durable.UNFINISHED}"
         self.git = Git(directory / "repo.git")
 
     def open(self) -> None:
         """Take up what an earlier agent has fetched. Nothing is fetched."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        self._put_back()
+        try:
             record = json.loads((self._directory / "record.json").read_bytes())
             refused = record["refused"]
             self.standing = Standing(
@@ -83,6 +85,28 @@ class Clone:
                 refused=Refusal(**refused) if refused else None,
                 approved=record["approved"],
             )
+        except (OSError, ValueError, KeyError, TypeError):
+            # The clone knows it, too: as if nothing had ever been followed, anything would be.
+            self.standing = Standing(commit=self._good())
+
+    def _good(self) -> str | None:
+        """The last good commit as the clone has it."""
+        if not is_repository(self.git.directory):
+            return None
+        try:
+            told = self.git.local("rev-parse", "--verify", "--quiet", _GOOD)
+        except GitFailed as error:
+            if error.status != 1:
+                raise
+            return None
+        return told.decode().strip()
+
+    def _put_back(self) -> None:
+        """Have the old clone again where an agent ended between letting go of it and having the new one."""
+        if not is_repository(self.git.directory) and is_repository(self._old):
+            with suppress(OSError):
+                shutil.rmtree(self.git.directory, ignore_errors=True)
+                self._old.rename(self.git.directory)
 
     def suspect(self) -> None:
         """What is here cannot be read: the next fetch makes it anew."""
@@ -178,14 +202,14 @@ class Clone:
                 good = None
             self._fetch(fresh, since=good)
             fresh.local("rev-list", "--quiet", "--objects", "--all")
-            old = self._directory / f".old.git{durable.UNFINISHED}"
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(self._old, ignore_errors=True)
             with suppress(FileNotFoundError):
-                self.git.directory.rename(old)
+                self.git.directory.rename(self._old)
             beside.rename(self.git.directory)
             durable.sync_directory(self._directory)
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(self._old, ignore_errors=True)
         finally:
+            self._put_back()
             shutil.rmtree(beside, ignore_errors=True)
 
     def _had(self, fresh: Git, commit: str) -> bool:
@@ -243,6 +267,7 @@ class Clone:
         """git on this clone, alone. Raises RetryLater where one of an agent before is at work."""
         durable.directory(self._directory.parent)
         durable.directory(self._directory)
+        self._put_back()
         lost = not is_repository(self.git.directory)
         with at_work(self.git.directory, self._directory / "lock") as git:
             durable.clear_up(self._directory)
