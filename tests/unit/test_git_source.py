@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Mapping
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from agent.paths import StatePaths
 from agent.source.git.clone import Clone, Trust
-from agent.source.git.command import Git
 from agent.source.git.origin import origin
 from agent.source.git.source import GitSource
 from state.desired import Desired
@@ -420,33 +422,74 @@ def test_a_repository_is_not_run(place: Place, tmp_path: Path) -> None:
     assert not ran.exists()
 
 
+FETCHES = """\
+import sys
+from pathlib import Path
+from agent.paths import StatePaths
+from agent.source.git import command
+from agent.source.git.clone import Clone
+from agent.source.git.origin import origin
+command.NETWORK_TIMEOUT = 2.0
+clone = Clone(StatePaths(Path(sys.argv[1])), origin(sys.argv[2], "main", None))
+clone.open()
+clone.fetch()
+"""
+
+
 def test_a_git_that_outlives_its_agent_is_waited_for_and_comes_to_an_end(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sabotage: let go of the lock with the agent, and two gits work in one clone."""
     place.fetched()
-    monkeypatch.setattr("agent.source.git.command.NETWORK_TIMEOUT", 1.0)
-    script = tmp_path / "ssh"
-    script.write_text("#!/bin/sh\nexec sleep 1000\n")
+    script, begun = tmp_path / "ssh", tmp_path / "begun"
+    script.write_text(f"#!/bin/sh\necho $$ >{begun}\nexec sleep 1000\n")
     script.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH", str(script))
     url = "ssh://nobody@127.0.0.1/x"
     old, new = (
         place.paths.git / origin(one, "main", None).key for one in (place.repository.url, url)
     )
     shutil.copytree(old, new)
-    held = os.open(new / "lock", os.O_RDWR)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    words = Git(new / "repo.git").network_words("ls-remote", "--", url, "HEAD")
-    orphan = subprocess.Popen(
-        words, pass_fds=[held], env=os.environ | {"GIT_SSH": str(script)}, stderr=subprocess.DEVNULL
+    agent = subprocess.Popen(
+        [sys.executable, "-c", FETCHES, place.paths.root, url], cwd=Path(__file__).parents[2]
     )
-    os.close(held)
+    look_until(lambda: begun.exists() and begun.read_text().strip())
+    agent.kill()
+    agent.wait()
     clone = Clone(place.paths, origin(url, "main", None))
     clone.open()
     clone.fetch()
     assert clone.standing.commit == place.first
     assert "a git that was begun before still works in" in (clone.standing.error or "")
-    assert orphan.wait(30) == 124, "by timeout(1)"
     monkeypatch.setenv("GIT_SSH", "/bin/false")
-    clone.fetch()
-    assert "still works in" not in (clone.standing.error or "")
+
+    def free() -> bool:
+        clone.fetch()
+        return "still works in" not in (clone.standing.error or "")
+
+    look_until(free)
+
+
+def test_what_a_git_leaves_behind_holds_up_no_other(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A credential helper may leave a daemon. Sabotage: let git inherit the lock."""
+    daemon, script = tmp_path / "daemon", tmp_path / "ssh"
+    script.write_text(f"#!/bin/sh\nsleep 1000 >/dev/null 2>&1 & echo $! >>{daemon}\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH", str(script))
+    clone = Clone(place.paths, origin("ssh://nobody@127.0.0.1/x", "main", None))
+    try:
+        for _ in range(2):
+            clone.fetch()
+            assert "still works in" not in (clone.standing.error or "")
+    finally:
+        for pid in daemon.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def look_until(there: Callable[[], object], seconds: float = 30.0) -> None:
+    waiting, end = threading.Event(), time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end
+        waiting.wait(0.05)

@@ -1,7 +1,7 @@
 """The clone that an agent keeps of a repository: what it fetches is judged, and the last good commit is remembered.
 
     STATE/git/<key>/       one origin's, by its url and branch
-      lock                 held by every git that works here, so that none is disturbed by an agent after its own
+      lock, lock.git       held by whoever works here, and by each git, so that no agent after it disturbs one
       record.json          the last good commit, what was refused, what a person has approved
       repo.git             bare; refs/holdfast/good and refs/holdfast/tip
 
@@ -194,7 +194,7 @@ class Clone:
         was then."""
         beside = self._directory / f".repo.git{durable.UNFINISHED}"
         shutil.rmtree(beside, ignore_errors=True)
-        fresh = Git(beside, held=git.held)
+        fresh = Git(beside, busy=git.busy)
         try:
             fresh.initialise()
             good = self.standing.commit

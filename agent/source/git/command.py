@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,12 +63,12 @@ class NoGit(Blocked):
 
 
 class Git:
-    """git on one repository. `held` are descriptors that every process of it inherits, so that a lock on one of them
-    lasts as long as any of these processes does."""
+    """git on one repository. While one of its processes runs, `busy` is locked by flock(1), shared, also when the agent
+    is gone; what git leaves behind, such as the daemon of a credential helper, does not have that lock."""
 
-    def __init__(self, directory: Path, *, held: Sequence[int] = ()) -> None:
+    def __init__(self, directory: Path, *, busy: Path | None = None) -> None:
         self.directory = directory
-        self.held = tuple(held)
+        self.busy = busy
 
     def local(
         self,
@@ -106,6 +106,8 @@ class Git:
     ) -> bytes:
         remote = stdin is None
         timeout = NETWORK_TIMEOUT if remote else LOCAL_TIMEOUT
+        if self.busy is not None:
+            command = ["flock", "--shared", "--close", os.fspath(self.busy), *command]
         try:
             process = subprocess.Popen(
                 command,
@@ -115,7 +117,6 @@ class Git:
                 env=environment,
                 cwd="/",
                 start_new_session=True,
-                pass_fds=self.held,
             )
         except OSError as error:
             raise no_git(error) from error

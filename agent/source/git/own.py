@@ -17,15 +17,14 @@ _LEFT_BEHIND = ("*.lock", "refs/**/*.lock", "gc.pid*", "objects/pack/tmp_*", "ob
 
 @contextmanager
 def at_work(repository: Path, lock: Path) -> Iterator[Git]:
-    """git on the repository, which is made where there is none. Every process of it holds `lock`; what a killed one
-    left is cleared away. Raises RetryLater while one of an agent before works, and OSError where the disk fails."""
-    held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RetryLater(f"a git that was begun before still works in {lock.parent}") from None
-        git = Git(repository, held=[held])
+    """git on the repository, which is made where there is none. `lock` is held meanwhile, and a file beside it by every
+    process of git; what a killed one left is cleared away. Raises RetryLater while one of an agent before works, and
+    OSError where the disk fails."""
+    busy = lock.with_name(f"{lock.name}.git")
+    with _locked(lock):
+        with _locked(busy):
+            pass  # no git of an agent before is left
+        git = Git(repository, busy=busy)
         if not is_repository(repository):
             shutil.rmtree(repository, ignore_errors=True)
             git.initialise()
@@ -36,6 +35,18 @@ def at_work(repository: Path, lock: Path) -> Iterator[Git]:
             # A fetch that filled the disk leaves it full otherwise.
             _clear_up(repository)
             raise
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Raises RetryLater where another process has locked it."""
+    held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RetryLater(f"a git that was begun before still works in {path.parent}") from None
+        yield
     finally:
         os.close(held)
 
