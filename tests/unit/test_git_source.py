@@ -365,6 +365,18 @@ def test_a_broken_clone_holds_all_while_the_server_is_away(place: Place) -> None
         assert desired.source.error is not None
 
 
+def test_a_new_commit_that_cannot_be_read_leaves_all_as_it_was_wanted(place: Place) -> None:
+    """Sabotage: want nothing where nothing can be read. Everything is destroyed then."""
+    before = place.fetched()
+    place.repository.commit({"web.yaml": None})
+    place.source.fetch()
+    shutil.rmtree(place.clone.git.directory / "objects" / "pack")
+    desired = place.look()
+    assert desired.vms == before.vms
+    assert desired.source.error is not None
+    assert names(place.fetched()) == ["db"], "it is fetched anew"
+
+
 def test_what_a_killed_git_left_stops_nothing(place: Place) -> None:
     place.fetched()
     clone = place.clone.git.directory

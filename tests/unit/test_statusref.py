@@ -95,7 +95,18 @@ def test_what_a_killed_agent_left_there_stops_nothing(place: Place, left: str) -
 
 @pytest.mark.parametrize(
     "ref",
-    ["refs/heads/main", "refs/tags/x/y", "main", "refs/holdfast", "refs/a/..", "-x", "refs/a b/c"],
+    [
+        "refs/heads/main",
+        "refs/HEADS/main",
+        "refs/tags/x/y",
+        "refs/for/main",
+        "refs/pull/1/head",
+        "main",
+        "refs/holdfast",
+        "refs/a/..",
+        "-x",
+        "refs/a b/c",
+    ],
 )
 def test_a_ref_that_people_use_is_refused(ref: str) -> None:
     with pytest.raises(BadUsage, match="no ref for a status"):

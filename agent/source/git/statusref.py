@@ -17,7 +17,12 @@ from agent.source.git.own import at_work
 from agent.source.tree import shown
 
 _LAST = "refs/holdfast/last"
-_OWN = re.compile(r"refs/(?!heads/|tags/|remotes/|notes/|replace/|stash$).+/.+")
+_PEOPLES = (
+    "heads", "tags", "remotes", "notes", "replace", "stash", "original", "bisect", "worktree",
+    # What Gerrit, GitHub and GitLab take for reviews, and for their own configuration.
+    "for", "drafts", "changes", "meta", "pull", "pulls", "merge-requests",
+)  # fmt: skip
+_OWN = re.compile(rf"refs/(?!(?:{'|'.join(_PEOPLES)})(?:/|$)).+/.+", re.IGNORECASE)
 
 
 def checked_ref(ref: str) -> str:
