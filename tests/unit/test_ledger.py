@@ -667,3 +667,18 @@ def test_two_names_with_a_spec_each_are_told_by_name_and_generation(ledger: Ledg
     assert [(one.name, one.generation) for one in ledger.reader.instances()] == [
         ("db", 1), ("web", 1), ("web", 2),
     ]  # fmt: skip
+
+
+async def test_a_database_that_was_taken_away_is_seen_though_nothing_is_written(
+    tmp_path: Path,
+) -> None:
+    """Each pass asks whether it is free. Sabotage: look at the file when something is to be written only."""
+    path = tmp_path / "state.db"
+    with closing(Ledger(path)) as ledger:
+        assert await ledger.free() is False
+        aside = path.with_name("aside")
+        path.rename(aside)
+        with pytest.raises(LedgerUnwritable, match="was taken away or replaced"):
+            await ledger.free()
+        aside.rename(path)
+        assert await ledger.free() is False
