@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from agent import backoff
 from agent.doing import Doing
-from agent.errors import NoRoomForImage
-from agent.hypervisor.api import Images
+from agent.errors import Blocked, NoRoomForImage
+from agent.hypervisor.api import Backend
 from agent.intent import Clock, event
 from agent.stock import described, prune
 from state.desired import Desired
@@ -22,9 +22,9 @@ LEAST_FREED = 1 << 30
 class Fetching:
     """The fetches of one agent."""
 
-    def __init__(self, ledger: Ledger, images: Images, clock: Clock, doing: Doing) -> None:
+    def __init__(self, ledger: Ledger, backend: Backend, clock: Clock, doing: Doing) -> None:
         self._ledger = ledger
-        self._images = images
+        self._backend = backend
         self._clock = clock
         self._doing = doing
 
@@ -58,7 +58,7 @@ class Fetching:
     ) -> BaseImage:
         while True:
             try:
-                return await self._images.fetch(image, progress)
+                return await self._backend.images.fetch(image, progress)
             except NoRoomForImage as error:
                 # Who needs what cannot be told while absence is not proven.
                 if desired.unproven is not None or not await self._made_room(
@@ -69,7 +69,10 @@ class Fetching:
     async def _made_room(
         self, image: ImageSpec, short: int, pass_id: str, desired: Desired
     ) -> bool:
-        taken = await prune(self._ledger, self._images, desired, max(short, LEAST_FREED))
+        try:
+            taken = await prune(self._ledger, self._backend, desired, max(short, LEAST_FREED))
+        except Blocked:
+            return False
         await self._ledger.free()
         now = self._clock()
         with self._ledger.transaction() as change:

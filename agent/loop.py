@@ -108,7 +108,7 @@ class Agent:
             desired=lambda: self._desired,
             interrupt=self._cancel,
         )
-        self.operator = Operator(world.ledger, world.clock, world.backend.images, self.wake.notify)
+        self.operator = Operator(world.ledger, world.clock, world.backend, self.wake.notify)
         self._passes = 0
         self._stopping = False
 
@@ -126,7 +126,7 @@ class Agent:
         """Converge, and go on converging. `watching` runs beside the loop and ends with it."""
         executor = Executor(self._ledger, self._backend, self._clock, self._doing, self._store)
         self._runner = executor.runner
-        fetching = Fetching(self._ledger, self._backend.images, self._clock, self._doing)
+        fetching = Fetching(self._ledger, self._backend, self._clock, self._doing)
         readiness = Readiness(self._ledger, self._backend, self._clock, self.wake.notify)
         await self._backend.hypervisor.open(self._changed)
         try:

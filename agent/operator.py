@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agent.errors import Blocked
-from agent.hypervisor.api import Images
+from agent.hypervisor.api import Backend
 from agent.intent import Clock
 from agent.steps import Fence, Plan
 from agent.stock import described, prune, unneeded
@@ -48,13 +48,13 @@ class Operator:
         self,
         ledger: Ledger,
         clock: Clock,
-        images: Images,
+        backend: Backend,
         look: Callable[[str], None] = lambda _: None,
         repository: Repository | None = None,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._images = images
+        self._backend = backend
         self._look = look
         self.repository = repository
         self._fence: Fence | None = None
@@ -144,8 +144,8 @@ class Operator:
             hint = "mend the documents first: they may ask for any of them"
             raise Blocked(f"{tried}: {desired.unproven}", hint=hint)
         if dry_run:
-            return await unneeded(self._ledger, self._images, desired)
-        taken = await prune(self._ledger, self._images, desired)
+            return await unneeded(self._ledger, self._backend, desired)
+        taken = await prune(self._ledger, self._backend, desired)
         await self._ledger.free()
         for one in taken:
             await self._tell("ImageRemoved", f"{described(one)} was removed by hand")

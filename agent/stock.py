@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Protocol
 
-from agent.hypervisor.api import Images
+from agent.errors import Blocked
+from agent.hypervisor.api import Backend, Kept
 from state.clock import stamp
 from state.desired import Desired
 from state.observed import Instance, StoredImage
+from state.records import instance_of
 from state.runs import Run
 from state.spec.resolved import VmSpec
 from state.spec.resolved_job import JobSpec
@@ -26,9 +30,10 @@ def described(image: StoredImage) -> str:
     return f"the image {image.base.digest[:19]}{of}, which nobody needs,"
 
 
-async def unneeded(records: Records, images: Images, desired: Desired) -> list[StoredImage]:
-    """What no document asks for, nor a run that has not ended, and no instance stands on; the longest unused first."""
-    instances = records.instances()
+async def unneeded(records: Records, backend: Backend, desired: Desired) -> list[StoredImage]:
+    """What no document asks for, nor a run that has not ended, and no instance stands on; the longest unused first.
+    Raises Blocked where the files of one do not tell what it stands on."""
+    images, instances = backend.images, records.instances()
     wanted = {vm.spec.image for vm in desired.vms.values()}
     wanted |= {job.spec.image for job in desired.jobs.values()}
     wanted |= {
@@ -38,21 +43,33 @@ async def unneeded(records: Records, images: Images, desired: Desired) -> list[S
     wanted |= {VmSpec.from_canonical(one.spec).image for one in instances}
     needed = {base.path for base in (await images.look(wanted)).values()}
     needed |= {one.base.path for one in instances}
+    # A ledger that was lost does not know them all.
+    needed |= {_stands_on(kept) for kept in backend.hypervisor.kept()}
     spare = [one for one in await images.stored() if one.base.path not in needed]
     return sorted(spare, key=lambda one: one.used_at)
 
 
+def _stands_on(kept: Kept) -> Path:
+    try:
+        return instance_of(json.loads(kept.record)).base.path
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Blocked(
+            f"removing the images that nobody needs: the files of {kept.uid} do not tell which it stands on",
+            hint="let an agent see to that machine first",
+        ) from error
+
+
 async def prune(
-    records: Records, images: Images, desired: Desired, enough: int | None = None
+    records: Records, backend: Backend, desired: Desired, enough: int | None = None
 ) -> list[StoredImage]:
     """Take them out, until `enough` bytes are had back; None: all of them. What was taken. Raises Blocked."""
     taken: list[StoredImage] = []
-    for one in await unneeded(records, images, desired):
+    for one in await unneeded(records, backend, desired):
         if enough is not None and sum(gone.size for gone in taken) >= enough:
             break
         if any(instance.base.path == one.base.path for instance in records.instances()):
             continue  # it was begun just now
-        await images.remove(one)
+        await backend.images.remove(one)
         taken.append(one)
     return taken
 

@@ -93,6 +93,7 @@ def ask(
     alone: Callable[[Operator], Awaitable[dict[str, Any]]],
     query: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
+    """What the agent answers, or where none runs, what `alone` does with an operator of this process's own."""
     from agent.web import client
 
     return either(
@@ -122,7 +123,7 @@ def _alone(
     ):
         settings = Settings.from_json(ledger.meta(SETTINGS_KEY))
         backend = open_backend(held.paths, settings, held.state_id)
-        operator = Operator(ledger, clock_of(backend), backend.images)
+        operator = Operator(ledger, clock_of(backend), backend)
         if found is not None:
             operator.passed(*found, ())
             operator.repository = _offline(settings, held.paths)

@@ -76,7 +76,7 @@ async def serving(root: Path, *runs: Run) -> AsyncIterator[Served]:
         for run in runs:
             (paths.runs / run.id).mkdir(parents=True, exist_ok=True)
         requests = Requests(ledger, store, moment, STATE_ID, doing=Doing())
-        operator = Operator(ledger, moment, MemoryHost().backend().images)
+        operator = Operator(ledger, moment, MemoryHost().backend())
         server = asyncio.ensure_future(control.serve(listener, requests, operator))
         try:
             yield Served(paths.api_socket, ledger, server)

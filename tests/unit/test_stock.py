@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,15 @@ from agent.errors import Blocked, NoRoomForImage
 from agent.fetching import Fetching
 from agent.guest.image import ImageStore
 from agent.guest.shelf import Shelf
+from agent.hypervisor.api import Backend, Kept
+from agent.hypervisor.memory import MemoryHost
 from agent.operator import Operator
 from agent.steps import Plan
 from agent.stock import prune, unneeded
-from state.ids import Digest
+from state.ids import Digest, Name, Uid
 from state.ledger import Ledger
 from state.observed import BaseImage, StoredImage
+from state.records import instance_row
 from state.runs import RunPhase
 from state.spec.resolved import ImageSpec
 from tests.builders import desired, instance, job, moment, run, vm
@@ -50,6 +55,30 @@ def store(directory: Path) -> ImageStore:
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with closing(Ledger(tmp_path / "state.db")) as opened:
         yield opened
+
+
+def on(store: ImageStore, *records: str) -> Backend:
+    """A host with that store, and with machines that have these files."""
+    made = MemoryHost().backend()
+
+    class Keeping(type(made.hypervisor)):  # type: ignore[misc]
+        def kept(self) -> list[Kept]:
+            return [Kept(Uid(str(at)), Name("web"), 1, record) for at, record in enumerate(records)]
+
+    return replace(made, images=store, hypervisor=Keeping(MemoryHost()))
+
+
+async def test_a_machine_that_the_ledger_has_lost_keeps_what_it_stands_on(
+    store: ImageStore, directory: Path, ledger: Ledger
+) -> None:
+    """Sabotage: believe the ledger alone. A new one knows nobody."""
+    base = await fetched(store, source(directory, "web"))
+    record = json.dumps(instance_row(instance(base=base), qmp=""))
+    assert await prune(ledger, on(store, record), NOTHING) == []
+    for unreadable in ("", "{}", "[]", '{"base": "x"}'):
+        with pytest.raises(Blocked, match="do not tell which it stands on"):
+            await prune(ledger, on(store, record, unreadable), NOTHING)
+    assert paths(await prune(ledger, on(store), NOTHING)) == [base.path]
 
 
 def source(directory: Path, name: str, size: int = 2 * MIB) -> ImageSpec:
@@ -85,11 +114,11 @@ async def test_what_is_wanted_or_stood_on_is_needed_and_the_rest_is_told_oldest_
         change.put_run(run(job("done", image=images["of-ended"]), RunPhase.SUCCEEDED))
         change.put_instance(instance(vm("there"), base=bases["of-instance"]))
     wish = desired(vm("web", image=images["of-vm"]), job("tests", image=images["of-job"]))
-    spare = await unneeded(ledger, store, wish)
+    spare = await unneeded(ledger, on(store), wish)
     assert paths(spare) == [bases[name].path for name in ("of-ended", "old", "new")]
-    taken = await prune(ledger, store, wish, 1)
+    taken = await prune(ledger, on(store), wish, 1)
     assert taken == spare[:1]
-    assert await prune(ledger, store, wish) == spare[1:]
+    assert await prune(ledger, on(store), wish) == spare[1:]
     assert sorted(paths(list(await store.stored()))) == sorted(
         bases[name].path for name in ("of-vm", "of-job", "of-run", "of-instance")
     )
@@ -108,7 +137,7 @@ async def test_an_instance_that_is_begun_meanwhile_keeps_its_base(
                 change.put_instance(instance(vm("web"), base=second))
             await super().remove(image)
 
-    assert paths(await prune(ledger, Meanwhile(directory), NOTHING)) == [first.path]
+    assert paths(await prune(ledger, on(Meanwhile(directory)), NOTHING)) == [first.path]
     assert second.path.exists()
 
 
@@ -121,7 +150,7 @@ async def test_a_disk_that_does_not_count_takes_room_and_is_taken_out(
     (directory / ".x.part").write_text("on its way")
     [stored] = await ImageStore(directory).stored()
     assert (stored.base.path, stored.source, stored.size) == (base.path, "", 2 * MIB)
-    await prune(ledger, store, NOTHING)
+    await prune(ledger, on(store), NOTHING)
     assert sorted(os.listdir(directory)) == [".x.part", "notes", "sources"]
 
 
@@ -143,7 +172,7 @@ async def test_what_nobody_needs_makes_way_the_longest_unused_first(
     kept = await fetched(store, needed, 1.0)
     gone = await fetched(store, old, 2.0)
     spared = await fetched(store, new, 3.0)
-    fetching = Fetching(ledger, store, moment, Doing())
+    fetching = Fetching(ledger, on(store), moment, Doing())
     third = source(directory, "third")
     wish = desired(vm("web", image=needed))
     await fetching.fetch(third, "pass", wish)
@@ -177,7 +206,7 @@ async def test_nothing_is_removed_by_hand_while_it_cannot_be_told_what_is_needed
     store: ImageStore, directory: Path, ledger: Ledger
 ) -> None:
     base = await fetched(store, source(directory, "web"))
-    operator = Operator(ledger, moment, store)
+    operator = Operator(ledger, moment, on(store))
     with pytest.raises(Blocked, match="no documents were read yet"):
         await operator.prune()
     operator.passed(Plan(()), desired(unproven="/desired is gone"), ())
