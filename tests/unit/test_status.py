@@ -199,6 +199,7 @@ def test_a_machine_that_is_gone_and_that_nobody_saw_to_is_told_as_crashed(
 @pytest.mark.parametrize(
     ("reason", "phase", "ready"),
     [("Ready", "running", True), ("Unresponsive", "unresponsive", False),
+     ("IOError", "running", False),
      ("Paused", "paused", False), ("BootTimeout", "running", True)],
 )  # fmt: skip
 def test_what_was_observed_is_part_of_the_phase(
