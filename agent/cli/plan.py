@@ -118,6 +118,8 @@ def _wanted(settings: Settings, state: StatePaths, agent_lives: bool, now: float
 def _as_asked(desired: Desired, reader: Reader) -> Desired:
     """With what came of the agent's asking of the server, which it alone knows."""
     told = json.loads(reader.meta(SOURCE_KEY) or "{}")
+    if told.get("location") != desired.source.location:
+        return desired  # another source was said
     error, refused = told.get("error"), told.get("refused")
     return replace(desired, source=replace(desired.source, error=error, refused=refused))
 

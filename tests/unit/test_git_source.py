@@ -434,6 +434,33 @@ def test_a_repository_is_not_run(place: Place, tmp_path: Path) -> None:
     assert not ran.exists()
 
 
+def test_a_cut_while_a_clone_is_made_anew_lets_go_of_no_commit(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: take whatever goes wrong for a commit that is forgotten. What follows it is then refused."""
+    calls, script = tmp_path / "calls", tmp_path / "ssh"
+    script.write_text(
+        f"#!/bin/sh\necho >>{calls}\n[ $(wc -l <{calls}) = $(cat {calls}.cut) ] && exit 1\n"
+        'for last; do :; done\neval "exec $last"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH", str(script))
+    cut = tmp_path / "calls.cut"
+    cut.write_text("0")
+    url = f"ssh://nobody@127.0.0.1{place.repository.bare}"
+    clone = Clone(place.paths, origin(url, "main", None))
+    clone.fetch()
+    assert clone.standing.commit == place.first
+    tip = place.repository.commit({"web.yaml": None})
+    shutil.rmtree(clone.git.directory)
+    calls.unlink()
+    cut.write_text("2")  # after the branch was asked for
+    clone.fetch()
+    assert clone.standing.error is not None
+    clone.fetch()
+    assert (clone.standing.commit, clone.standing.refused) == (tip, None)
+
+
 FETCHES = """\
 import sys
 from pathlib import Path

@@ -39,6 +39,11 @@ class Somebody:
         git(repository.work, "config", "user.signingKey", str(self.key))
 
 
+def merges_the_side(repository: Repository) -> None:
+    git(repository.work, "merge", "-q", "-S", "-m", "merged", "side")
+    git(repository.work, "push", "-q", "origin", "HEAD:main")
+
+
 def listed(root: Path, *lines: str) -> Signers:
     file = root / "allowed_signers"
     file.write_text("".join(lines))
@@ -126,8 +131,7 @@ def test_the_side_of_a_merge_is_looked_at_too(place: Place, tmp_path: Path) -> N
     bad = place.repository.commit_only({"x.yaml": vm("x")})
     git(work, "checkout", "-q", "main")
     place.repository.commit_only({"y.yaml": vm("y")}, "-S")
-    git(work, "merge", "-q", "-S", "-m", "merged", "side")
-    git(work, "push", "-q", "origin", "HEAD:main")
+    merges_the_side(place.repository)
     desired = place.fetched()
     assert desired.source.commit == good
     assert desired.source.refused == f"commit {bad[:12]} is not signed"
@@ -146,8 +150,7 @@ def test_a_side_that_began_before_the_first_commit_that_is_followed_may_be_merge
     place.repository.commit({}, "-S")
     place.agent(listed(tmp_path, alice.line()))
     assert place.fetched().source.refused is None
-    git(work, "merge", "-q", "-S", "-m", "merged", "side")
-    git(work, "push", "-q", "origin", "HEAD:main")
+    merges_the_side(place.repository)
     desired = place.fetched()
     assert (desired.source.refused, names(desired)) == (None, ["db", "web", "x"])
 

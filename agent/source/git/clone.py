@@ -218,7 +218,8 @@ class Clone:
             refspec = f"+{commit}:{_GOOD}"
             fresh.remote("fetch", *_QUIETLY, "--depth=1", "--", self.origin.url, refspec)
         except GitFailed as error:
-            if error.status is None:
+            # Anything else may be the network, which is no reason to let go of a commit.
+            if not any(words in str(error) for words in _FORGOTTEN):
                 raise
             return False
         return True
@@ -287,6 +288,8 @@ class Clone:
         self.standing = standing
 
 
+_FORGOTTEN = ("not our ref", "request for unadvertised object")
+"""What git-upload-pack(1) says of a commit that it does not have, or that no ref leads to any more."""
 _FEW_PACKS = {"gc.auto": "1000", "gc.autoPackLimit": "30", "gc.pruneExpire": "1.hour.ago"}
 
 
