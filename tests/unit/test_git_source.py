@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from agent.paths import StatePaths
-from agent.source.git.clone import Clone, Trust
+from agent.source.git.clone import Clone
+from agent.source.git.judge import Trust
 from agent.source.git.origin import origin
 from agent.source.git.source import GitSource
 from state.desired import Desired

@@ -17,34 +17,17 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
 
 from agent import durable
 from agent.errors import Blocked, HoldfastError
 from agent.paths import StatePaths
 from agent.source.git.command import Git, GitFailed
+from agent.source.git.judge import Refusal, Trust, doubt, judged
 from agent.source.git.origin import Origin
 from agent.source.git.own import at_work, is_repository
 
 _GOOD, _TIP = "refs/holdfast/good", "refs/holdfast/tip"
 _QUIETLY = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
-
-
-class Trust(Protocol):
-    """Whose commits are followed."""
-
-    def objection(self, git: Git, commits: list[str]) -> tuple[str, str] | None:
-        """A commit that is not to be followed, and why; None where all of them are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A commit that the branch names and that is not followed. `reason` is a sentence; `approvable`: whether a person
-    can have it followed all the same."""
-
-    commit: str
-    reason: str
-    approvable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +131,7 @@ class Clone:
             self._make_anew(git)
             self._suspect = False
         if tip == now.commit:
-            self._put(replace(now, refused=self._doubt(git, tip), approved=None))
+            self._put(replace(now, refused=doubt(git, tip, self._trust), approved=None))
             return
         if now.refused is None or now.refused.commit != tip:
             self._bring(git, tip)
@@ -224,14 +207,6 @@ class Clone:
             return False
         return True
 
-    def _doubt(self, git: Git, commit: str) -> Refusal | None:
-        """What is to be said of the commit that is followed: it may be from before signatures were asked for."""
-        found = self._trust.objection(git, [commit]) if self._trust is not None else None
-        if found is None:
-            return None
-        reason = f"commit {commit[:12]} {found[1]}; it is followed since before that was asked for"
-        return Refusal(commit, reason, approvable=False)
-
     def _objection(self, git: Git, tip: str) -> Refusal | None:
         refusal = self._judged(git, tip)
         if refusal is not None and (git.directory / "shallow").exists():
@@ -242,26 +217,10 @@ class Clone:
         return refusal
 
     def _judged(self, git: Git, tip: str) -> Refusal | None:
-        good = self.standing.commit
-        known = good is not None and _has(git, good)
-        follows = good is None or (known and _is_ancestor(git, good, tip))
-        commits = [tip]  # alone, where it follows nothing: whoever approves it means what it holds
-        if good is not None and known and _are_related(git, good, tip):
-            words = ["rev-list", "--reverse", "--topo-order", tip, f"^{good}"]
-            # Of a branch that was set back there is nothing new; what it names is looked at all the same.
-            commits = git.local(*words).decode().split() or [tip]
-        if self._trust is not None:
-            found = self._trust.objection(git, commits)
-            if found is not None:
-                commit, why = found
-                return Refusal(tip, f"commit {commit[:12]} {why}", approvable=False)
-        if follows or self.standing.approved == tip:
-            return None
-        reason = (
-            f"commit {tip[:12]} does not follow {(good or '')[:12]}: the branch was set back, or its history"
-            " was rewritten"
-        )
-        return Refusal(tip, reason, approvable=True)
+        """What stands against the commit, as far as no person has approved it."""
+        refusal = judged(git, tip, self.standing.commit, self._trust)
+        approved = refusal is not None and refusal.approvable and self.standing.approved == tip
+        return None if approved else refusal
 
     @contextmanager
     def _locked(self) -> Iterator[Git]:
@@ -291,27 +250,3 @@ class Clone:
 _FORGOTTEN = ("not our ref", "request for unadvertised object")
 """What git-upload-pack(1) says of a commit that it does not have, or that no ref leads to any more."""
 _FEW_PACKS = {"gc.auto": "1000", "gc.autoPackLimit": "30", "gc.pruneExpire": "1.hour.ago"}
-
-
-def _is_ancestor(git: Git, old: str, new: str) -> bool:
-    return _says(git, "merge-base", "--is-ancestor", old, new)
-
-
-def _are_related(git: Git, one: str, other: str) -> bool:
-    """Whether they have a commit in common."""
-    return _says(git, "merge-base", one, other)
-
-
-def _has(git: Git, commit: str) -> bool:
-    return _says(git, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}")
-
-
-def _says(git: Git, *words: str) -> bool:
-    """Whether git says yes, which has an exit status for no."""
-    try:
-        git.local(*words)
-    except GitFailed as error:
-        if error.status != 1:
-            raise
-        return False
-    return True
