@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from state.ids import Name
-from state.spec.resolved import VmSpec
+from state.spec.resolved import ImageSpec, VmSpec
 from state.spec.resolved_job import JobSpec
 
 
@@ -99,7 +99,7 @@ class Desired:
     Absence counts only where `unproven` is None: otherwise it says why nothing may be deleted (a missing or emptied
     tree, a file that cannot tell its names). `look_again`: in so many seconds the source must be read again though no
     file changes by then, because it says something now that is only believed when it stays so. `labels`: what image
-    each label and alias leads to, by its label.
+    each label and alias leads to, by its label; `images`: those by theirs, wanted or not.
     """
 
     source: SourceInfo
@@ -110,3 +110,4 @@ class Desired:
     look_again: float | None = None
     jobs: Mapping[Name, WantedJob] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, ImageSpec] = field(default_factory=dict)

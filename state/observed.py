@@ -12,8 +12,11 @@ from state.desired import SourceRef
 from state.ids import Digest, Name, Process, RunId, Uid
 from state.lifecycle import Cause, Phase
 from state.runs import Run
-from state.spec.resolved import DiskFormat, Forward, ImageSpec
+from state.spec.resolved import MAX_SIZE, DiskFormat, Forward, ImageSpec
 from state.spec.resolved_job import JobSpec
+
+DISK_FLOOR = 512 << 20
+"""Bytes of its disk that whatever is new leaves free, where the operator says nothing else."""
 
 
 class RunState(StrEnum):
@@ -90,6 +93,17 @@ class StoredImage:
     size: int
     fetched_at: float
     used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class HowFar:
+    """The bytes of a download that have come, of `total`; None: nobody knows of how many."""
+
+    got: int
+    total: int | None
+
+    def __str__(self) -> str:
+        return f"{100 * self.got // self.total}%" if self.total else f"{self.got >> 20} MiB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +188,8 @@ def step_key(name: Name, action: str) -> str:
 
 def image_key(image: ImageSpec) -> str:
     """The key for an image that cannot be had: one that is asked for otherwise is asked for at once."""
-    return f"image/{image.source} {image.digest} {image.decompress} {image.format}"
+    made_of = f"{image.source} {image.digest} {image.decompress} {image.format}"
+    return f"image/{made_of}" + (f" {image.max_size}" if image.max_size != MAX_SIZE else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +231,7 @@ class Observed:
     `images` holds the specs whose image is in the store. `busy` are names with a step under way, and what it is;
     `given` is what those steps were given; `fetching` are images on their way, each with a sentence part on how far.
     `runs` are the runs that are remembered, oldest of each name first; `free_memory` and `free_disk` are the bytes that
-    runs may still come to use, None where nobody looked. `suspended`: a person wants everything left alone; `approved`:
+    may still come to be used, None where nobody looked. `suspended`: a person wants everything left alone; `approved`:
     instances that a person lets be destroyed.
     """
 

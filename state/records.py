@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from state.desired import SourceRef
+from state.fields import shallow
 from state.history import Event, Finding, StepRecord
 from state.ids import Digest, Name, Process, Uid
 from state.lifecycle import Cause, Phase
@@ -51,7 +52,7 @@ class LedgerDamaged(LedgerUnreadable):
 def instance_row(instance: Instance, *, qmp: str) -> dict[str, Any]:
     """The row of an instance; `qmp` is the path of its control socket."""
     process = instance.process
-    base = asdict(instance.base) | {"path": str(instance.base.path)}
+    base = shallow(instance.base) | {"path": str(instance.base.path)}
     return {
         "uid": instance.uid,
         "kind": instance.kind,
@@ -71,7 +72,7 @@ def instance_row(instance: Instance, *, qmp: str) -> dict[str, Any]:
         "pid": process.pid if process else None,
         "start_ticks": process.start_ticks if process else None,
         "qmp": qmp,
-        "forwards": json.dumps([asdict(forward) for forward in instance.forwards]),
+        "forwards": json.dumps([shallow(forward) for forward in instance.forwards]),
         "ssh_port": instance.ssh_port,
         "run_as": instance.run_as,
         "started_at": instance.started_at,
@@ -139,13 +140,15 @@ class Reader:
     def open(cls, path: Path) -> Reader:
         """Open read-only. Raises LedgerUnreadable where there is no usable database."""
         try:
-            path.stat()
+            found = path.stat()
         except FileNotFoundError as error:
             raise LedgerUnreadable("there is no state database yet") from error
         except OSError as error:
             raise LedgerUnreadable(
                 f"the state database cannot be read: {error.strerror}"
             ) from error
+        if not stat.S_ISREG(found.st_mode):
+            raise LedgerUnreadable(f"the state database cannot be read: {path} is no file")
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5.0)
         try:
             made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone()

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from state import lifecycle
+from state.fields import shallow
 from state.history import Event, Finding, StepRecord
 from state.ids import Name, RunId, Uid
 from state.observed import Instance, NameRecord, Retry
@@ -60,7 +60,7 @@ class Transaction:
         self.instances[uid] = None
 
     def put_name(self, record: NameRecord) -> None:
-        self._put("names", asdict(record))
+        self._put("names", shallow(record))
         self.names[record.name] = record
 
     def put_run(self, run: Run) -> None:
@@ -76,7 +76,7 @@ class Transaction:
         self.runs[run] = None
 
     def put_retry(self, retry: Retry) -> None:
-        self._put("retries", asdict(retry))
+        self._put("retries", shallow(retry))
         self.retries[retry.key] = retry
 
     def remove_retry(self, key: str) -> None:
@@ -124,7 +124,7 @@ class Transaction:
         self._insert("events", row)
 
     def put_finding(self, key: str, finding: Finding) -> None:
-        self._put("findings", {"key": key} | asdict(finding))
+        self._put("findings", {"key": key} | shallow(finding))
 
     def remove_finding(self, key: str) -> None:
         self._connection.execute("DELETE FROM findings WHERE key = ?", [key])

@@ -77,6 +77,7 @@ IMAGE_EFFECTS: dict[str, Effect] = {
     "machine": Effect.REPLACE,
     "ssh_user": Effect.REPLACE,
     "boot_timeout": Effect.LIVE,
+    "max_size": Effect.NONE,
 }
 """For each field of the image that a vm's label resolved to. A `source` that moved is no change while the digest that
 the image map pins stays the same."""

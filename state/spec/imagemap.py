@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
 from state.spec.complaints import Path
 from state.spec.images import ImagesDocument, SizePreset
@@ -43,12 +44,14 @@ class Unresolved(Exception):
 class PlacedMap:
     """An images document whose sources were placed: for each image an absolute URL, or why there is none. `where` names
     the document in messages, as `images.yaml:1`. `outside`: labels of images that lie outside the tree, where nobody
-    said yet which places are allowed."""
+    said yet which places are allowed. `copies`: for an image that has a source, the URL of its `local_path`, or why
+    that is not looked at."""
 
     where: str
     document: ImagesDocument
     sources: Mapping[str, str | Unusable]
     outside: frozenset[str] = frozenset()
+    copies: Mapping[str, str | Unusable] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,10 @@ class ImageMap:
                 found[word] = self._lead(word, "image").spec.label
         return found
 
+    def images(self) -> dict[str, ImageSpec]:
+        """Every image that has a usable meaning, by its own label."""
+        return {label: one.spec for label, one in self.labels.items() if isinstance(one, Image)}
+
     def _lead(self, label: str, key: str) -> Image:
         steps = [label]
         while True:
@@ -140,14 +147,22 @@ class ImageMap:
 
 
 def _unknown(what: str, steps: Sequence[str], known: Mapping[str, object], key: str) -> Unresolved:
-    hint = did_you_mean(steps[-1], known)
     if not known:
         hint = f" (no image map has any: write `{what}s:` in a document of `kind: images`)"
+    else:
+        hint = did_you_mean(steps[-1], known) or _first(known)
     message = f"unknown {what} {quoted(steps[-1])}{_by(steps)}{hint}"
     return Unresolved(message, (key,), missing=True)
 
 
 _NO_PRESET = SizePreset()
+_MOST_NAMED = 8
+
+
+def _first(known: Mapping[str, object]) -> str:
+    """A hint where there are too many words to name all."""
+    first = ", ".join(islice(known, _MOST_NAMED))
+    return f" (known: {first} and {len(known) - _MOST_NAMED} more)"
 
 
 def _by(steps: Sequence[str]) -> str:
@@ -218,9 +233,11 @@ def _image(label: str, placed: PlacedMap) -> Image | Unusable:
     source = placed.sources[label]
     if isinstance(source, Unusable):
         return source
+    copy = placed.copies.get(label)
     spec = ImageSpec(
         label=label,
         source=source,
+        copy=copy if isinstance(copy, str) else None,
         digest=entry.digest,
         decompress=entry.decompress,
         format=entry.format,
@@ -230,6 +247,7 @@ def _image(label: str, placed: PlacedMap) -> Image | Unusable:
         machine=entry.machine,
         ssh_user=entry.ssh_user,
         boot_timeout=entry.boot_timeout,
+        max_size=entry.max_size,
     )
     return Image(spec, entry.defaults)
 

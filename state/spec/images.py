@@ -7,10 +7,18 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from state.ids import Digest
-from state.spec.document import Document, Fits, LabelText, Part, wrong_at
-from state.spec.quantities import BootTime
-from state.spec.resolved import Decompress, DiskFormat, Firmware, MachineType, SeedBus
-from state.spec.vm import Cpus, Disk, Memory
+from state.spec.document import Document, Fits, LabelText, Part, between, wrong_at
+from state.spec.quantities import BootTime, Size
+from state.spec.resolved import (
+    MAX_SIZE,
+    Decompress,
+    DiskFormat,
+    Firmware,
+    MachineType,
+    SeedBus,
+)
+from state.spec.units import format_size
+from state.spec.vm import GIB, MIB, TIB, Cpus, Disk, Memory
 
 Sha256 = Annotated[
     str, Fits(r"^([0-9a-f]{64}|[0-9A-F]{64})$", "sha256 (write its 64 hexadecimal digits)")
@@ -22,15 +30,49 @@ SshUser = Annotated[
     str,
     Fits(r"^[A-Za-z_][A-Za-z0-9._-]{0,31}$", "user name (write letters, digits, `.`, `_`, `-`)"),
 ]
+MaxSize = Annotated[Size, between(MIB, 64 * TIB, format_size)]
 Location = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
+Mebibytes = Annotated[int, Field(ge=16, le=16 * TIB // MIB)]
+Gibibytes = Annotated[int, Field(ge=1, le=64 * TIB // GIB)]
+Resources = tuple[int | None, int | None, int | None]
+"""Processors, bytes of memory, bytes of disk; None where nothing says how many."""
+
+
+TWO_SPELLINGS = (("cpus", "cpu"), ("memory", "ram_mb"), ("disk", "disk_gb"))
+
+
 class SizePreset(Part):
-    """A size; what it leaves out comes from the image or from the built-in default."""
+    """A size; what it leaves out comes from the image or from the built-in default. Orchestrators' image maps spell it
+    in numbers without a unit."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"allOf": [{"not": {"required": list(both)}} for both in TWO_SPELLINGS]}
+    )
 
     cpus: Cpus | None = Field(default=None, description="Virtual processors.")
     memory: Memory | None = Field(default=None, description="Memory.")
     disk: Disk | None = Field(default=None, description="Root disk.")
+    cpu: Cpus | None = Field(default=None, description="Virtual processors, instead of `cpus`.")
+    ram_mb: Mebibytes | None = Field(default=None, description="MiB, instead of `memory`.")
+    disk_gb: Gibibytes | None = Field(default=None, description="GiB, instead of `disk`.")
+
+    @model_validator(mode="after")
+    def _one_spelling(self) -> Self:
+        for ours, theirs in TWO_SPELLINGS:
+            if getattr(self, ours) is not None and getattr(self, theirs) is not None:
+                raise wrong_at(f"`{theirs}` stands beside `{ours}` (keep one)", theirs)
+        return self
+
+    @property
+    def resources(self) -> Resources:
+        """What it says, however it is spelled."""
+        return (
+            self.cpu if self.cpus is None else self.cpus,
+            self.memory if self.ram_mb is None else self.ram_mb * MIB,
+            self.disk if self.disk_gb is None else self.disk_gb * GIB,
+        )
 
 
 class ImageEntry(Part):
@@ -38,7 +80,7 @@ class ImageEntry(Part):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "oneOf": [{"required": ["source"]}, {"required": ["local_path"]}],
+            "anyOf": [{"required": ["source"]}, {"required": ["local_path"]}],
             "not": {"required": ["sha256", "sha512"]},
         }
     )
@@ -47,7 +89,8 @@ class ImageEntry(Part):
         default=None, description="An https, http or file URL, or a path relative to this file."
     )
     local_path: Location | None = Field(
-        default=None, description="A path on this host, instead of `source`."
+        default=None,
+        description="A path on this host, instead of `source`; beside it, where a copy may lie that is unpacked.",
     )
     sha256: Sha256 | None = Field(default=None, description="Of what is downloaded.")
     sha512: Sha512 | None = Field(
@@ -65,6 +108,10 @@ class ImageEntry(Part):
     boot_timeout: BootTime = Field(
         default=300.0, description="How long a boot may take until the guest is reached."
     )
+    max_size: MaxSize = Field(
+        default=MAX_SIZE,
+        description="How large it may be when it is unpacked, and the disk that its guest sees.",
+    )
     defaults: SizePreset = Field(
         default=SizePreset(), description="For documents that say nothing themselves or by `size`."
     )
@@ -73,8 +120,6 @@ class ImageEntry(Part):
     def _rules_over_several_keys(self) -> Self:
         if self.source is None and self.local_path is None:
             raise wrong_at("key `source` is missing (write a URL or a path)")
-        if self.source is not None and self.local_path is not None:
-            raise wrong_at("`local_path` stands beside `source` (keep one)", "local_path")
         if self.sha256 is not None and self.sha512 is not None:
             raise wrong_at("`sha512` stands beside `sha256` (keep one)", "sha512")
         return self

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from state.spec.effects import IMAGE_EFFECTS, JOB_EFFECTS, VM_EFFECTS, Effect
+from state.spec.images import TWO_SPELLINGS
 from state.spec.kinds import KINDS
-from state.spec.units import TIME_PATTERN, format_duration
+from state.spec.units import SIZE_PATTERN, TIME_PATTERN, format_duration, format_size
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_IMAGE_KEYS = {"local_path": "source", "sha256": "digest", "sha512": "digest"}
-"""Keys of an image that act through another field of what they resolve to."""
+_IMAGE_KEYS = {
+    "local_path": "source",
+    "sha256": "digest",
+    "sha512": "digest",
+    **{theirs: ours for ours, theirs in TWO_SPELLINGS},
+}
+"""Keys of an image map that act through another field of what they resolve to."""
 
+_NOTATIONS: Mapping[Any, Callable[[Any], str]] = {
+    TIME_PATTERN: format_duration,
+    SIZE_PATTERN: format_size,
+}
+"""How a default is written whose field has that pattern."""
 _EFFECTS: Mapping[str, Mapping[str, Effect]] = {"vm": VM_EFFECTS, "job": JOB_EFFECTS}
 
 
@@ -75,8 +86,9 @@ def _tidied(node: Any) -> Any:
         del made["default"]
     elif isinstance(made.get("default"), dict):
         made["default"] = {key: one for key, one in made["default"].items() if one is not None}
-    if made.get("pattern") == TIME_PATTERN and "default" in made:
-        made["default"] = format_duration(made["default"])
+    show = _NOTATIONS.get(made.get("pattern"))
+    if show is not None and "default" in made:
+        made["default"] = show(made["default"])
     return made
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from state.spec.imagemap import ImageMap, Unresolved
-from state.spec.images import SizePreset
+from state.spec.images import Resources
 from state.spec.job import JobDocument
 from state.spec.resolved import Check, Forward, HealthSpec, ImageSpec, VmSpec
 from state.spec.resolved_job import Attachment, JobFile, JobSpec, Retries
@@ -23,7 +23,8 @@ def resolve_vm(document: VmDocument, images: ImageMap, user_data: str | None = N
     """The whole spec: a document's own key comes before its size preset, that before the image's defaults, and those
     before what is built in. `user_data` is the content of `user_data_file`. Raises Unresolved."""
     image = images.image(document.image)
-    cpus, memory, disk = _sized(document, images.size(document.size), image.defaults)
+    own = (document.cpus, document.memory, document.disk)
+    cpus, memory, disk = _sized(own, images.size(document.size).resources, image.defaults.resources)
     return VmSpec(
         name=document.name,
         image=image.spec,
@@ -92,7 +93,7 @@ def resolve_job(
             " run the script (name another)",
             ("runs_on",),
         )
-    cpus, memory, disk = _sized(images.size(document.size), image.defaults)
+    cpus, memory, disk = _sized(images.size(document.size).resources, image.defaults.resources)
     retries, timeouts = document.retries, document.timeouts
     return JobSpec(
         name=document.name,
@@ -121,10 +122,9 @@ def resolve_job(
     )
 
 
-def _sized(*sources: VmDocument | SizePreset) -> tuple[int, int, int | None]:
+def _sized(*sources: Resources) -> tuple[int, int, int | None]:
     """Processors, memory and disk, each from the first source that says it; the disk None where none does."""
-    return (
-        next((one.cpus for one in sources if one.cpus is not None), DEFAULT_CPUS),
-        next((one.memory for one in sources if one.memory is not None), DEFAULT_MEMORY),
-        next((one.disk for one in sources if one.disk is not None), None),
+    cpus, memory, disk = (
+        next((one for one in said if one is not None), None) for said in zip(*sources, strict=True)
     )
+    return cpus or DEFAULT_CPUS, memory or DEFAULT_MEMORY, disk

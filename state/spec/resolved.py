@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, assert_never
 
+from state.fields import canonical
 from state.ids import Digest, Name
 from state.spec.effects import IMAGE_EFFECTS, VM_EFFECTS, Effect
 from state.spec.units import format_duration, format_size
@@ -25,13 +26,18 @@ SeedBus = Literal["ide", "scsi", "virtio"]
 Firmware = Literal["bios", "uefi"]
 MachineType = Literal["pc", "q35"]
 
+MAX_SIZE = 256 << 30
+"""Bytes that an image may have where nobody says otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
     """One entry of an image map.
 
     `source` is an `http(s)://` or `file://` URL with an absolute path. `digest` is that of what is downloaded, before
-    decompression; None where the map pins none.
+    decompression; None where the map pins none. `max_size`: bytes that it may have when it is unpacked, and that its
+    guest may see. `copy` is a `file://` URL where it may lie on this host, unpacked: how it is had is no part of what
+    is wanted, and neither compared nor kept.
     """
 
     label: str
@@ -45,6 +51,17 @@ class ImageSpec:
     machine: MachineType = "pc"
     ssh_user: str = "root"
     boot_timeout: float = 300.0
+    max_size: int = MAX_SIZE
+    copy: str | None = field(default=None, compare=False)
+
+    def as_copy(self) -> ImageSpec | None:
+        """The image as its copy holds it. None where none may be taken: beside a source that is on this host, too, and
+        of one that comes packed and is pinned, since its digest says nothing of what it unpacks to."""
+        if self.copy is None or self.source.startswith("file:"):
+            return None
+        if self.digest is not None and self.decompress != "none":
+            return None
+        return replace(self, source=self.copy, decompress="none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +124,8 @@ class VmSpec:
     depends_on: tuple[Name, ...] = ()
 
     def canonical(self) -> str:
-        """JSON with sorted keys and no white space: equal specs, and only they, have equal texts."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """Equal specs, and only they, have equal texts."""
+        return canonical(self)
 
     @cached_property
     def digest(self) -> Digest:
@@ -173,14 +190,14 @@ def changes(old: VmSpec, new: VmSpec) -> tuple[Change, ...]:
 def _image_changes(old: ImageSpec, new: ImageSpec) -> tuple[Change, ...]:
     pinned = old.digest is not None and old.digest == new.digest
     found = []
-    for field, effect in IMAGE_EFFECTS.items():
-        before, after = getattr(old, field), getattr(new, field)
+    for key, effect in IMAGE_EFFECTS.items():
+        before, after = getattr(old, key), getattr(new, key)
         if before == after:
             continue
-        if field == "source" and pinned:
+        if key == "source" and pinned:
             effect = Effect.NONE
-        name = "image" if field in ("label", "source", "digest") else f"image.{field}"
-        found.append(Change(name, effect, _shown(field, before), _shown(field, after)))
+        name = "image" if key in ("label", "source", "digest") else f"image.{key}"
+        found.append(Change(name, effect, _shown(key, before), _shown(key, after)))
     return tuple(found)
 
 
@@ -197,7 +214,7 @@ def _shown(field: str, value: Any) -> str:
     if value is None:
         return _NOTHING[field]
     match field:
-        case "memory" | "disk":
+        case "memory" | "disk" | "max_size":
             return format_size(value)
         case "stop_timeout" | "boot_timeout":
             return format_duration(value)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from state.fields import canonical
 from state.ids import Digest, Name
 from state.spec.resolved import ImageSpec
 
@@ -69,13 +70,13 @@ class JobSpec:
     priority: int = 0
 
     def canonical(self) -> str:
-        """JSON with sorted keys and no white space: equal specs, and only they, have equal texts."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """Equal specs, and only they, have equal texts."""
+        return canonical(self)
 
     @cached_property
     def digest(self) -> Digest:
         """`sha256:` of the canonical form without the ways that lead to content: the same bytes at another path of the
-        tree, and the same image by another label or source, are no other job."""
+        tree, and the same image by another label or source or within other bounds, are no other job."""
         content = replace(
             self,
             runs_on="",
@@ -87,7 +88,9 @@ class JobSpec:
             script=self.script if isinstance(self.script, str) else replace(self.script, path=""),
             files=tuple(replace(one, content=replace(one.content, path="")) for one in self.files),
         )
-        return Digest("sha256:" + hashlib.sha256(content.canonical().encode()).hexdigest())
+        fields = json.loads(content.canonical())
+        del fields["image"]["max_size"]
+        return Digest("sha256:" + hashlib.sha256(canonical(fields).encode()).hexdigest())
 
     @classmethod
     def from_canonical(cls, text: str) -> JobSpec:

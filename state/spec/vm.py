@@ -26,7 +26,7 @@ from state.spec.resolved import Power, Restart
 from state.spec.units import format_duration, format_size
 from state.spec.words import quoted
 
-MIB, TIB = 1 << 20, 1 << 40
+MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 USER_DATA_LIMIT = MIB
 """Bytes of user-data, given inline or in a file: cloud-init's own sources take far less, and a seed is no data disk."""
 

@@ -309,6 +309,18 @@ def test_a_database_that_another_program_does_not_let_go_of_is_no_bug(
         assert messages(ledger.reader) == ["said"]
 
 
+def test_a_transaction_may_write_from_its_first_word_on(path: Path) -> None:
+    """What read first and then wants to write is refused at once where another has written meanwhile, however long it
+    would wait. Sabotage: a plain BEGIN."""
+    with closing(Ledger(path)) as ledger, closing(sqlite3.connect(path, timeout=0)) as other:
+        with ledger.transaction() as change:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
+            change.put_meta("key", "value")
+        other.execute("BEGIN IMMEDIATE")
+        other.rollback()
+
+
 async def test_a_database_that_is_held_is_waited_for_while_others_go_on(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
