@@ -76,6 +76,16 @@ def memory(limits: Sequence[Path] = _MEMORY_LIMITS) -> int:
     return min(found)
 
 
+def ephemeral_ports() -> range:
+    """From which the kernel takes the ports of outgoing connections: `ip_local_port_range` of ip(7). Its default where
+    that cannot be read."""
+    try:
+        told = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+        return range(int(told[0]), int(told[1]) + 1)
+    except (OSError, ValueError, IndexError):
+        return range(32768, 61000)
+
+
 def run_as_range() -> range | None:
     """Uids that QEMU processes may get: None unless this process is root and they are mapped."""
     if os.geteuid() != 0:

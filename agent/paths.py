@@ -1,9 +1,10 @@
 """Every name that holdfast gives to something on disk, in one place.
 
     STATE/                       0700
-      agent.lock                 held by the running agent; tells its pid, and whether an agent made STATE
+      agent.lock                 tells who the agent is that holds STATE, and whether an agent made that
       state.db  state.id         the ledger; the random id that this state was born with
       state.db.damaged-<n>       a ledger that could not be read any more, for a look
+      metrics.db                 what machines have used; may be removed at any time
       ballast                    takes up room that is given up when the disk is full
       images/                    content-addressed base images, 0444
       instances/<uid>/           0700
@@ -138,6 +139,10 @@ class StatePaths:
     @property
     def lock(self) -> Path:
         return self.root / "agent.lock"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.db"
 
     @property
     def database(self) -> Path:

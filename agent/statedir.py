@@ -6,7 +6,10 @@ import fcntl
 import os
 import stat
 import struct
+import threading
+import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from agent.paths import StatePaths
 
 # struct flock of fcntl(2) on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid.
 _FLOCK = "@hhqqi"
+_TOLD_WITHIN = 1.0
+"""Seconds from holding the directory to having told who does; a millisecond is usual."""
 _MADE = b"an agent made this directory\n"
 """In the lock of a directory that was not there before."""
 
@@ -23,15 +28,18 @@ _MADE = b"an agent made this directory\n"
 class StateDirectory:
     """A state directory that this process holds until `close`."""
 
-    def __init__(self, root: Path) -> None:
-        """Make the directory if it is not there, and hold it. Raises StateUnusable for one that others may touch or
+    def __init__(
+        self, root: Path, lost: Callable[[StatePaths], str | None] = lambda _: None
+    ) -> None:
+        """Make the directory if it is not there, and hold it. `lost` finds its id where that is not written there any
+        more, None where there is nothing to find it by. Raises StateUnusable for one that others may touch or
         that cannot be made, StateInUse for one that another agent holds."""
         self.paths = StatePaths(root.absolute())
         try:
             while not self._enter(root):
                 pass
             try:
-                self.state_id = _identity(self.paths)
+                self.state_id = _identity(self.paths, lost)
                 _clear_up(self.paths)
             except BaseException:
                 self.close()
@@ -46,16 +54,14 @@ class StateDirectory:
         """Make it and hold it; False where its last holder removed it meanwhile, lock and all."""
         made = _make(self.paths.root)
         _check_private(self.paths.root)
-        for directory in (self.paths.instances, self.paths.images):
-            _make(directory)
-        self._lock = os.open(
-            self.paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
+        self._directory = os.open(self.paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._lock = -1
         try:
-            self._hold(root)
-            if not os.fstat(self._lock).st_nlink:
+            if not self._hold(root):
                 self.close()
                 return False
+            for directory in (self.paths.instances, self.paths.images):
+                _make(directory)
             if made:
                 os.pwrite(self._lock, _MADE, 0)
         except BaseException:
@@ -63,20 +69,54 @@ class StateDirectory:
             raise
         return True
 
-    def _hold(self, root: Path) -> None:
+    def _hold(self, root: Path) -> bool:
+        """The directory itself is what is held: whatever is removed from it, that stays. False where it is gone."""
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            pid = holder(self.paths)
+            fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(self._directory).st_nlink:
+                return False
+            self._lock = self._tell()
+        except BlockingIOError as error:
+            pid = self._holder()
             who = f"pid {pid}" if pid else "a process that cannot be seen from here"
             raise StateInUse(
                 f"the state directory {root} is held by another agent, {who}",
                 hint="stop that one first, or choose another directory with --state",
             ) from error
+        return True
+
+    def _holder(self) -> int | None:
+        """Who holds it instead; that is told a moment after it is held, unless somebody has removed the lock."""
+        waiting, end = threading.Event(), time.monotonic() + _TOLD_WITHIN
+        while (pid := holder(self.paths)) is None and time.monotonic() < end:
+            waiting.wait(0.01)
+        return pid
+
+    def _tell(self) -> int:
+        """The lock by which others know who holds the directory, held."""
+        lock = os.open(
+            self.paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
+
+    def tell_again(self) -> bool:
+        """Make the lock anew where somebody has removed it; whether that was so. Raises OSError."""
+        if os.fstat(self._lock).st_nlink:
+            return False
+        made, before = os.pread(self._lock, len(_MADE), 0), self._lock
+        self._lock = self._tell()
+        os.pwrite(self._lock, made, 0)
+        os.close(before)
+        return True
 
     def remove(self) -> None:
-        """Remove the lock, and the directory where an agent made it and nothing else is left in it. Who waits for the
-        lock finds that it has no name any more, and begins anew."""
+        """Remove the lock, and the directory where an agent made it and nothing else is left in it. Who holds that next
+        finds that it has no name any more, and begins anew."""
         made = os.pread(self._lock, len(_MADE), 0) == _MADE
         self.paths.lock.unlink(missing_ok=True)
         if made:
@@ -85,7 +125,9 @@ class StateDirectory:
 
     def close(self) -> None:
         """Let go of it."""
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+        os.close(self._directory)
 
 
 UNSEEN = 0
@@ -163,11 +205,11 @@ def _clear_up(paths: StatePaths) -> None:
             durable.clear_up(directory)
 
 
-def _identity(paths: StatePaths) -> str:
+def _identity(paths: StatePaths, lost: Callable[[StatePaths], str | None]) -> str:
     try:
         descriptor = os.open(paths.identity, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        made = str(uuid.uuid4())
+        made = lost(paths) or str(uuid.uuid4())
         durable.write(paths.identity, f"{made}\n".encode(), replace=False)
         return made
     with open(descriptor, "rb") as file:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
+
+from agent.errors import RetryLater
 
 T = TypeVar("T")
 _Job = Callable[[], None]
@@ -42,16 +45,27 @@ def at_once() -> Iterator[None]:
         _AT_ONCE.reset(before)
 
 
+def _no_thread(error: RuntimeError) -> RetryLater:
+    return RetryLater(
+        f"the host has no thread to spare: {error}",
+        hint="see to the limits of processes of this user and its control group",
+    )
+
+
 class Worker:
     """One thread, for one event loop, until `leave`. Its jobs are done in the order in which they came, so that nothing
     that the last one lets go of is used by another."""
 
     def __init__(self, name: str) -> None:
+        """Raises RetryLater where there is no thread to be had."""
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._at_once = _AT_ONCE.get()
         if not self._at_once:
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+            except RuntimeError as error:
+                raise _no_thread(error) from error
 
     def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
         """Have `job` done; the future holds what it returns or raises. Cancelling that does not stop the job."""
@@ -99,3 +113,32 @@ class Worker:
         # A loop that is closed has nobody left to tell.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(tell)
+
+
+class Ahead:
+    """What workers were given and nobody has waited for yet: `most` answers, so that what comes next does not wait for
+    what is being done, and does not run away from it."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._answers: deque[asyncio.Future[Any]] = deque()
+
+    async def add(self, *answers: asyncio.Future[Any]) -> None:
+        """Go on as soon as there are no more than `most`. Raises what an earlier one raises."""
+        self._answers.extend(answers)
+        await self._down_to(self._most)
+
+    async def all(self) -> None:
+        """Wait for every one. Raises what one of them raises."""
+        await self._down_to(0)
+
+    def leave(self) -> None:
+        """Wait for none of them, whatever they come to."""
+        for one in self._answers:
+            if not one.cancel() and not one.cancelled():
+                one.exception()
+        self._answers.clear()
+
+    async def _down_to(self, most: int) -> None:
+        while len(self._answers) > most:
+            await self._answers.popleft()

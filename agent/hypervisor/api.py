@@ -21,12 +21,15 @@ from typing import Literal, Protocol
 from state.ids import Name, Process, Uid
 from state.observed import BaseImage as BaseImage
 from state.observed import Exit as Exit
+from state.observed import HowFar as HowFar
 from state.observed import Listener
 from state.observed import RunState as RunState
 from state.observed import StoredImage as StoredImage
 from state.observed import View as View
 from state.observed import Ways as Ways
 from state.spec.resolved import Firmware, Forward, HealthSpec, ImageSpec, MachineType, SeedBus
+from state.usage import DiskUsage as DiskUsage
+from state.usage import Usage as Usage
 from state.work import Artifact as Artifact
 from state.work import Collected as Collected
 from state.work import Content as Content
@@ -34,6 +37,14 @@ from state.work import Limits as Limits
 from state.work import Look as Look
 
 Accelerator = Literal["kvm", "tcg"]
+TCG_BUFFER = 128 << 20
+"""Bytes of translated code that one machine may keep under TCG. A Debian guest takes 30 s to its login prompt with 32
+MiB, 22 with 64, and 20 with 128, 256 and 512; QEMU's own default is 1 GiB, and it fills up."""
+
+
+def needed(memory: int, accelerator: str) -> int:
+    """Bytes of the host that a machine may come to take whose guest has `memory`."""
+    return memory + TCG_BUFFER * (accelerator == "tcg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +262,17 @@ class Checkups(Protocol):
         """Let go of what is kept for the next check of this guest."""
 
 
+class Meter(Protocol):
+    """Tells what machines use."""
+
+    async def read(self, machines: Mapping[Uid, Process]) -> Mapping[Uid, Usage]:
+        """What each of these processes uses just now. One that is gone or does not answer within a second is left out,
+        and costs the others nothing but that."""
+
+    def close(self) -> None:
+        """Let go of every machine without touching it."""
+
+
 class Images(Protocol):
     """The store of base images: content-addressed, read-only."""
 
@@ -258,8 +280,8 @@ class Images(Protocol):
         """Those that are in the store, whole and verified, and still what their source holds as far as that can be seen
         without fetching. A source that says nothing within about a second is taken to be as it was."""
 
-    async def fetch(self, image: ImageSpec, progress: Callable[[str], None]) -> BaseImage:
-        """Bring the image into the store; `progress` is told a sentence part now and then. Raises ImageUnavailable.
+    async def fetch(self, image: ImageSpec, progress: Callable[[HowFar], None]) -> BaseImage:
+        """Bring the image into the store; `progress` is told now and then how far that is. Raises ImageUnavailable.
 
         One that is on its way already is waited for, not doubled: it ends early only when all who wait for it leave.
         """
@@ -301,4 +323,5 @@ class Backend:
     images: Images
     doorway: Doorway
     checkups: Checkups
+    meter: Meter
     host: Host

@@ -16,9 +16,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from agent.hypervisor.api import BaseImage, Hypervisor, Machine, OnChange, RunState
+from agent.hypervisor.api import BaseImage, Hypervisor, Machine, Meter, OnChange, RunState
 from agent.hypervisor.memory import MemoryHost
 from agent.hypervisor.qemu.driver import QemuHypervisor
+from agent.hypervisor.qemu.meter import QemuMeter
 from agent.hypervisor.qemu.monitor import Timing
 from agent.hypervisor.qemu.process import Handle
 from agent.paths import StatePaths
@@ -29,7 +30,7 @@ Guest = Literal["idle", "off", "panic", "obedient"]
 
 DISK = 1 << 20
 RUN_AS = 60_900
-QUICK = Timing(heartbeat=0.2, silence=1.0, command=5.0, connect=2.0)
+QUICK = Timing(heartbeat=0.2, question=0.4, silence=1.0, command=5.0, connect=2.0)
 
 
 class House(Protocol):
@@ -37,6 +38,9 @@ class House(Protocol):
 
     def agent(self) -> Hypervisor:
         """A new agent's hypervisor, not yet opened."""
+
+    def meter(self, agent: Hypervisor) -> Meter:
+        """What tells this agent the usage of its machines."""
 
     def machine(self, name: str = "web", guest: Guest = "idle", **fields: Any) -> Machine:
         """The first generation of `name`, whose guest will do what `guest` says once it runs."""
@@ -78,6 +82,9 @@ class QemuHouse:
 
     def agent(self) -> QemuHypervisor:
         return QemuHypervisor(self.paths, self.state_id, timing=self.timing)
+
+    def meter(self, agent: Hypervisor) -> Meter:
+        return QemuMeter(self.paths, lambda uid: agent.view(uid).responsive)
 
     def machine(self, name: str = "web", guest: str = "idle", **fields: Any) -> Machine:
         path = self._images / guest
@@ -123,6 +130,9 @@ class MemoryHouse:
 
     def agent(self) -> Hypervisor:
         return self.host.backend().hypervisor
+
+    def meter(self, agent: Hypervisor) -> Meter:
+        return self.host.backend().meter
 
     def machine(self, name: str = "web", guest: Guest = "idle", **fields: Any) -> Machine:
         base = BaseImage(Path("/memory/base"), "raw", DISK, Digest("sha256:" + "0" * 64))

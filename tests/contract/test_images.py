@@ -11,6 +11,7 @@ import pytest
 from agent.guest.image import ImageStore
 from agent.hypervisor.api import Images
 from agent.hypervisor.memory import MemoryHost
+from state.observed import HowFar
 from state.spec.resolved import ImageSpec
 from tests.builders import IMAGE
 
@@ -30,7 +31,7 @@ def image(tmp_path: Path) -> ImageSpec:
     return replace(IMAGE, source=source.as_uri(), digest=None, format="raw")
 
 
-def ignore(_: str) -> None:
+def ignore(_: HowFar) -> None:
     """What is told on the way."""
 
 
@@ -47,7 +48,7 @@ async def test_what_was_fetched_is_there_under_every_label(
 async def test_who_asks_for_what_is_on_its_way_waits_for_it(
     images: Images, image: ImageSpec
 ) -> None:
-    said: list[list[str]] = [[], []]
+    said: list[list[HowFar]] = [[], []]
     asked = [images.fetch(replace(image, label=str(n)), said[n].append) for n in range(2)]
     one, two = await asyncio.gather(*asked)
     assert one == two

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import pytest
 
 from agent.errors import BadInput, StartFailed
 from agent.hypervisor.qemu import accel, process
-from agent.hypervisor.qemu.accel import DONE, Evidence, Run, choose, measure
+from agent.hypervisor.qemu.accel import CANNOT_WIN, DONE, Evidence, Run, choose, measure
+from agent.hypervisor.qemu.argv import DEFAULT_QEMU, KVM
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,52 @@ async def test_this_host_is_measured_without_waiting_for_a_kvm_that_hangs() -> N
     if evidence.kvm_seconds is not None and evidence.tcg_seconds is not None:
         assert evidence.choice == ("kvm" if evidence.kvm_seconds < evidence.tcg_seconds else "tcg")
     assert "qemu-system-x86_64" not in children()
+
+
+MEASURED = """
+import asyncio, json
+from dataclasses import asdict
+from agent.hypervisor.qemu.accel import measure
+print(json.dumps(asdict(asyncio.run(measure()))))
+"""
+OPEN_TO_ALL = """
+mount -t tmpfs none "$1" && mknod -m 0666 "$1/kvm" c $((0x$(stat -c %t /dev/kvm))) $((0x$(stat -c %T /dev/kvm))) &&
+mount --bind "$1/kvm" /dev/kvm && shift && exec "$@"
+"""
+"""Shows a `/dev/kvm` that everybody may open: the trial's user may not where it is root's alone."""
+
+
+@pytest.mark.qemu
+def test_a_kvm_that_opens_and_crawls_is_cut_off_and_emulation_is_taken(tmp_path: Path) -> None:
+    """On hosts whose KVM is such a one. Sabotage: take KVM where its device opens."""
+    if not KVM.exists() or os.geteuid() != 0:
+        pytest.skip("there is no /dev/kvm here, or none that can be shown to the trial's user")
+    within = ["unshare", "--mount", "sh", "-c", OPEN_TO_ALL, "sh", str(tmp_path)]
+    if subprocess.run([*within, "true"], check=False).returncode:
+        pytest.skip("no device can be mounted over another here")
+    told = subprocess.run([*within, sys.executable, "-c", MEASURED], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    evidence = Evidence(**json.loads(told.stdout))
+    assert evidence.tcg_seconds is not None
+    if ends_under_kvm(tmp_path, within, 5 * CANNOT_WIN * evidence.tcg_seconds):
+        pytest.skip("KVM does not crawl here")
+    assert evidence.choice == "tcg"
+    assert re.search(r"under TCG; under KVM it had not ended after \d+ ms$", evidence.why)
+
+
+def ends_under_kvm(directory: Path, within: list[str], seconds: float) -> bool:
+    """Whether the trial guest comes to its end in that time, by no word of what is tried here."""
+    disk = directory.with_suffix(".disk")
+    disk.write_bytes(accel.BOOT_SECTOR)
+    words = f"-accel kvm -cpu host -nodefaults -display none -m 32 -drive format=raw,file={disk}"
+    devices = ["-device", "isa-debug-exit,iobase=0xf4"]
+    try:
+        return (
+            subprocess.call([*within, DEFAULT_QEMU, *words.split(), *devices], timeout=seconds)
+            == DONE
+        )
+    except subprocess.TimeoutExpired:
+        return False
 
 
 async def test_a_qemu_that_is_not_there_is_named() -> None:

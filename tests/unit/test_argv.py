@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.hypervisor.api import BaseImage, Machine, SeedContent
-from agent.hypervisor.qemu import argv
+from agent.hypervisor.api import TCG_BUFFER, BaseImage, Machine, SeedContent
 from agent.hypervisor.qemu.argv import Descriptors, command, hostfwd, mark, marked_uid
 from state.ids import Digest, Name, Uid, instance_uid
 from state.spec.resolved import Forward
@@ -214,7 +213,7 @@ def test_a_guest_without_egress_is_restricted_and_keeps_its_forwards(
 
 def test_the_accelerator_brings_its_processor() -> None:
     (accel,) = values("-accel", words())
-    assert accel == f"tcg,thread=multi,tb-size={argv.TCG_BUFFER}"
+    assert accel == f"tcg,thread=multi,tb-size={TCG_BUFFER >> 20}"
     line = words(replace(MACHINE, accelerator="kvm"))
     assert list(values("-accel", line)) == ["kvm"]
     assert list(values("-cpu", line)) == ["host"]
@@ -228,6 +227,17 @@ def test_uefi_maps_its_code_read_only_and_its_variables_writable() -> None:
     assert board.endswith(",pflash0=firmware,pflash1=variables")
     assert nodes(line)["firmware"]["read-only"] is True
     assert nodes(line)["variables"]["read-only"] is False
+
+
+@pytest.mark.parametrize(("starts", "index"), [("bios", None), ("uefi", 1)])
+def test_uefi_looks_at_an_ide_seed_so_that_it_enables_its_controller(
+    starts: Any, index: int | None
+) -> None:
+    found = devices(words(replace(MACHINE, firmware=starts)))
+    assert {one["driver"]: one.get("bootindex") for one in found[1:3]} == {
+        "virtio-blk-pci": 0,
+        "ide-cd": index,
+    }
 
 
 def test_two_machines_have_two_addresses_in_their_network() -> None:

@@ -36,8 +36,8 @@ def test_plain_firmware_is_taken_before_what_enforces_secure_boot(tmp_path: Path
     describe(tmp_path, "40-secure", features=["secure-boot", "requires-smm"])
     plain = describe(tmp_path, "60-plain")
     describe(tmp_path, "70-other")
-    assert find("pc", [tmp_path]) == plain
-    assert find("q35", [tmp_path]) == plain
+    assert find("pc", directories=[tmp_path]) == plain
+    assert find("q35", directories=[tmp_path]) == plain
 
 
 def test_firmware_for_other_machines_is_passed_over(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_firmware_for_other_machines_is_passed_over(tmp_path: Path) -> None:
     describe(tmp_path, "30-bios", **{"interface-types": ["bios"]})
     (tmp_path / "05-broken.json").write_text("{")
     with pytest.raises(BadInput, match="ovmf"):
-        find("pc", [tmp_path])
+        find("pc", directories=[tmp_path], known=[])
 
 
 def test_the_operators_own_descriptor_hides_the_distributions(tmp_path: Path) -> None:
@@ -55,10 +55,28 @@ def test_the_operators_own_descriptor_hides_the_distributions(tmp_path: Path) ->
     other = describe(share, "60-b")
     etc.mkdir()
     (etc / "50-a.json").touch()
-    assert find("pc", [etc, share]) == other
+    assert find("pc", directories=[etc, share]) == other
 
 
 def test_a_descriptor_whose_files_are_gone_is_passed_over(tmp_path: Path) -> None:
     describe(tmp_path, "50-a").code.unlink()
     with pytest.raises(BadInput):
-        find("pc", [tmp_path, tmp_path / "missing"])
+        find("pc", directories=[tmp_path, tmp_path / "missing"], known=[])
+
+
+def test_places_that_are_known_are_tried_where_no_descriptor_fits(tmp_path: Path) -> None:
+    """Sabotage: try them first."""
+    known = describe(tmp_path / "known", "ovmf")
+    assert find("q35", directories=[tmp_path], known=[known]) == known
+    described = describe(tmp_path, "60-plain")
+    assert find("q35", directories=[tmp_path], known=[known]) == described
+
+
+def test_a_machine_keeps_to_the_firmware_that_its_variables_were_made_for(tmp_path: Path) -> None:
+    """An upgrade of the host may describe another, whose code cannot use them. Sabotage: take the first one."""
+    now, before = describe(tmp_path, "60-now"), describe(tmp_path / "known", "before")
+    before.variables.write_bytes(b"smaller")
+    for made, fitting in ((None, now), (4, now), (7, before)):
+        assert find("q35", made=made, directories=[tmp_path], known=[before]) == fitting
+    with pytest.raises(BadInput, match="for a q35 machine that keeps its variables in 5 bytes"):
+        find("q35", made=5, directories=[tmp_path], known=[before])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from agent import host as host_module
 from agent.host import LinuxHost, memory, run_as_range
+from agent.policy import ENOUGH, SSH_PORTS, ssh_ports
 from state.observed import Listener
 
 Listen = Callable[[str], int]
@@ -179,3 +181,47 @@ def test_uids_are_given_only_where_they_are_mapped(mapped: str, uids: range | No
 @pytest.mark.skipif(os.geteuid() == 0, reason="root is given uids")
 def test_an_agent_that_is_not_root_gives_none() -> None:
     assert run_as_range() is None
+
+
+LEASED = """
+import json, sys
+from agent.cli.compose import policy_of
+from agent.config import Settings
+ports = policy_of(Settings(), "0c8a3a3e-7f6b-4a53-9b3a-2f6d8b0a8f11", "tcg").ssh_ports
+print(json.dumps([ports.start, ports.stop]))
+"""
+RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+@pytest.mark.parametrize("kernel", [None, "32768 60999", "20000 60999", "1024 40000"])
+def test_ports_are_leased_from_where_the_kernel_takes_none(kernel: str | None) -> None:
+    """By the range that the kernel has here, and in networks of their own. Sabotage: always lease from the usual."""
+    show = f"echo {kernel} >{RANGE} && " if kernel else ""
+    within = ["unshare", "--net"] if kernel else []
+    told = subprocess.run(
+        [
+            *within,
+            "sh",
+            "-c",
+            f'{show}cat {RANGE} && exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            LEASED,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if kernel and not told.stdout:
+        pytest.skip(f"no network of its own can be made here: {told.stderr}")
+    assert told.returncode == 0, told.stderr
+    taken, leased = told.stdout.splitlines()
+    first, last = map(int, taken.split())
+    start, stop = json.loads(leased)
+    assert stop - start >= ENOUGH
+    assert stop <= first or start > last
+
+
+def test_a_kernel_that_takes_ports_anywhere_leaves_the_usual_range() -> None:
+    assert ssh_ports(range(1024, 65536)) == SSH_PORTS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import Blocked, StopFailed
+from agent.errors import BadInput, Blocked, StopFailed
 from agent.hypervisor.api import BaseImage, Machine, SeedContent
 from agent.hypervisor.qemu import files
 from agent.hypervisor.qemu.files import Lock
@@ -87,10 +87,14 @@ def test_a_description_that_was_moved_or_damaged_is_none(
     assert files.described(made) is not None
 
 
-@pytest.mark.parametrize("lost", ["seed.iso", "instance.json"])
+@pytest.mark.parametrize(
+    "lost", ["seed.iso", "instance.json", pytest.param("efivars.fd", marks=pytest.mark.qemu)]
+)
 def test_what_a_crash_left_out_is_added_beside_a_disk_that_stays(
     paths: StatePaths, machine: Machine, lost: str
 ) -> None:
+    if lost == "efivars.fd":
+        machine = replace(machine, firmware="uefi")
     files.prepare(paths, machine)
     made = mine(paths, machine)
     with made.disk.open("r+b") as disk:
@@ -216,6 +220,28 @@ def test_a_start_that_lacks_a_file_leaves_nothing_open(
         pass
     assert sorted(os.listdir("/proc/self/fd")) == before
     lock.release()
+
+
+@pytest.mark.qemu
+def test_variables_of_the_firmware_are_copied_once_and_those_of_no_firmware_are_told(
+    paths: StatePaths, machine: Machine
+) -> None:
+    """Sabotage: take whatever firmware there is now; copy its variables at each start."""
+    machine = replace(machine, firmware="uefi")
+    files.prepare(paths, machine)
+    variables = mine(paths, machine).firmware_variables
+    with variables.open("r+b") as file:
+        file.write(b"saved")
+    files.prepare(paths, machine)
+    assert variables.read_bytes().startswith(b"saved")
+    variables.write_bytes(b"another's")
+    with pytest.raises(BadInput) as error:
+        files.prepare(paths, machine)
+    assert str(error.value) == (
+        "web starts with UEFI: this host has no UEFI firmware for a pc machine that keeps its variables in 9 bytes"
+        " (install it: Debian and Ubuntu call it ovmf, Fedora edk2-ovmf; or remove"
+        f" {variables} to begin with fresh variables)"
+    )
 
 
 def test_what_is_left_of_a_machine_is_found_unless_it_is_whole_or_lives(

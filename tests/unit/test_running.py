@@ -39,7 +39,7 @@ async def supervised(
         assert who is not None
         held = Handle.hold(who)
         assert held is not None
-        quick = replace(Timing(heartbeat=0.05), **timing)
+        quick = replace(Timing(heartbeat=0.05, question=0.1), **timing)
         running = Running(UID, held, InstancePaths(files, sockets), quick, lambda _: None)
         task = asyncio.ensure_future(running.supervise())
         try:

@@ -241,31 +241,48 @@ def test_an_agent_that_asks_leaves_the_files_of_one_that_runs_alone(root: Path) 
         assert part.exists()
 
 
-def test_who_waits_for_a_lock_that_is_removed_holds_the_new_one(
+def test_who_comes_while_it_is_removed_holds_the_new_one(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sabotage: take the lock without asking whether it still has its name. Two agents then hold the directory."""
+    """Sabotage: hold it without asking whether it still has its name. Two agents then hold the directory."""
     first = StateDirectory(root)
     for directory in (first.paths.instances, first.paths.images):
         directory.rmdir()
     first.paths.identity.unlink()
-    locked = fcntl.lockf
+    locked = fcntl.flock
     tried = []
 
-    def removed_before(lock: int, how: int) -> None:
-        tried.append(lock)
+    def removed_before(directory: int, how: int) -> None:
+        tried.append(directory)
         if len(tried) == 1:
-            for directory in (first.paths.instances, first.paths.images):
-                directory.rmdir()
             first.remove()
             first.close()
             assert not root.exists()
-        locked(lock, how)
+        locked(directory, how)
 
-    monkeypatch.setattr(fcntl, "lockf", removed_before)
+    monkeypatch.setattr(fcntl, "flock", removed_before)
     with closing(StateDirectory(root)):
         assert len(tried) == 2
         assert root.exists()
         monkeypatch.undo()
         told = subprocess.run([sys.executable, "-c", HOLD, root], capture_output=True, text=True)
         assert "is held by another agent" in told.stderr
+
+
+def test_whatever_is_removed_from_it_it_is_held(root: Path) -> None:
+    """Sabotage: hold a file in it."""
+    with closing(StateDirectory(root)) as held:
+        held.paths.lock.unlink()
+        told = subprocess.run([sys.executable, "-c", HOLD, root], capture_output=True, text=True)
+        assert "is held by another agent" in told.stderr
+        assert not held.paths.lock.exists(), "it is not for the one that is refused to make"
+        assert held.tell_again()
+        assert not held.tell_again()
+        asked = f"import agent.statedir as s, agent.paths as p; print(s.holder(p.StatePaths(p.Path({str(root)!r}))))"
+        told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+        assert told.stdout == f"{os.getpid()}\n"
+        held.paths.identity.unlink()
+        for directory in (held.paths.instances, held.paths.images):
+            directory.rmdir()
+        held.remove()
+    assert not root.exists(), "it is still known that an agent made it"

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from agent.worker import Worker
+from agent.worker import Ahead, Worker
 from tests.waiting import eventually
 
 
@@ -65,4 +65,32 @@ async def test_a_thread_ends_when_it_is_left() -> None:
 async def test_threads_do_not_hold_up_a_process() -> None:
     worker = Worker("a daemon")
     assert [one.daemon for one in threading.enumerate() if one.name == "a daemon"] == [True]
+    worker.leave()
+
+
+async def test_what_is_given_does_not_run_away_from_what_is_done() -> None:
+    """Sabotage: wait for nothing. All of a download is then in memory."""
+    worker, gate, ahead, given = Worker("test"), threading.Event(), Ahead(3), list[int]()
+
+    async def give() -> None:
+        for number in range(10):
+            given.append(number)
+            await ahead.add(worker.submit(gate.wait))
+
+    async with asyncio.TaskGroup() as group:
+        giving = group.create_task(give())
+        await eventually(lambda: len(given) == 4, "so many are under way")
+        assert not giving.done()
+        gate.set()
+    await ahead.all()
+    assert given == list(range(10))
+    worker.leave()
+
+
+async def test_what_went_wrong_ahead_is_raised_once_and_the_rest_is_left() -> None:
+    worker, ahead = Worker("test"), Ahead(1)
+    with pytest.raises(ZeroDivisionError):
+        await ahead.add(*(worker.submit(lambda: 1 / 0) for _ in range(5)))
+    ahead.leave()
+    await ahead.all()
     worker.leave()

@@ -16,6 +16,7 @@ from agent.hypervisor.api import (
     BaseImage,
     Exit,
     Found,
+    HowFar,
     Kept,
     Machine,
     OnChange,
@@ -23,6 +24,7 @@ from agent.hypervisor.api import (
     View,
     Ways,
 )
+from agent.hypervisor.memory.meter import MemoryMeter
 from agent.hypervisor.memory.session import MemorySession
 from agent.hypervisor.memory.world import Guest, MemoryWorld
 from state.ids import Digest, Name, Process, Uid
@@ -154,7 +156,7 @@ class MemoryHypervisor:
         guest = self._monitor(uid)
         if (taken := self._host.taken(uid, wanted)) is not None:
             raise MonitorError(f"{taken.address}:{taken.host} could not be forwarded: it is taken")
-        guest.forwards = tuple(wanted)
+        self._host.forward(uid, tuple(wanted))
         guest.machine = replace(guest.machine, forwards=tuple(wanted))
 
     async def grow(self, uid: Uid, size: int) -> None:
@@ -212,7 +214,7 @@ class MemoryImages:
         return await self._flights.join(image_key(image), partial(self._bring, image), progress)
 
     async def _bring(self, image: ImageSpec, progress: Progress) -> BaseImage:
-        progress("0%")
+        progress(HowFar(0, 1))
         await self._host.act("fetch")
         if image.digest is not None and self._digest(image) != image.digest:
             raise ImageUnavailable(
@@ -231,8 +233,11 @@ class MemoryImages:
 
     async def remove(self, image: StoredImage) -> None:
         images = self._host.images
-        for key in [key for key, base in images.items() if base == image.base]:
+        found = [key for key, base in images.items() if base == image.base]
+        for key in found:
             del images[key]
+        if found and self._host.free_disk is not None:
+            self._host.free_disk += image.size
 
     def _digest(self, image: ImageSpec) -> Digest:
         if (told := self._host.contents.get(image.source)) is not None:
@@ -318,5 +323,6 @@ class MemoryHost(MemoryWorld):
             images=MemoryImages(self),
             doorway=MemoryDoorway(self),
             checkups=MemoryCheckups(self),
+            meter=MemoryMeter(self),
             host=MemoryFacts(self),
         )

@@ -60,7 +60,7 @@ class Guest:
 class MemoryWorld:
     """One host. `delays` (seconds) and `failures` (errors, each raised once) are looked up by the name of an
     operation: `prepare`, `describe`, `spawn`, `resume`, `pause`, `stop`, `discard`, `set_forwards`, `grow`, `fetch`,
-    `check`, and `enter`, `upload`, `begin`, `look`, `collect`.
+    `check`, `read`, and `enter`, `upload`, `begin`, `look`, `collect`.
 
     `boot_delay`: seconds from a guest's start until it answers over SSH. `effects` is told of what an agent has brought
     about for a machine (`prepare`, `resume`), or is about to (`stop`, `discard`); `begins` of each run whose script
@@ -85,6 +85,8 @@ class MemoryWorld:
     effects: Callable[[str, Uid], None] = lambda _operation, _uid: None
     begins: Callable[[str, Work], None] = lambda _run, _work: None
     _watchers: list[OnChange] = field(default_factory=list)
+    _forwarding: dict[int, set[Uid]] = field(default_factory=dict)
+    """By port of the host, the machines that have ever had it."""
     _pids: int = 1000
 
     # What tests, simulations and the curious do to the world
@@ -167,13 +169,20 @@ class MemoryWorld:
 
     def taken(self, uid: Uid, forwards: Iterable[Forward]) -> Forward | None:
         """The first of the forwards whose port another machine has."""
-        others = [
-            one
-            for other, guest in self.guests.items()
-            if other != uid and guest.process is not None
-            for one in guest.forwards
-        ]
-        return next((mine for mine in forwards if any(_meet(mine, one) for one in others)), None)
+        for mine in forwards:
+            for other in self._forwarding.get(mine.host, ()):
+                guest = self.guests.get(other)
+                if other == uid or guest is None or guest.process is None:
+                    continue
+                if any(_meet(mine, one) for one in guest.forwards):
+                    return mine
+        return None
+
+    def forward(self, uid: Uid, forwards: tuple[Forward, ...]) -> None:
+        """From now on these lead to the machine."""
+        self.guests[uid].forwards = forwards
+        for one in forwards:
+            self._forwarding.setdefault(one.host, set()).add(uid)
 
     def start(self, uid: Uid) -> Process:
         self._pids += 1
@@ -181,7 +190,7 @@ class MemoryWorld:
         ticks = int(self.boottime() * TICKS_PER_SECOND)
         guest.process = Process(self.boot_id, self._pids, ticks)
         guest.state = RunState.INERT
-        guest.forwards = guest.machine.forwards
+        self.forward(uid, guest.machine.forwards)
         guest.boots += 1
         guest.resets = Resets()
         return guest.process

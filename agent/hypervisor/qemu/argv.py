@@ -25,18 +25,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from agent.hypervisor.api import Machine
+from agent.hypervisor.api import TCG_BUFFER, Machine
 from state.ids import Uid
 from state.spec.resolved import Forward
 
 DEFAULT_QEMU = "qemu-system-x86_64"
 KVM = Path("/dev/kvm")
 ROOT_NODE = "root"
+_MARK = "guest=holdfast/"
 NETDEV = "net"
-
-TCG_BUFFER = 128
-"""MiB of translated code that one TCG machine may keep. A Debian guest takes 30 s to its login prompt with 32, 22 with
-64, and 20 with 128, 256 and 512; QEMU's own default is 1024, and it fills up."""
 
 TCG_CPU = "qemu64,svm=off,ssse3=on,sse4.1=on,sse4.2=on,popcnt=on,rdrand=on"
 """x86-64-v2 and entropy. A Debian guest gets to its login prompt in 17.5 s, with `max` in 21.5 s, with `Nehalem`, an
@@ -62,7 +59,17 @@ class Descriptors:
 
 def mark(state_id: str) -> str:
     """What stands at the beginning of `-name` for every machine of the state directory `state_id`, a UUID."""
-    return f"guest=holdfast/{UUID(state_id)}/"
+    return f"{_MARK}{UUID(state_id)}/"
+
+
+def marked_state(words: list[str]) -> str | None:
+    """The id of the state directory that the machine of this command line says it belongs to."""
+    name = dict(pairwise(words)).get("-name", "")
+    try:
+        told = str(UUID(name.removeprefix(_MARK).partition("/")[0]))
+    except ValueError:
+        return None
+    return told if name.startswith(mark(told)) else None
 
 
 def marked_uid(words: list[str], state_id: str) -> Uid | None:
@@ -117,7 +124,7 @@ def _board(machine: Machine) -> Iterator[str]:
     if machine.accelerator == "kvm":
         yield from ("-accel", "kvm", "-cpu", "host")
     else:
-        yield from ("-accel", f"tcg,thread=multi,tb-size={TCG_BUFFER}", "-cpu", TCG_CPU)
+        yield from ("-accel", f"tcg,thread=multi,tb-size={TCG_BUFFER >> 20}", "-cpu", TCG_CPU)
     yield from ("-smp", f"{int(machine.cpus)},sockets=1,cores={int(machine.cpus)},threads=1")
     yield from ("-m", f"{int(machine.memory)}b", "-boot", "strict=on")
 
@@ -168,7 +175,9 @@ def _disks(machine: Machine, fds: Descriptors) -> Iterator[str]:
 def _seed_device(machine: Machine) -> Iterator[str]:
     match machine.seed_bus:
         case "ide":
-            yield from _json("-device", driver="ide-cd", drive="seed")
+            # OVMF enables the controller only where it is to look for something to boot there, and Linux does not.
+            boot: dict[str, Any] = {"bootindex": 1} if machine.firmware == "uefi" else {}
+            yield from _json("-device", driver="ide-cd", drive="seed", **boot)
         case "scsi":
             yield from _json("-device", driver="virtio-scsi-pci", id="scsi")
             yield from _json("-device", driver="scsi-cd", bus="scsi.0", drive="seed")

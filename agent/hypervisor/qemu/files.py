@@ -22,18 +22,20 @@ from typing import Any
 from uuid import UUID
 
 from agent import durable
-from agent.errors import Blocked, StopFailed
+from agent.errors import BadInput, Blocked, StopFailed
 from agent.guest import keys, overlay
 from agent.hypervisor.api import Kept, Machine, SeedContent
 from agent.hypervisor.qemu import firmware
 from agent.hypervisor.qemu.argv import Descriptors
+from agent.hypervisor.qemu.firmware import Firmware
 from agent.paths import InstancePaths, StatePaths
 from agent.sockets import listening, own_directory
 from state.ids import Name, Uid
 
 
 def prepare(paths: StatePaths, machine: Machine) -> None:
-    """Make what is missing of the machine's files. Raises OSError, Blocked for a disk that is gone.
+    """Make what is missing of the machine's files. Raises OSError, Blocked for a disk that is gone, BadInput where this
+    host has no firmware for it.
 
     `instance.json` is brought up to date also where the machine runs.
     """
@@ -48,14 +50,30 @@ def prepare(paths: StatePaths, machine: Machine) -> None:
         )
     size = max(machine.disk or 0, machine.base.virtual_size)
     overlay.create(mine.disk, machine.base.path, machine.base.format, size)
-    if machine.firmware == "uefi" and not mine.firmware_variables.exists():
-        template = firmware.find(machine.machine).variables.read_bytes()
-        durable.write(mine.firmware_variables, template, replace=False)
+    uefi = _uefi(machine, mine)
+    if uefi is not None and not mine.firmware_variables.exists():
+        durable.write(mine.firmware_variables, uefi.variables.read_bytes(), replace=False)
     if machine.seed is not None and not mine.seed.exists():
         _write_seed(paths, machine, machine.seed)
     description = _description(machine)
     if not was_whole or mine.description.read_text() != description:
         durable.write(mine.description, description.encode(), replace=True)
+
+
+def _uefi(machine: Machine, mine: InstancePaths) -> Firmware | None:
+    """What starts the machine, and goes with the variables that it has by now; None for a BIOS. Raises BadInput."""
+    if machine.firmware != "uefi":
+        return None
+    made, otherwise = None, ""
+    with suppress(FileNotFoundError):
+        made = mine.firmware_variables.stat().st_size
+        otherwise = f"; or remove {mine.firmware_variables} to begin with fresh variables"
+    try:
+        return firmware.find(machine.machine, made=made)
+    except BadInput as error:
+        raise BadInput(
+            f"{machine.name} starts with UEFI: {error.message}", hint=error.hint + otherwise
+        ) from error
 
 
 def _write_seed(paths: StatePaths, machine: Machine, content: SeedContent) -> None:
@@ -102,10 +120,12 @@ def describe(paths: StatePaths, uid: Uid, record: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What `instance.json` tells: the machine as others see it, and as which uid its process runs."""
+    """What `instance.json` tells: the machine as others see it, as which uid its process runs, and on which image its
+    disk stands."""
 
     kept: Kept
     run_as: int | None
+    base: Path
 
 
 def described(mine: InstancePaths) -> Described | None:
@@ -126,7 +146,8 @@ def _described(path: Path, _version: tuple[int, int, int]) -> Described | None:
         uid, name = Uid(machine["uid"]), Name(str(machine["name"]))
         run_as = machine["run_as"]
         kept = Kept(uid, name, int(machine["generation"]), str(machine["record"]))
-        return Described(kept, None if run_as is None else int(run_as))
+        base = Path(str(machine["base"]["path"]))
+        return Described(kept, None if run_as is None else int(run_as), base)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -217,7 +238,8 @@ class Opened:
 
 @contextmanager
 def opened(paths: StatePaths, machine: Machine, lock: Lock) -> Iterator[Opened]:
-    """Everything that the machine's QEMU reads, writes and listens on, until the block is left. Raises OSError."""
+    """Everything that the machine's QEMU reads, writes and listens on, until the block is left. Raises OSError, and
+    BadInput where its firmware is gone."""
     mine = paths.instance(machine.uid)
     with ExitStack() as stack:
 
@@ -228,7 +250,7 @@ def opened(paths: StatePaths, machine: Machine, lock: Lock) -> Iterator[Opened]:
             return descriptor
 
         append = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        uefi = firmware.find(machine.machine) if machine.firmware == "uefi" else None
+        uefi = _uefi(machine, mine)
         own_directory(paths.sockets)
         own_directory(mine.sockets)
         numbers = Descriptors(

@@ -1,22 +1,29 @@
 """Finds the UEFI firmware that this host's distribution installed for QEMU.
 
-It reads the descriptors that distributions ship for this purpose (docs/interop/firmware.json of QEMU) instead of
-knowing paths, and refuses firmware that needs system management mode or enforces Secure Boot: its variables are empty.
+It reads the descriptors that distributions ship for this purpose (docs/interop/firmware.json of QEMU) before it tries
+paths that it knows, and refuses firmware that needs system management mode or enforces Secure Boot: its variables are
+empty.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from agent.errors import BadInput
 from state.spec.resolved import MachineType
 
-DESCRIPTORS = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
+DESCRIPTORS = (
+    Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")) / "qemu/firmware",
+    Path("/etc/qemu/firmware"),
+    Path("/usr/share/qemu/firmware"),
+)
 """Earlier ones win; a file of the same name, an empty one too, hides that of a later directory."""
 
 UNFIT = frozenset({"requires-smm", "secure-boot", "enrolled-keys"})
@@ -31,16 +38,40 @@ class Firmware:
     variables: Path
 
 
-def find(machine: MachineType, directories: Sequence[Path] = DESCRIPTORS) -> Firmware:
-    """The first firmware, by the names of the descriptors, that fits `machine`. Raises BadInput where none does."""
-    for descriptor in _descriptors(directories):
-        firmware = _fitting(descriptor, machine)
-        if firmware is not None and firmware.code.is_file() and firmware.variables.is_file():
+_OVMF = Path("/usr/share/OVMF")
+WELL_KNOWN = (
+    Firmware(_OVMF / "OVMF_CODE_4M.fd", _OVMF / "OVMF_VARS_4M.fd"),
+    Firmware(_OVMF / "OVMF_CODE.fd", _OVMF / "OVMF_VARS.fd"),
+)
+"""Of Debian's ovmf, which describes the first pair alone; machines made with the second go on with the second."""
+
+
+def find(
+    machine: MachineType,
+    *,
+    made: int | None = None,
+    directories: Sequence[Path] = DESCRIPTORS,
+    known: Sequence[Firmware] = WELL_KNOWN,
+) -> Firmware:
+    """The first firmware that fits `machine`: by the names of the descriptors, then of those at `known` places. `made`:
+    bytes of the variables that the machine has already, which only code of their kind can use. Raises BadInput."""
+    described = (_fitting(descriptor, machine) for descriptor in _descriptors(directories))
+    for firmware in chain(filter(None, described), known):
+        if _is_there(firmware, made):
             return firmware
+    which = "" if made is None else f" that keeps its variables in {made} bytes"
     raise BadInput(
-        f"this host has no UEFI firmware for a {machine} machine",
+        f"this host has no UEFI firmware for a {machine} machine{which}",
         hint="install it: Debian and Ubuntu call it ovmf, Fedora edk2-ovmf",
     )
+
+
+def _is_there(firmware: Firmware, made: int | None) -> bool:
+    try:
+        size = firmware.variables.stat().st_size
+    except OSError:
+        return False
+    return firmware.code.is_file() and made in (None, size)
 
 
 def _descriptors(directories: Sequence[Path]) -> Iterator[Path]:

@@ -23,6 +23,8 @@ def bound(log: Path, limit: int) -> bool:
     Its writer appends, and so begins anew at the front; what it writes between the copy and the cut is lost.
     """
     try:
+        if os.lstat(log).st_size <= limit:
+            return False
         descriptor = os.open(log, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False

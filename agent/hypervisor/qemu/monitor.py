@@ -50,9 +50,13 @@ _SAID = {
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds. A stopped QEMU is known as unresponsive after at most `heartbeat` + `silence`."""
+    """Seconds. A stopped QEMU is known as unresponsive after at most `heartbeat` + `silence`; one that hangs in another
+    way, after `question` + `silence`."""
 
     heartbeat: float = 2.0
+    """Between two looks at the process and its logs: they cost next to nothing."""
+    question: float = 10.0
+    """Between two questions that nothing has caused, and two looks at the files that it stands on."""
     silence: float = 2.0
     command: float = 10.0
     connect: float = 3.0
@@ -129,7 +133,7 @@ class Monitor:
                     await asyncio.shield(closing)
 
     async def _listen(self, client: QMPClient) -> None:
-        """Ask for the status at every event and every heartbeat. Raises MonitorError when the connection is lost."""
+        """Ask for the status at every event, and now and then. Raises MonitorError when the connection is lost."""
         lost = asyncio.ensure_future(client.runstate_changed())
         lost.add_done_callback(lambda _: self._wake.set())
         try:
@@ -138,7 +142,7 @@ class Monitor:
                 await self._look(client)
                 await asyncio.wait((lost,), timeout=self._timing.breath)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._timing.heartbeat - self._timing.breath):
+                    async with asyncio.timeout(self._timing.question - self._timing.breath):
                         await self._wake.wait()
         finally:
             lost.cancel()
@@ -196,6 +200,10 @@ class Monitor:
                 pass
         self._wake.set()
         return False
+
+    def look(self) -> None:
+        """Have it asked now, whoever is to hear of it."""
+        self._wake.set()
 
     async def refresh(self) -> View:
         """Ask now. Raises MonitorError."""

@@ -13,14 +13,18 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from agent.errors import StartFailed, StopFailed
-from state.ids import Process
+from state.ids import TICKS_PER_SECOND, Process
 
 START_TICKS = 19
 """Field 22 of /proc/PID/stat, counted after the name of the program, which may hold blanks and parentheses."""
+_USER_TICKS, _SYSTEM_TICKS, _RESIDENT_PAGES = 11, 12, 21
+"""Fields 14, 15 and 24, counted likewise."""
+_PAGE = os.sysconf("SC_PAGESIZE")
 
 
 @cache
@@ -52,6 +56,46 @@ def _read(pid: int, name: str) -> bytes:
             return file.read()
     except (FileNotFoundError, ProcessLookupError):
         return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a process has taken of the host since it began: seconds of processor time of all its threads, those that
+    ended too, and of some of them; and the bytes that it has in memory now."""
+
+    cpu: float
+    threads: tuple[float, ...]
+    resident: int
+
+
+def spent(process: Process, threads: Sequence[int]) -> Spent | None:
+    """None where it is gone, or may not be looked at (proc(5), `/proc/PID/stat` and `/proc/PID/task/TID/stat`)."""
+    try:
+        words = _stat(process.pid, "stat")
+        if not words or int(words[START_TICKS]) != process.start_ticks:
+            return None
+        of_threads = [_stat(process.pid, f"task/{thread}/stat") for thread in threads]
+    except PermissionError:
+        return None
+    resident = int(words[_RESIDENT_PAGES]) * _PAGE
+    return Spent(_seconds(words), tuple(_seconds(one) for one in of_threads if one), resident)
+
+
+def _stat(pid: int, name: str) -> list[bytes]:
+    return _read(pid, name).rpartition(b")")[2].split()
+
+
+def _seconds(words: list[bytes]) -> float:
+    return (int(words[_USER_TICKS]) + int(words[_SYSTEM_TICKS])) / TICKS_PER_SECOND
+
+
+def stands_still(process: Process) -> bool:
+    """Whether it is stopped, traced, or waits for a disk or a file system: its state in proc(5)."""
+    try:
+        words = _stat(process.pid, "stat")
+    except PermissionError:
+        return False
+    return bool(words) and words[0] in (b"T", b"t", b"D")
 
 
 def owner(pid: int) -> int | None:

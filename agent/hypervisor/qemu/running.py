@@ -14,7 +14,7 @@ import structlog
 
 from agent.errors import MonitorError, StopFailed
 from agent.hypervisor.api import Exit, RunState, View
-from agent.hypervisor.qemu import logs, process
+from agent.hypervisor.qemu import base, files, logs, process
 from agent.hypervisor.qemu.monitor import Monitor, Timing
 from agent.hypervisor.qemu.process import Handle
 from agent.paths import InstancePaths
@@ -61,6 +61,7 @@ class Running:
         self._mine = mine
         self._timing = timing
         self._told = ""
+        self._base: int | None = None
 
     async def answers_within(self, seconds: float) -> bool:
         """Whether QEMU said its state before `seconds` were over, and lives."""
@@ -96,29 +97,51 @@ class Running:
     async def _supervise(self) -> Exit:
         async with asyncio.TaskGroup() as group:
             listening = group.create_task(self.monitor.run())
-            tidying = group.create_task(self._look_after_files())
+            looking = group.create_task(self._look_after())
             await self.held.ended()
             # Its last event, which says why, may still lie in the socket.
             await self.monitor.heard_out(1.0)
             listening.cancel()
-            tidying.cancel()
+            looking.cancel()
         return self._ending()
 
-    async def _look_after_files(self) -> None:
+    async def _look_after(self) -> None:
+        loop = asyncio.get_running_loop()
+        files_due = loop.time()
         while True:
-            try:
-                self.monitor.remark = self._tidied()
-            except OSError as error:
-                self.monitor.remark = f"its files cannot be looked after: {error}"
+            if process.stands_still(self.process):
+                self.monitor.look()
+            for log, limit in (
+                (self._mine.console_log, CONSOLE_LIMIT),
+                (self._mine.qemu_log, QEMU_LOG_LIMIT),
+            ):
+                with suppress(OSError):
+                    logs.bound(log, limit)
+            if loop.time() >= files_due:
+                self.monitor.remark = self._amiss()
+                files_due = loop.time() + self._timing.question
             await asyncio.sleep(self._timing.heartbeat)
 
-    def _tidied(self) -> str:
-        """Cut the logs; what is wrong with the files, or nothing. Raises OSError."""
+    def _amiss(self) -> str:
+        """What is wrong with the files that it stands on, or nothing."""
+        try:
+            return self._lost_disk() or self._changed_base()
+        except OSError as error:
+            return f"its files cannot be looked after: {error}"
+
+    def _lost_disk(self) -> str:
+        if self._mine.disk.exists():
+            return ""
         # QEMU writes on into a file without a name, and everything is lost at its end.
-        remark = "" if self._mine.disk.exists() else f"its disk {self._mine.disk} was removed"
-        logs.bound(self._mine.console_log, CONSOLE_LIMIT)
-        logs.bound(self._mine.qemu_log, QEMU_LOG_LIMIT)
-        return remark
+        lost = "what its guest has written goes with it when it ends: save that from inside"
+        return f"its disk {self._mine.disk} was removed; {lost}"
+
+    def _changed_base(self) -> str:
+        described, pid = files.described(self._mine), self.process.pid
+        if described is None:
+            return ""
+        self._base = base.held_as(pid, described.base, self._base)
+        return "" if self._base is None else base.remark(pid, self._base, described.base)
 
     def _ending(self) -> Exit:
         status = self.held.reap()

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from agent.errors import StartFailed
 from agent.hypervisor.api import Machine
-from agent.hypervisor.qemu import confine, files, logs, process
+from agent.hypervisor.qemu import base, confine, files, logs, process
 from agent.hypervisor.qemu.argv import KVM, Descriptors
 from agent.hypervisor.qemu.process import Handle
 from agent.paths import StatePaths
@@ -28,6 +28,7 @@ def started(
     try:
         logs.begin(mine.qemu_log)
         with files.opened(paths, machine, lock) as opened:
+            base.check(machine.name, machine.base.path, opened.numbers.base)
             command = confinement(machine).wrap(words(opened.numbers))
             pid = process.launch(command, inherit=opened.inherit, output=opened.log)
         held = Handle.hold_child(pid)
