@@ -11,11 +11,11 @@ from functools import partial
 from typing import Protocol
 
 from agent.wake import Wake
-from agent.worker import Worker
+from agent.worker import Worker, alone
 
 
 class Remote(Protocol):
-    """A source that has a server. Its methods are called one at a time, in a thread."""
+    """A source that has a server. Called in threads: one `fetch` at a time, `approve` also beside it."""
 
     @property
     def approvable(self) -> str | None:
@@ -44,9 +44,10 @@ class Fetcher:
         try:
             while True:
                 self._asked.clear()
-                waiting, self._waiting = self._waiting, []
+                number = len(self._waiting)  # who asks from now on waits for the next answer
                 if await self._worker.submit(self._source.fetch):
                     self._wake.notify("the repository says something else")
+                waiting, self._waiting = self._waiting[:number], self._waiting[number:]
                 for one in waiting:
                     if not one.done():
                         one.set_result(None)
@@ -74,5 +75,5 @@ class Fetcher:
         return self._source.approvable
 
     async def approve(self, commit: str) -> str:
-        """Follow that commit; its whole id. Raises Blocked."""
-        return await self._worker.submit(partial(self._source.approve, commit))
+        """Follow that commit; its whole id. Raises Blocked. It waits for no server, and is done when this returns."""
+        return await alone("approve", partial(self._source.approve, commit))

@@ -9,6 +9,9 @@ from state.desired import WantedVm
 from state.observed import Observed, Retry, image_key
 from state.spec.resolved import ImageSpec
 
+HOW_FAR_EVERY = 1.0
+"""Seconds from one look at how far an image is to the next."""
+
 
 class Fetches:
     """The images that one pass asks for, each once however many vms want it."""
@@ -49,6 +52,7 @@ class Fetches:
                 because=f"image {image.label} is on its way: {how_far}",
                 reason="FetchingImage",
                 source=wanted.source,
+                until=HOW_FAR_EVERY,
             )
         if (retry := self.ask_for(image)) is not None:
             return Wait(

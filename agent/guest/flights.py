@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from state.observed import BaseImage
+from state.observed import BaseImage, HowFar
 
-Progress = Callable[[str], None]
-"""Told a sentence part on how far a fetch is."""
+Progress = Callable[[HowFar], None]
+"""Told now and then how far a fetch is."""
 Fetch = Callable[[Progress], Coroutine[Any, Any, BaseImage]]
 
 
@@ -37,7 +37,7 @@ class _Flight:
 
     def __init__(self, fetch: Fetch) -> None:
         self._listeners: list[Progress] = []
-        self._said: str | None = None
+        self._said: HowFar | None = None
         self._task = asyncio.ensure_future(fetch(self._tell))
 
     @property
@@ -58,7 +58,7 @@ class _Flight:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
 
-    def _tell(self, how_far: str) -> None:
+    def _tell(self, how_far: HowFar) -> None:
         self._said = how_far
         for progress in self._listeners:
             progress(how_far)

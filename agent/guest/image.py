@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from errno import EDQUOT, ENOSPC
 from functools import partial
 from pathlib import Path
 
@@ -20,23 +21,27 @@ from agent.guest.local import local_path
 from agent.guest.qcow2 import NotUsable
 from agent.guest.shelf import Fetched, Shelf
 from agent.guest.unpack import Broken
-from agent.worker import Worker, alone
+from agent.worker import Ahead, Worker, alone
 from state.ids import Digest
-from state.observed import BaseImage, StoredImage, image_key
+from state.observed import DISK_FLOOR, BaseImage, HowFar, StoredImage, image_key
 from state.spec.resolved import ImageSpec
 
 _KEEPER = "keeper of the images"
-FLOOR = 512 << 20
-"""Bytes that a fetch leaves free on the disk of the store."""
+PIECES_AHEAD = 8
+"""Pieces of a download, CHUNK each at most, that may have come before they are unpacked."""
 
 
 class ImageStore:
     """The images below one directory. One agent at a time uses it, in one event loop; its own fetches may run beside
-    each other. `floor`: bytes that a fetch leaves free on its disk."""
+    each other. `floor`: bytes that a fetch leaves free on its disk; `run_as`: the user who looks at what has come, None
+    where we are no root."""
 
-    def __init__(self, directory: Path, *, floor: int = FLOOR) -> None:
+    def __init__(
+        self, directory: Path, *, floor: int = DISK_FLOOR, run_as: int | None = None
+    ) -> None:
         self._shelf = Shelf(directory)
         self._floor = floor
+        self._run_as = run_as
         self._fingerprints = Fingerprints()
         self._flights = Flights()
 
@@ -82,28 +87,45 @@ class ImageStore:
         return await self._flights.join(image_key(image), partial(self._bring, image), progress)
 
     async def _bring(self, image: ImageSpec, progress: Progress) -> BaseImage:
-        """One pass over the bytes, through digest and decompression to disk."""
-        tried = f"fetching image {image.label} from {image.source}"
-        landing = Landing(self._shelf.directory, self._floor, image.decompress)
-        # Beside each other: the digest takes a quarter of the time that unpacking does.
+        """From the copy on this host, where there is one that is as it was pinned; from its source otherwise."""
+        copy = image.as_copy()
+        if copy is None or not await self._is_there(copy):
+            return await self._pass(image, image, progress)
+        try:
+            return await self._pass(image, copy, progress)
+        except ImageUnavailable as refused:
+            try:
+                return await self._pass(image, image, progress)
+            except ImageUnavailable as error:
+                error.message += f"; before that, {refused.message}"
+                raise
+
+    async def _is_there(self, copy: ImageSpec) -> bool:
+        path = local_path(copy.source)
+        return path is not None and (await self._fingerprints.of([path]))[path] is not None
+
+    async def _pass(self, image: ImageSpec, origin: ImageSpec, progress: Progress) -> BaseImage:
+        """One pass over the bytes of `origin`, through digest and decompression to the disk of `image`."""
+        tried = f"fetching image {image.label} from {origin.source}"
+        landing = Landing(self._shelf.directory, self._floor, origin, self._run_as)
+        # Beside each other: the digest takes a third of the time that unpacking does.
         hasher, writer = Worker("digest of an image"), Worker("writer of an image")
+        ahead = Ahead(2 * PIECES_AHEAD)
         try:
             await writer.submit(landing.open)
             algorithm = image.digest.partition(":")[0] if image.digest else "sha256"
             hashed, got = hashlib.new(algorithm), 0
-            async with download.opened(image.source) as source:
+            async with download.opened(origin.source) as source:
                 await writer.submit(partial(landing.expect, source.total))
-                piece = await source.read()
-                while piece:
+                while piece := await source.read():
                     got += len(piece)
-                    piece, *_ = await asyncio.gather(
-                        source.read(),
+                    progress(HowFar(got, source.total))
+                    await ahead.add(
                         hasher.submit(partial(hashed.update, piece)),
                         writer.submit(partial(landing.take, piece)),
                     )
-                    total = source.total
-                    progress(f"{100 * got // total}%" if total else f"{got >> 20} MiB")
-            whole = await writer.submit(partial(landing.finish, image.format))
+                await ahead.all()
+            whole = await writer.submit(landing.finish)
             digest = Digest(f"{algorithm}:{hashed.hexdigest()}")
             if image.digest is not None and digest != image.digest:
                 raise ImageUnavailable(
@@ -119,8 +141,10 @@ class ImageStore:
                 f"{tried}: {error}", hint="free some space there", short=error.short
             ) from error
         except OSError as error:
-            raise ImageUnavailable(f"{tried}: {error.strerror or error}") from error
+            said, full = error.strerror or str(error), error.errno in (ENOSPC, EDQUOT)
+            raise (NoRoomForImage if full else ImageUnavailable)(f"{tried}: {said}") from error
         finally:
+            ahead.leave()
             landing.abandon()
             hasher.leave()
             writer.leave(landing.close)

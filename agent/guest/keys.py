@@ -42,6 +42,17 @@ def _kept(path: Path, comment: str) -> KeyPair:
     Raises StateUnusable for a private file that holds no such key: it is never replaced, since guests know it.
     """
     try:
+        return _read_or_made(path, comment)
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise StateUnusable(
+            f"the key {path} cannot be used: {why}",
+            hint="make it readable for this user, or restore it from a backup",
+        ) from error
+
+
+def _read_or_made(path: Path, comment: str) -> KeyPair:
+    try:
         private = path.read_bytes()
     except FileNotFoundError:
         durable.write(path, _made(), replace=False)

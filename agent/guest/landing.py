@@ -1,6 +1,7 @@
 """An image on its way into the store: from packed pieces to a whole file, or to nothing.
 
-All but `abandon` is called in one thread, which alone touches the descriptor: it closes it when it is done with it.
+All but `abandon` is called in one thread. That and the one which follows it to the disk alone touch the descriptor,
+which is closed when both are done with it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent import durable
-from agent.guest import qcow2
-from agent.guest.unpack import SparseFile, Unpacker
-from state.spec.resolved import Decompress, DiskFormat
+from agent.guest import inspection, qcow2
+from agent.guest.qcow2 import NotUsable
+from agent.guest.sparse import Behind, SparseFile
+from agent.guest.unpack import Broken, Unpacker
+from state.spec.resolved import ImageSpec
 
-MAX_SIZE = 256 << 30
-"""Bytes that one image may have when it is unpacked."""
+_OVERHEAD = 16 << 20
+"""Bytes that come for nothing: packed data that unpacks to less than itself, and has no end."""
 _SECTOR = 512
 _STRIDE = 16 << 20
 
@@ -76,43 +79,61 @@ class Whole:
 
 
 class Landing:
-    """The bytes of one image, packed as they come, on their way to a file of `directory` with a dot before its name."""
+    """The bytes of one image, packed as they come, on their way to a file of `directory` with a dot before its name.
+    `run_as`: the user who has a look at a qcow2, None to stay who we are."""
 
-    def __init__(self, directory: Path, floor: int, decompress: Decompress) -> None:
+    def __init__(self, directory: Path, floor: int, image: ImageSpec, run_as: int | None) -> None:
         self.path = directory / f".{secrets.token_hex(8)}{durable.UNFINISHED}"
         self._room = Room(directory, floor)
-        self._decompress = decompress
+        self._image = image
+        self._run_as = run_as
+        self._packed = 0
         self._abandoned = False
         self._descriptor: int | None = None
+        self._out: Behind | None = None
         self._unpacker: Unpacker | None = None
+        self._virtual_size: int | None = None
+        """What the header of a qcow2 says, once it has come."""
 
     def open(self) -> None:
-        """Before anything else; a file of that name is nobody else's."""
+        """Before anything else; a file of that name is nobody else's. Raises NotUsable and OSError."""
+        if self._image.format == "qcow2":
+            inspection.prepare()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         self._descriptor = os.open(self.path, flags, 0o600)
-        out = SparseFile(self._descriptor, self._spend)
-        self._unpacker = Unpacker(self._decompress, out, MAX_SIZE)
+        self._out = Behind(SparseFile(self._descriptor, self._spend))
+        self._unpacker = Unpacker(self._image.decompress, self._out, self._image.max_size)
 
     def expect(self, size: int | None) -> None:
-        """So many bytes are to come, packed or not; None: nobody knows. Raises NoRoom where they cannot find room."""
-        if size is not None and self._decompress == "none":
+        """So many bytes are to come, packed or not; None: nobody knows. Raises Broken where they are more than the
+        image may have, NoRoom where they find no room."""
+        if size is not None and self._image.decompress == "none":
+            if size > self._image.max_size:
+                raise Broken(f"it has {size} bytes, and its max_size is {self._image.max_size}")
             self._room.check(size)
 
     def take(self, piece: bytes) -> None:
-        """The next packed bytes. Raises Broken, NoRoom and OSError."""
+        """The next packed bytes. Raises Broken, NoRoom and OSError, and NotUsable as soon as the header tells."""
         assert self._unpacker is not None  # noqa: S101 - it was opened
+        self._packed += len(piece)
+        if self._packed > self._image.max_size + _OVERHEAD:
+            raise Broken(f"more has come than its max_size, {self._image.max_size} bytes")
         self._unpacker.feed(piece)
+        if len(self._unpacker.head) >= qcow2.HEADER_LENGTH:
+            self._look(self._unpacker.head)
 
-    def finish(self, form: DiskFormat) -> Whole:
+    def finish(self) -> Whole:
         """What has come is all, and on disk. Raises Broken, NotUsable, NoRoom and OSError."""
         assert self._unpacker is not None  # noqa: S101 - as above
         assert self._descriptor is not None  # noqa: S101 - as above
+        assert self._out is not None  # noqa: S101 - as above
         self._unpacker.finish()
-        size = os.fstat(self._descriptor).st_size
-        header = os.pread(self._descriptor, qcow2.HEADER_LENGTH, 0)
-        virtual_size = qcow2.virtual_size(header) if form == "qcow2" else _sectors(size)
+        size = self._out.size
+        self._look(self._unpacker.head)
         os.fchmod(self._descriptor, 0o444)
-        return Whole(self.path, size, virtual_size)
+        if self._image.format == "qcow2":
+            inspection.check(self._descriptor, self._virtual_size or 0, self._run_as)
+        return Whole(self.path, size, self._virtual_size or _sectors(size))
 
     def abandon(self) -> None:
         """Have what is under way end soon: nobody waits for it any more. From any thread."""
@@ -120,10 +141,24 @@ class Landing:
 
     def close(self) -> None:
         """Let go of the file, and remove it unless it was put elsewhere."""
+        if self._out is not None:
+            self._out.close()
         if self._descriptor is not None:
             os.close(self._descriptor)
             with suppress(FileNotFoundError):
                 self.path.unlink()
+
+    def _look(self, header: bytes) -> None:
+        """See what the header of a qcow2 says. A raw disk is not looked into: a guest may have written there what it
+        liked. Raises NotUsable."""
+        if self._image.format == "raw" or self._virtual_size is not None:
+            return
+        size = qcow2.virtual_size(header[: qcow2.HEADER_LENGTH])
+        if size > self._image.max_size:
+            raise NotUsable(
+                f"its virtual size is {size} bytes, and its max_size is {self._image.max_size}"
+            )
+        self._virtual_size = size
 
     def _spend(self, size: int) -> None:
         if self._abandoned:
@@ -137,5 +172,5 @@ class Abandoned(Exception):
 
 def _sectors(size: int) -> int:
     if size == 0:
-        raise qcow2.NotUsable("it is empty")
+        raise NotUsable("it is empty")
     return -(-size // _SECTOR) * _SECTOR

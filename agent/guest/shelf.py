@@ -50,20 +50,23 @@ class Shelf:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._sources = directory / "sources"
-        self._known: dict[Path, tuple[int, BaseImage]] = {}
+        self._known: dict[Path, BaseImage] = {}
         self._used: dict[Path, float] = {}
 
     def find(self, image: ImageSpec, digest: Digest) -> BaseImage | None:
-        """The image whose download has that digest, if it is there and as long as it was when it was put there."""
+        """The image whose download has that digest, if it is there and as it was when it was put there."""
         disk = self._disk(image, digest)
         known = self._known.get(disk) or _read(disk, image.format, digest)
         try:
-            if known is None or disk.stat().st_size != known[0]:
-                return None
+            found = disk.stat()
         except OSError:
             return None
+        if known is None or not as_put(disk, found):
+            return None
+        if max(found.st_size, known.virtual_size) > image.max_size:
+            return None  # others allow it more
         self._known[disk] = known
-        return known[1]
+        return known
 
     def fetched(self, source: str) -> Fetched | None:
         """What was put down of a source, if that can be read."""
@@ -87,9 +90,17 @@ class Shelf:
         disk = self._disk(image, digest)
         if self.find(image, digest) is None:
             self._known.pop(disk, None)
+            # One content, one time: a machine that holds the file before open is not taken for one whose base changed.
+            if (before := _put_at(disk)) is not None:
+                os.utime(whole.path, ns=(before, before))
             whole.path.rename(disk)
             durable.sync_directory(self.directory)
-        told = {"size": whole.size, "virtual_size": whole.virtual_size, "source": image.source}
+        told = {
+            "size": whole.size,
+            "modified": disk.stat().st_mtime_ns,
+            "virtual_size": whole.virtual_size,
+            "source": image.source,
+        }
         _write(_beside(disk), told)
         if fetched is not None:
             _write(
@@ -142,20 +153,40 @@ def _beside(disk: Path) -> Path:
     return disk.with_name(disk.name + ".json")
 
 
-def _read(disk: Path, form: DiskFormat, digest: Digest) -> tuple[int, BaseImage] | None:
+def as_put(disk: Path, found: os.stat_result) -> bool:
+    """Whether a file is as it was when it was put there as `disk`, by its size and the time of its last modification in
+    ns, which a restored backup may have cut to seconds. True where that was not put down, as by an earlier version."""
+    told = _object(_beside(disk))
+    size, modified = told.get("size", found.st_size), told.get("modified", found.st_mtime_ns)
+    if not _is_count(modified):
+        return False
+    return found.st_size == size and found.st_mtime_ns in (modified, modified // 10**9 * 10**9)
+
+
+def _put_at(disk: Path) -> int | None:
+    """The time that a disk was given when it was put there first; None where there never was one."""
+    recorded = _object(_beside(disk)).get("modified")
+    if _is_count(recorded):
+        return recorded
+    with suppress(OSError):
+        return disk.stat().st_mtime_ns
+    return None
+
+
+def _read(disk: Path, form: DiskFormat, digest: Digest) -> BaseImage | None:
     told = _object(_beside(disk))
     size, virtual_size = told.get("size"), told.get("virtual_size")
     if not _is_count(size) or not _is_count(virtual_size):
         return None
     if not 0 < virtual_size <= MAX_VIRTUAL_SIZE:
         return None
-    return size, BaseImage(disk, form, virtual_size, digest)
+    return BaseImage(disk, form, virtual_size, digest)
 
 
 def _stored(disk: Path, form: DiskFormat, digest: Digest) -> StoredImage:
     status = disk.stat()
     known = _read(disk, form, digest)
-    base = known[1] if known else BaseImage(disk, form, status.st_size, digest)
+    base = known or BaseImage(disk, form, status.st_size, digest)
     source = _object(_beside(disk)).get("source")
     try:
         used_at = _beside(disk).stat().st_mtime

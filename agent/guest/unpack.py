@@ -1,4 +1,4 @@
-"""Decompression as a stream, into a sparse file: a piece goes in, its plain bytes go to disk, and the end is proven.
+"""Decompression as a stream: a piece goes in, its plain bytes come out, and the end is proven.
 
 Memory holds one piece of plain bytes at a time, however much a few packed bytes stand for,
 and the window that the data asks for. Compressed data that ends early, or goes on after its end with something else,
@@ -8,9 +8,7 @@ is an error here, since most stream interfaces pass over both in silence.
 from __future__ import annotations
 
 import lzma
-import os
 import zlib
-from collections.abc import Callable, Iterator
 from typing import Literal, Protocol, assert_never
 
 from agent.guest.zstd import MAX_WINDOW, ZstdFrame
@@ -18,8 +16,8 @@ from state.spec.resolved import Decompress
 
 PIECE = 1 << 20
 """Plain bytes that are unpacked at once, at most."""
-_HOLE = 1 << 16
-_ZEROS = bytes(_HOLE)
+HEAD = 512
+"""Plain bytes of the beginning that are kept for a look."""
 
 
 class Broken(ValueError):
@@ -38,38 +36,26 @@ class _Decoder(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-class SparseFile:
-    """Writes to a file descriptor, leaving holes for zeros. `spend` is told before each piece how many of its bytes go
-    to disk, and may raise."""
+class Out(Protocol):
+    """Where plain bytes go; `size` counts them."""
 
-    def __init__(self, descriptor: int, spend: Callable[[int], None]) -> None:
-        self._descriptor = descriptor
-        self._spend = spend
-        self.size = 0
+    size: int
 
-    def write(self, data: bytes) -> None:
-        """Append. Blocks of zeros become holes."""
-        runs = list(_runs(data))
-        self._spend(sum(end - start for start, end in runs))
-        for start, end in runs:
-            _write_at(self._descriptor, memoryview(data)[start:end], self.size + start)
-        self.size += len(data)
-
-    def finish(self) -> None:
-        """Set the length, and make it durable."""
-        os.ftruncate(self._descriptor, self.size)
-        os.fsync(self._descriptor)
+    def write(self, data: bytes) -> None: ...
+    def finish(self) -> None: ...
 
 
 class Unpacker:
-    """Feeds pieces of `kind` through to a file, never beyond `max_size` bytes of output."""
+    """Feeds pieces of `kind` through to `out`, never beyond `max_size` bytes of output. `head`: the first HEAD bytes of
+    them, as far as they have come."""
 
-    def __init__(self, kind: Decompress, out: SparseFile, max_size: int) -> None:
+    def __init__(self, kind: Decompress, out: Out, max_size: int) -> None:
         self._kind = kind
         self._out = out
         self._max_size = max_size
         self._decoder = None if kind == "none" else _decoder(kind)
         self._fresh = True
+        self.head = b""
 
     def feed(self, data: bytes) -> None:
         """Take the next piece. Raises Broken."""
@@ -106,7 +92,9 @@ class Unpacker:
 
     def _emit(self, plain: bytes) -> None:
         if self._out.size + len(plain) > self._max_size:
-            raise Broken(f"it unpacks to more than {self._max_size} bytes")
+            raise Broken(f"it unpacks to more than its max_size, {self._max_size} bytes")
+        if len(self.head) < HEAD:
+            self.head += plain[: HEAD - len(self.head)]
         self._out.write(plain)
 
 
@@ -140,25 +128,3 @@ def _decoder(kind: Literal["zstd", "gzip", "xz"]) -> _Decoder:
         case "zstd":
             return ZstdFrame()
     assert_never(kind)
-
-
-def _runs(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where the bytes between holes begin and end."""
-    start = None
-    for at in range(0, len(data), _HOLE):
-        # Comparing bytes is one memcmp; comparing memoryviews is several times slower.
-        piece = data[at : at + _HOLE]
-        hole = piece == (_ZEROS if len(piece) == _HOLE else bytes(len(piece)))
-        if hole and start is not None:
-            yield start, at
-            start = None
-        elif not hole and start is None:
-            start = at
-    if start is not None:
-        yield start, len(data)
-
-
-def _write_at(descriptor: int, view: memoryview, at: int) -> None:
-    while view:
-        written = os.pwrite(descriptor, view, at)
-        view, at = view[written:], at + written

@@ -1,8 +1,9 @@
 """One frame of zstd at a time with bounded memory: the only doorway to zstandard.
 
 Its decompressobj returns all that the bytes stand for which it is handed, and four bytes may stand for 128 KiB. So it
-is handed one block at a time, as the format draws them (RFC 8878, sections 3.1.1 and 3.1.2): the headers of a frame and
-of each block tell how long they are. What blocks hold, and whether any of it is sound, is for the library alone.
+is handed a few blocks at a time, as the format draws them (RFC 8878, sections 3.1.1 and 3.1.2): the headers of a frame
+and of each block tell how long they are, and a block stands for 128 KiB at most. What blocks hold, and whether any of
+it is sound, is for the library alone.
 """
 
 from __future__ import annotations
@@ -15,21 +16,28 @@ _SKIPPABLE, _ANY_SKIPPABLE = 0x184D2A50, 0xFFFFFFF0
 _DICTIONARY_ID = (0, 1, 2, 4)
 _CONTENT_SIZE = (0, 2, 4, 8)
 _RLE = 1
+_BLOCK = 1 << 17
+_AT_ONCE = 1 << 20
 
 
 class ZstdFrame:
-    """Decodes one frame. The interface is that of `lzma.LZMADecompressor`; a piece of output is one block's, so 128 KiB
-    at most, whatever `max_length` allows."""
+    """Decodes one frame. The interface is that of `lzma.LZMADecompressor`. Of output at most `max_length` comes at
+    once, or what one block stands for where that is more."""
 
     def __init__(self) -> None:
         import zstandard
 
-        self._inner = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
+        # With room for all that comes, a call runs from its beginning to its end without the lock of the interpreter.
+        self._inner = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj(
+            write_size=_AT_ONCE
+        )
         self._data = b""
         self._at = 0
         self._due = 0
         """Bytes from `_at` on that belong to one header or one block."""
         self._in_blocks = False
+        self._over = False
+        """Whether nothing of the frame comes behind what is due."""
         self._trailer = 0
 
     @property
@@ -46,16 +54,19 @@ class ZstdFrame:
         return self._data[self._at :] if self.eof else b""
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """The plain bytes of the next header or block, often none."""
+        """The plain bytes of what comes next, often none."""
         if data:
             self._data, self._at = self._data[self._at :] + data, 0
-        if self.needs_input:
+        start = self._at
+        for _ in range(max(1, min(max_length, _AT_ONCE) // _BLOCK)):
+            if (self._over and not self._due) or self.needs_input:
+                break
+            end = min(self._at + self._due, len(self._data))
+            self._due -= end - self._at
+            self._at = end
+        if self._at == start:
             return b""
-        end = min(self._at + self._due, len(self._data))
-        plain = self._inner.decompress(memoryview(self._data)[self._at : end])
-        self._due -= end - self._at
-        self._at = end
-        return plain
+        return self._inner.decompress(memoryview(self._data)[start : self._at])
 
     def _measured(self) -> bool:
         """Find out how long the header or block is that begins here; False when too little of it is there."""
@@ -68,6 +79,7 @@ class ZstdFrame:
             return 0  # no frame is shorter
         magic = int.from_bytes(there[:4], "little")
         if magic & _ANY_SKIPPABLE == _SKIPPABLE:
+            self._over = True
             return 8 + int.from_bytes(there[4:8], "little")
         descriptor = there[4]
         single = descriptor >> 5 & 1
@@ -82,4 +94,5 @@ class ZstdFrame:
             return 0
         header = int.from_bytes(there[:3], "little")
         last, kind, size = header & 1, header >> 1 & 3, header >> 3
+        self._over = bool(last)
         return 3 + (1 if kind == _RLE else size) + (self._trailer if last else 0)

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from tests.waiting import eventually
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -28,15 +30,18 @@ class Turn:
 @dataclass
 class Server:
     """`content` is what it has; `headers` goes with every answer, `tag` as the ETag, by which it compares. `turns` are
-    the answers to come, and then it behaves. `asked` are the requests, `left` counts who left while it stood still."""
+    the answers to come, and then it behaves. `asked` are the requests and `targets` their first lines;
+    `left` counts who left while it stood still."""
 
     content: bytes
     tag: str | None = '"one"'
     headers: dict[str, str] = field(default_factory=dict)
     turns: list[Turn] = field(default_factory=list)
     asked: list[dict[str, str]] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
     left: int = 0
     url: str = ""
+    _open: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
     def ranges(self) -> list[str | None]:
@@ -44,11 +49,28 @@ class Server:
         return [one.get("range") for one in self.asked]
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            await self._one(reader, writer)
+        finally:
+            writer.close()
+            self._open.discard(writer)
+
+    async def close(self) -> None:
+        """Leave whoever is still connected."""
+        for writer in self._open:
+            writer.close()
+        await eventually(lambda: not self._open, "everybody was left")
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
-            lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[1:-2]
+            first, *lines = (
+                (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
+            )
             asked = {
                 key.lower(): value for key, _, value in (line.partition(": ") for line in lines)
             }
+            self.targets.append(first.removesuffix(" HTTP/1.1"))
             self.asked.append(asked)
             turn = self.turns.pop(0) if self.turns else Turn()
             head, body = self._answer(turn, asked)
@@ -59,7 +81,6 @@ class Server:
             if turn.stalls:
                 await reader.read()
                 self.left += 1
-        writer.close()
 
     def _answer(self, turn: Turn, asked: dict[str, str]) -> tuple[bytes, bytes]:
         body, status, more = self.content, turn.status or "200 OK", dict(self.headers)
@@ -93,4 +114,7 @@ async def misbehaving(content: bytes, *turns: Turn) -> AsyncIterator[Server]:
     listener = await asyncio.start_server(server.answer, "127.0.0.1", 0)
     async with listener:
         server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/image.raw"
-        yield server
+        try:
+            yield server
+        finally:
+            await server.close()

@@ -166,6 +166,50 @@ async def test_redirects_are_followed_to_servers_alone(tmp_path: Path) -> None:
                 await fetched(store, wanted(here, None))
 
 
+async def test_a_redirect_is_followed_again_for_the_rest(tmp_path: Path) -> None:
+    """A server of redirects may send everybody elsewhere each time; what is there proves itself."""
+    async with misbehaving(CONTENT, Turn(cut=5_000_000)) as one, misbehaving(CONTENT) as two:
+        turns = Turn(location=one.url), Turn(location=two.url)
+        async with misbehaving(b"", *turns) as here:
+            assert await fetched(ImageStore(tmp_path), wanted(here)) == CONTENT
+            assert two.asked[0]["if-range"] == one.tag
+            assert begins(two.ranges[0]) > 0
+
+
+async def test_a_circle_of_redirects_has_an_end(tmp_path: Path) -> None:
+    async with misbehaving(b"") as one, misbehaving(b"") as two:
+        one.turns, two.turns = [Turn(location=two.url)] * 99, [Turn(location=one.url)] * 99
+        with pytest.raises(ImageUnavailable, match=f"^fetching {one.url}: "):
+            await fetched(ImageStore(tmp_path), wanted(one))
+        assert len(one.asked) + len(two.asked) < 20
+
+
+async def test_a_wrong_digest_is_told_beside_the_right_one(tmp_path: Path) -> None:
+    store, wrong = ImageStore(tmp_path), Digest("sha512:" + "0" * 128)
+    async with misbehaving(CONTENT) as server:
+        right = f"sha512:{hashlib.sha512(CONTENT).hexdigest()}"
+        with pytest.raises(
+            ImageUnavailable, match=f"its digest is {right}, not {wrong} \\(correct"
+        ):
+            await fetched(store, wanted(server, wrong))
+        await leaves_nothing(store, wanted(server, wrong), tmp_path)
+
+
+async def test_content_that_changes_between_two_fetches_is_another_image(tmp_path: Path) -> None:
+    """Sabotage: name a disk by its source. An overlay then stands on what it was not made for."""
+    store = ImageStore(tmp_path)
+    async with misbehaving(CONTENT, Turn(then=CONTENT[::-1])) as server:
+        first = await store.fetch(wanted(server, None), lambda _: None)
+        second = await store.fetch(wanted(server, None), lambda _: None)
+        assert first.digest != second.digest
+        assert (read(first.path), read(second.path)) == (CONTENT, CONTENT[::-1])
+        assert await store.look([wanted(server, None)]) == {wanted(server, None): second}
+
+
+def read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
 async def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
     async with misbehaving(CONTENT) as server:
         image = wanted(server)

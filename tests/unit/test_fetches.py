@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.backoff import failed
-from agent.fetches import Fetches
+from agent.fetches import HOW_FAR_EVERY, Fetches
 from state.observed import Observed, Retry, image_key
 from state.spec.resolved import ImageSpec
 from tests.builders import BASE, IMAGE, moment, vm, wanted
@@ -43,7 +43,7 @@ def test_an_image_on_its_way_is_waited_for_and_not_asked_for_again() -> None:
     assert (wait.reason, wait.because) == (
         "FetchingImage", "image debian-12 is on its way: 37%",
     )  # fmt: skip
-    assert (wait.source, wait.until) == (WEB.source, None)
+    assert (wait.source, wait.until) == (WEB.source, HOW_FAR_EVERY)
     assert fetches.ask_for(IMAGE) is None
     assert fetches.asked == ()
 

@@ -23,7 +23,7 @@ from agent.guest.fingerprints import PATIENCE
 from agent.guest.image import ImageStore
 from agent.guest.landing import NoRoom, Room
 from state.ids import Digest
-from state.observed import BaseImage
+from state.observed import BaseImage, HowFar
 from state.spec.resolved import ImageSpec
 from tests.dead import dead
 from tests.serving import Server, serving
@@ -204,9 +204,9 @@ async def test_a_source_that_is_written_while_it_is_read_is_an_error(
 ) -> None:
     """Sabotage: compare nothing. A half-written image is then believed, and fetched anew at every pass."""
     store, image = ImageStore(directory), spec(source)
-    changed: list[str] = []
+    changed: list[HowFar] = []
 
-    def progress(how_far: str) -> None:
+    def progress(how_far: HowFar) -> None:
         if not changed:
             changed.append(how_far)
             change(source)
@@ -227,7 +227,7 @@ async def test_a_source_that_is_replaced_while_it_is_read_is_whole_and_out_of_da
     other = source.with_name("other")
     other.write_bytes(CONTENT[::-1])
 
-    def progress(_: str) -> None:
+    def progress(_: HowFar) -> None:
         with suppress(FileNotFoundError):
             other.rename(source)
 
@@ -316,7 +316,7 @@ def test_room_is_refused_when_it_is_used_up(tmp_path: Path) -> None:
 
 async def test_an_image_of_several_labels_is_fetched_once(directory: Path) -> None:
     """Sabotage: a fetch for each. Both then write to what is installed as verified."""
-    store, said = ImageStore(directory), {"a": list[str](), "b": list[str]()}
+    store, said = ImageStore(directory), {"a": list[HowFar](), "b": list[HowFar]()}
     async with serving(CONTENT) as server, asyncio.TaskGroup() as group:
         one = group.create_task(store.fetch(pinned(server), said["a"].append))
         await eventually(lambda: said["a"], "the first is told how far it is")
@@ -327,7 +327,7 @@ async def test_an_image_of_several_labels_is_fetched_once(directory: Path) -> No
         server.go_on.set()
         assert await one == await two
         assert server.asked == 1
-    assert said["a"][-1] == said["b"][-1] == "100%"
+    assert said["a"][-1] == said["b"][-1] == HowFar(len(CONTENT), len(CONTENT))
     assert one.result().path.read_bytes() == CONTENT
     await eventually(lambda: unfinished(directory) == [], "nothing is left over")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -29,6 +28,7 @@ from state.records import instance_row
 from state.runs import RunPhase
 from state.spec.resolved import ImageSpec
 from tests.builders import desired, instance, job, moment, run, vm
+from tests.mounting import mounted
 
 MIB = 1 << 20
 NOTHING = desired(vm("other"))
@@ -39,11 +39,8 @@ def directory(tmp_path: Path) -> Iterator[Path]:
     """Eight MiB for the store; skipped where nothing can be mounted."""
     path = tmp_path / "images"
     path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0700", "none", str(path)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("nothing can be mounted here")
-    yield path
-    subprocess.run(["umount", path], check=True)
+    with mounted(path, "8m,mode=0700"):
+        yield path
 
 
 @pytest.fixture
@@ -209,10 +206,10 @@ async def test_nothing_is_removed_by_hand_while_it_cannot_be_told_what_is_needed
     operator = Operator(ledger, moment, on(store))
     with pytest.raises(Blocked, match="no documents were read yet"):
         await operator.prune()
-    operator.passed(Plan(()), desired(unproven="/desired is gone"), ())
+    operator.passed(Plan(()), desired(unproven="/desired is gone"))
     with pytest.raises(Blocked, match="/desired is gone"):
         await operator.prune()
-    operator.passed(Plan(()), NOTHING, ())
+    operator.passed(Plan(()), NOTHING)
     assert paths(await operator.prune(dry_run=True)) == [base.path]
     assert base.path.exists()
     assert paths(await operator.prune()) == [base.path]
