@@ -1,4 +1,7 @@
-"""Tells the repository what became of its documents: on change, and not more often than a server should be bothered."""
+"""Tells the repository what became of its documents: on change, and not more often than a server should be bothered.
+
+Of thousands of names that takes a while to write, so it is done in a thread, as the push is.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,12 @@ class Target(Protocol):
     def ref(self) -> str: ...
 
     def publish(self, files: dict[str, bytes], at: float) -> str:
-        """Put these files there; the id of the commit. Raises HoldfastError and OSError."""
+        """Have these files there, and nothing else; the id of the commit. Raises HoldfastError and OSError."""
 
 
 class Publisher:
-    """`told` is the status of this moment, `shown` writes one for people. What came of the last push is recorded, and
-    told by `status`."""
+    """`told` is the status of this moment, `shown` writes one for people; both are called in a thread. What came of the
+    last push is recorded, and told by `status`."""
 
     def __init__(  # noqa: PLR0913 - what the agent's parts share
         self,
@@ -52,7 +55,7 @@ class Publisher:
         self._every = every
         self._changed = asyncio.Event()
         self._last: str | None = None
-        self._pushing: asyncio.Future[str] | None = None
+        self._pushing: asyncio.Future[str | None] | None = None
 
     def look(self) -> None:
         """Something may have changed."""
@@ -72,24 +75,30 @@ class Publisher:
 
     async def publish(self) -> bool | None:
         """Push what is the case now; whether that went well, None where it was pushed before."""
-        now = _lasting(self._told())
-        text = json.dumps(now, indent=1, ensure_ascii=False)
-        if text == self._last:
-            return None
-        files = {"status.json": text.encode(), "STATUS.md": self._shown(now).encode()}
         if self._pushing is not None:
             await asyncio.wait([self._pushing])  # it was cut off here, and goes on there
         worker = Worker("status")
-        self._pushing = worker.submit(partial(self._target.publish, files, self._clock().wall))
+        self._pushing = worker.submit(partial(self._push, self._clock().wall))
         worker.leave()
         try:
             commit = await asyncio.shield(self._pushing)
         except (HoldfastError, OSError) as error:
             await self._record(f"pushing the status to {self._target.ref}: {error}")
             return False
+        if commit is not None:
+            await self._record(None, commit)
+        return None if commit is None else True
+
+    def _push(self, at: float) -> str | None:
+        """What is the case now, put there; the id of the commit, None where it was put there before."""
+        now = _lasting(self._told())
+        text = json.dumps(now, indent=1, ensure_ascii=False)
+        if text == self._last:
+            return None
+        files = {"status.json": text.encode(), "STATUS.md": self._shown(now).encode()}
+        commit = self._target.publish(files, at)
         self._last = text
-        await self._record(None, commit)
-        return True
+        return commit
 
     async def _record(self, error: str | None, commit: str | None = None) -> None:
         before = json.loads(self._ledger.meta(PUBLISHED_KEY) or "{}")
@@ -105,10 +114,10 @@ class Publisher:
 
 
 def _lasting(status: dict[str, Any]) -> dict[str, Any]:
-    """A status without what changes although nothing happens, and without what came of the push before."""
-    agent = {key: value for key, value in status["agent"].items() if key != "status_ref"}
-    source = agent["source"] or {}
-    agent["source"] = {key: value for key, value in source.items() if key != "fetched_at"}
+    """A status without what differs although nothing happens, and without what came of the push before."""
+    agent = status["agent"] | {"pid": None, "status_ref": None}
+    if agent["source"] is not None:
+        agent["source"] = agent["source"] | {"fetched_at": None}
     pushed = (status["agent"]["status_ref"] or {}).get("error")
     errors = [one for one in status["errors"] if one["message"] != pushed]
     return {**status, "agent": agent, "errors": errors}

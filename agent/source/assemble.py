@@ -22,6 +22,7 @@ from state.spec.images import ImagesDocument
 from state.spec.job import JobDocument
 from state.spec.kinds import OWNERS
 from state.spec.resolve import resolve_job, resolve_vm
+from state.spec.resolved import ImageSpec
 from state.spec.vm import VmDocument
 from state.spec.words import listed, quoted
 
@@ -42,6 +43,7 @@ class Assembled:
     problems: list[Problem] = field(default_factory=list)
     advice: list[Advice] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
+    images: dict[str, ImageSpec] = field(default_factory=dict)
 
 
 class Assembler:
@@ -77,7 +79,7 @@ class Assembler:
         maps = [one for one in outside if one.document is not None and self.is_mine(one)]
         maps += [one for one in alone if isinstance(one.document, ImagesDocument)]
         merged = self._merge(maps)
-        self._found.labels = merged.meanings()
+        self._found.labels, self._found.images = merged.meanings(), merged.images()
         if whole or maps:
             broken = [one for one in (*outside, *mine) if one.problems]
             gap = next(filter(None, map(self._gap, broken)), "")
@@ -179,7 +181,7 @@ class Assembler:
         for label, entry in placed.document.images.items():
             source = placed.sources[label]
             if isinstance(source, Unusable):
-                key = "source" if entry.local_path is None else "local_path"
+                key = "local_path" if entry.source is None else "source"
                 message = f"image {quoted(label)} {source.why}"
                 self._blame(reading, ("images", label, key), message)
             if label in placed.outside:
@@ -187,6 +189,9 @@ class Assembler:
                     f"image {quoted(label)} lies outside the tree: an agent takes it only where"
                     " --image-root allows its directory"
                 )
+                self._advised.append((reading, ("images", label), message))
+            if isinstance(copy := placed.copies.get(label), Unusable):
+                message = f"image {quoted(label)} is fetched: its `local_path` {copy.why}"
                 self._advised.append((reading, ("images", label), message))
             if entry.digest is None:
                 message = f"image {quoted(label)} has no sha256: nothing proves what is downloaded"

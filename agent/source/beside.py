@@ -10,6 +10,7 @@ import hashlib
 import posixpath
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from agent.errors import BadInput, SourceChanged
 from agent.source.tree import Content, Tree, shown
@@ -19,16 +20,25 @@ from state.spec.resolved_job import Attachment
 from state.spec.units import format_size
 from state.spec.vm import USER_DATA_LIMIT
 
-Needs = dict[str, tuple[Hashable | None, bool]]
-"""Files by path: the stamp of each (None: there was none), and whether it was too fresh for that to prove anything."""
+
+class Need(NamedTuple):
+    """A file that a document names. `stamp`: None where there was none; `fresh`: whether it was too fresh for that to
+    prove anything; `blob`: git's id of what it held, None where it could not be read."""
+
+    stamp: Hashable | None
+    fresh: bool = False
+    blob: str | None = None
+
+
+Needs = dict[str, Need]
+"""By path."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Hashed:
     """A file as it was read at the moment `now`, None found where it is too large."""
 
-    stamp: Hashable | None
-    fresh: bool
+    need: Need
     now: float
     found: Attachment | None
 
@@ -43,13 +53,13 @@ class Attachments:
     def find(self, path: str, now: float, needs: Needs) -> Attachment:
         """The file at `path` below the root, put down among `needs`. Raises BadInput."""
         stamp = self._tree.stamp(path)
-        needs[path] = (stamp, False)
+        needs[path] = Need(stamp)
         known = self._known.get(path)
-        if known is None or known.stamp != stamp or (known.fresh and known.now != now):
+        if known is None or known.need.stamp != stamp or (known.need.fresh and known.now != now):
             self._known.pop(path, None)
-            known = self._read(path, stamp, now)
+            known = self._read(path, now)
             self._known[path] = known
-        needs[path] = (known.stamp, known.fresh)
+        needs[path] = known.need
         if known.found is None:
             limit = format_size(ATTACHMENT_LIMIT)
             raise BadInput(f"it is larger than {limit}", hint="put it into the image")
@@ -59,12 +69,12 @@ class Attachments:
         """Remember nothing but what was read of these."""
         self._known = {path: self._known[path] for path in paths if path in self._known}
 
-    def _read(self, path: str, stamp: Hashable | None, now: float) -> _Hashed:
+    def _read(self, path: str, now: float) -> _Hashed:
         content = self._tree.read(path, now, ATTACHMENT_LIMIT)
-        found: Attachment | None = None
-        if len(content.data) <= ATTACHMENT_LIMIT:
-            found = Attachment(path, _digest_of(content.data), len(content.data))
-        return _Hashed(content.stamp, content.fresh, now, found)
+        if len(content.data) > ATTACHMENT_LIMIT:
+            return _Hashed(Need(content.stamp, content.fresh), now, None)
+        found = Attachment(path, _digest_of(content.data), len(content.data))
+        return _Hashed(Need(content.stamp, content.fresh, content.blob), now, found)
 
 
 class FilesBeside:
@@ -79,9 +89,9 @@ class FilesBeside:
 
     def user_data(self, relative: str) -> str:
         path = _joined(self._document, relative)
-        self.needs[path] = (self._tree.stamp(path), False)
+        self.needs[path] = Need(self._tree.stamp(path))
         found = self._tree.read(path, self._now)
-        self.needs[path] = (found.stamp, found.fresh)
+        self.needs[path] = Need(found.stamp, found.fresh, found.blob)
         return _user_data(found)
 
     def attachment(self, relative: str) -> Attachment:

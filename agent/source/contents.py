@@ -11,10 +11,11 @@ from pathlib import Path
 
 from agent.errors import BadInput
 from agent.source.assemble import Assembler
+from agent.source.beside import Needs
 from agent.source.documents import Reading
 from agent.source.files import Directory, is_fresh, stamp_of
 from agent.source.loader import Loader
-from agent.source.placing import Outside, placed
+from agent.source.placing import Outside, local_path_of, placed
 from agent.source.text import MOST_BYTES
 from agent.source.tree import Content, Entry, Look, Missing, Tree, shown
 from state.desired import Desired, Problem, SourceInfo
@@ -86,8 +87,13 @@ class Contents:
 
     @property
     def blobs(self) -> dict[str, str]:
-        """Git's ids of what the files of the tree held, by their paths."""
+        """Git's ids of what the files of the tree held that have documents, by their paths."""
         return self._loader.blobs
+
+    @property
+    def needs(self) -> Needs:
+        """The files of the tree that documents name."""
+        return self._loader.needs
 
     @property
     def outside(self) -> tuple[Reading, ...]:
@@ -133,6 +139,7 @@ class Contents:
             advice=(*self.look.advice, *found.advice),
             unproven=self._unproven(assembler),
             labels=found.labels,
+            images=found.images,
         )
         self._last = (assembler, source, desired)
         return desired
@@ -169,18 +176,34 @@ class Contents:
             top = self._tree.directory
             base = None if top is None else top / os.path.dirname(reading.path)
             roots = (top, *self._image_roots)
+        allowed = [root for root in roots if root is not None]
         sources: dict[str, str | Unusable] = {}
         outside: set[str] = set()
         for label, entry in document.images.items():
             try:
-                sources[label] = placed(entry, base, [root for root in roots if root is not None])
+                sources[label] = placed(entry, base, allowed)
             except BadInput as error:
                 if self._anywhere and isinstance(error, Outside):
                     sources[label] = error.url
                     outside.add(label)
                     continue
                 sources[label] = Unusable(f"has a source that {error}")
-        return PlacedMap(str(reading.ref), document, sources, frozenset(outside))
+        copies = _copies(document, base, allowed)
+        return PlacedMap(str(reading.ref), document, sources, frozenset(outside), copies)
+
+
+def _copies(
+    document: ImagesDocument, base: Path | None, roots: Sequence[Path]
+) -> dict[str, str | Unusable]:
+    """Where copies of the images may lie that have a source beside it."""
+    found: dict[str, str | Unusable] = {}
+    for label, entry in document.images.items():
+        if entry.source is not None and entry.local_path is not None:
+            try:
+                found[label] = local_path_of(entry, base, roots)
+            except BadInput as error:
+                found[label] = Unusable(str(error))
+    return found
 
 
 def _might_own(problem: Problem) -> str:

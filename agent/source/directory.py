@@ -75,7 +75,8 @@ class DirectorySource:
         """What is wanted now. `now` is Unix time. Raises nothing for what is on disk; cheap while nothing changes."""
         source = SourceInfo("directory", self._location)
         try:
-            desired = self._at_commit(self._contents.desired(self._assembler, source, now))
+            desired = self._contents.desired(self._assembler, source, now)
+            desired = self._at_commit(desired, now)
         except Moved:
             desired = Desired(source, unproven="the tree keeps changing while it is read")
         broken = [problem for problem in desired.problems if problem.file == "."]
@@ -85,14 +86,14 @@ class DirectorySource:
             desired = replace(desired, source=replace(source, error=error), problems=rest)
         return self._absence.judge(desired, now)
 
-    def _at_commit(self, desired: Desired) -> Desired:
+    def _at_commit(self, desired: Desired, now: float) -> Desired:
         """What was read, with the commit that the directory is checked out at; the same object for the same."""
-        commit = self._work_tree.look()
+        commit = self._work_tree.look(now)
         if commit is None:
             return desired
         before, told = self._told or (None, None)
         if told is None or before is not desired or told.source.commit != commit:
-            dirty = self._work_tree.is_dirty(self._contents.blobs)
+            dirty = self._work_tree.is_dirty(self._contents.blobs, self._contents.needs)
             told = replace(desired, source=replace(desired.source, commit=commit, dirty=dirty))
             self._told = (desired, told)
         return told

@@ -77,6 +77,11 @@ class Loader:
         """Git's ids of what the files held, by their paths; empty for one that could not be read."""
         return {path: record.blob for path, record in self._records.items()}
 
+    @property
+    def needs(self) -> Needs:
+        """The files that documents name."""
+        return {path: need for one in self._records.values() for path, need in one.needs.items()}
+
     def locate(self, reading: Reading, path: Path, at_key: bool = False) -> tuple[int, int]:
         """Line and column of a value of a document that was read; the document's start where its text changed since.
 
@@ -130,10 +135,10 @@ class Loader:
         return record.stamp == entry.stamp and not record.fresh and self._needs_hold(record)
 
     def _needs_hold(self, record: _Record) -> bool:
-        for path, (stamp, fresh) in record.needs.items():
+        for path, need in record.needs.items():
             if path not in self._stamps:
                 self._stamps[path] = self._tree.stamp(path)
-            if fresh or self._stamps[path] != stamp:
+            if need.fresh or self._stamps[path] != need.stamp:
                 return False
         return True
 
@@ -155,17 +160,12 @@ class Loader:
             return before
         beside = FilesBeside(self._tree, self._attachments, entry.path, now)
         readings = read_documents(file, content.data, beside)
-        blob = _blob(content.data)
-        return _Record(content.stamp, content.fresh, digest, readings, beside.needs, blob)
+        needs = beside.needs
+        return _Record(content.stamp, content.fresh, digest, readings, needs, content.blob)
 
 
 def _same(one: Reading, other: Reading) -> bool:
     return one.problems == other.problems
-
-
-def _blob(data: bytes) -> str:
-    """gitformat: the id of a blob is the hash of `blob SP <size> NUL <content>`."""
-    return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
 
 
 def _digest(data: bytes) -> bytes:

@@ -35,9 +35,9 @@ _scheme = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):").match
 def placed(entry: ImageEntry, base: Path | None, roots: Sequence[Path]) -> str:
     """The absolute URL of an image's source. `base` is the directory of its document, None where that lies in none.
     Raises BadInput with the rest of a sentence about the source; Outside where all that is wrong is where it lies."""
-    if entry.local_path is not None:
-        return _local(entry.local_path, base, roots)
-    source = entry.source or ""
+    if entry.source is None:
+        return local_path_of(entry, base, roots)
+    source = entry.source
     if not source.isprintable() or " " in source:
         raise BadInput("has characters that no URL has", hint="write them as %20 and the like")
     found = _scheme(source)
@@ -51,6 +51,11 @@ def placed(entry: ImageEntry, base: Path | None, roots: Sequence[Path]) -> str:
         case scheme:
             hint = "write an https, http or file URL, or a path; `./` before a path with a colon"
             raise BadInput(f"has the scheme {quoted(scheme)}, which is not supported", hint=hint)
+
+
+def local_path_of(entry: ImageEntry, base: Path | None, roots: Sequence[Path]) -> str:
+    """The URL of an image's `local_path`. Raises as `placed` does."""
+    return _local(entry.local_path or "", base, roots)
 
 
 def _remote(source: str) -> str:

@@ -5,6 +5,7 @@ A tree never gives out what lies outside it, and it tells apart what is not ther
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -45,6 +46,12 @@ class Content:
     data: bytes
     stamp: Hashable
     fresh: bool = False
+
+    @property
+    def blob(self) -> str:
+        """Git's id of it. gitformat: the hash of `blob SP <size> NUL <content>`."""
+        head = b"blob %d\0" % len(self.data)
+        return hashlib.sha1(head + self.data, usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from agent.errors import Blocked
 from agent.fetcher import Fetcher
 from agent.paths import StatePaths
 from agent.source.git.clone import Clone
@@ -22,6 +23,7 @@ from agent.source.git.trust import Signers
 from state.ids import Name, Uid
 from tests.gits import Repository, git
 from tests.memory.world import Lab
+from tests.mounting import mount, mounted
 from tests.trees import HOST, MAP, vm
 from tests.unit.test_git_trust import Somebody, listed
 from tests.waiting import eventually
@@ -40,6 +42,7 @@ class Node:
         self.lab = Lab(self.paths.database)
         self.url = self.repository.url
         self.trust: Signers | None = None
+        self.interval = INTERVAL
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Lab]:
@@ -49,7 +52,7 @@ class Node:
         self.lab.source = source  # type: ignore[assignment]
         async with self.lab.running() as lab:
             assert lab.agent is not None
-            fetcher = Fetcher(source, lab.agent.wake, INTERVAL)
+            fetcher = Fetcher(source, lab.agent.wake, self.interval)
             lab.agent.operator.repository = fetcher
             task = asyncio.ensure_future(fetcher.run())
             try:
@@ -79,7 +82,15 @@ class Node:
 
     async def seen(self, commit: str) -> None:
         """Wait until a pass was made of that commit."""
-        await eventually(lambda: self.lab.passes[-1].desired.source.commit == commit, commit)
+        passes = self.lab.passes
+        await eventually(
+            lambda: bool(passes) and passes[-1].desired.source.commit == commit, commit
+        )
+
+    async def woken_by(self, reason: str) -> None:
+        """Wait until a pass was made for that reason, too."""
+        passes = self.lab.passes
+        await eventually(lambda: any(reason in one.reasons for one in passes), reason)
 
 
 @pytest.fixture
@@ -178,6 +189,56 @@ async def test_another_repository_in_its_place_waits_for_an_approval(
         assert lab.agent is not None
         assert await lab.agent.operator.approve(tip[:12]) == f"commit {tip[:12]}"
         await node.runs("other")
+
+
+async def test_where_two_things_wait_each_is_approved_by_its_id(node: Node) -> None:
+    """Sabotage: let an approval wake nobody. Nothing else would do so for an hour here."""
+    names = [f"vm-{number}" for number in range(8)]
+    many = {"images.yaml": MAP, **{f"{name}.yaml": vm(name) for name in names}}
+    node.repository.commit({**dict.fromkeys(TREE), **many})
+    node.interval = 3600.0
+    async with node.running() as lab:
+        await node.runs(*names)
+        assert lab.agent is not None
+        operator = lab.agent.operator
+        assert operator.repository is not None
+        kept = node.repository.commit(dict.fromkeys([f"{name}.yaml" for name in names[1:]]))
+        operator.repository.soon()
+        await eventually(lambda: lab.passes[-1].plan.fence is not None, "a plan waits")
+        fence = lab.passes[-1].plan.fence
+        assert fence is not None
+        tip = node.repository.commit({"README": "another"}, "--amend")
+        operator.repository.soon()
+        await node.told(f"commit {tip[:12]} does not follow {kept[:12]}")
+        with pytest.raises(Blocked, match="approving: two things wait") as both:
+            await operator.approve(None)
+        assert both.value.hint == f"what waits is plan {fence.id} and commit {tip[:12]}"
+        assert node.names == set(names)
+        lab.passes.clear()
+        assert await operator.approve(tip[:4]) == f"commit {tip[:12]}"
+        await node.seen(tip)
+        await node.woken_by("an approval")
+        lab.passes.clear()
+        assert await operator.approve(None) == "the destruction of 7 VMs"
+        await node.woken_by("an approval")
+        await node.runs(names[0])
+        await eventually(lambda: lab.passes[-1].plan.fence is None, "it waits no more")
+        with pytest.raises(Blocked, match="approving: nothing waits for it"):
+            await operator.approve(None)
+
+
+async def test_a_word_of_a_person_is_heard_at_once(node: Node) -> None:
+    async with node.running() as lab:
+        await node.runs("web", "db")
+        assert lab.agent is not None
+        operator = lab.agent.operator
+        for say, reason in (
+            (operator.suspend, "it is suspended"),
+            (operator.resume, "it is resumed"),
+        ):
+            lab.passes.clear()
+            assert await say()
+            await node.woken_by(reason)
 
 
 async def test_unsigned_commits_and_those_of_strangers_change_nothing(
@@ -288,36 +349,18 @@ def children() -> list[int]:
     return ours
 
 
-@contextmanager
-def mounted(path: Path) -> Iterator[None]:
-    """A file system of two megabytes there; the test is skipped where none can be mounted."""
-    try:
-        mount(path, "size=2m")
-    except subprocess.CalledProcessError:
-        pytest.skip("nothing can be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", path], check=True)
-
-
-def mount(path: Path, options: str) -> None:
-    command = ["mount", "-t", "tmpfs", "-o", options, "none", str(path)]
-    subprocess.run(command, check=True, capture_output=True)
-
-
 async def test_a_fetch_for_which_there_is_no_room_changes_nothing(
     node: Node, tmp_path: Path
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    with mounted(small):
+    with mounted(small, "2m"):
         node.paths.git.symlink_to(small)
         async with node.running():
             await node.runs("web", "db")
             node.repository.commit({"big": os.urandom(3 << 20), "web.yaml": None})
-            await node.told("fetching file://")
+            await node.told("no room for it")
             assert node.names == {"web", "db"}
             await eventually(lambda: not list(small.rglob("tmp_*")), "its disk is had back")
-            mount(small, "remount,size=20m")
+            mount(small, "remount,size=40m")
             await node.runs("db")

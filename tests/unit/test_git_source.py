@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent.paths import StatePaths
 from agent.source.git.clone import Clone
+from agent.source.git.command import Git
 from agent.source.git.judge import Trust
+from agent.source.git.objects import Objects, Unsound
 from agent.source.git.origin import origin
 from agent.source.git.source import GitSource
 from state.desired import Desired
@@ -250,6 +253,35 @@ def test_an_approval_is_for_one_commit(place: Place) -> None:
     assert other[:12] in desired.source.refused
 
 
+@pytest.mark.parametrize("ended_by", ["another commit", "the good commit", "being followed"])
+def test_an_approval_is_for_one_time(place: Place, ended_by: str) -> None:
+    """Sabotage: remember it. The branch can be set back there at any later time, and nobody is asked."""
+    bare = place.repository.bare
+    good = place.repository.commit({"web.yaml": None})
+    place.fetched()
+
+    def named(commit: str) -> str | None:
+        git(bare, "update-ref", "refs/heads/main", commit)
+        return place.fetched().source.refused
+
+    refused = place.repository.commit({"db.yaml": vm("db", "cpus: 3")}, "--amend")
+    other = place.repository.commit({"db.yaml": vm("db", "cpus: 4")}, "--amend")
+    assert named(refused) is not None
+    place.source.approve(refused)
+    match ended_by:
+        case "another commit":
+            assert named(other) is not None
+        case "the good commit":
+            assert named(good) is None
+        case _:
+            assert named(refused) is None
+            git(place.repository.work, "reset", "-q", "--hard", refused)
+            good = place.repository.commit({"README": "what follows"})
+            assert named(good) is None
+    assert named(refused) is not None
+    assert place.look().source.commit == good
+
+
 def test_a_branch_that_comes_back_is_followed_again(place: Place) -> None:
     good = place.repository.commit({"web.yaml": None})
     place.fetched()
@@ -296,15 +328,40 @@ def test_a_clone_that_is_lost_where_its_commit_is_gone_too_is_made_of_what_is_ap
 def test_an_agent_that_ends_while_a_clone_takes_the_place_of_another_loses_neither(
     place: Place,
 ) -> None:
-    """Sabotage: clear the old one away before the new one is in its place."""
+    """Sabotage: clear the old one away before the new one is in its place; or let a `plan` beside a live agent put it
+    back."""
     place.fetched()
     clone = place.clone.git.directory
     clone.rename(clone.with_name(".old.git.part"))
     place.repository.vanish()
     place.agent()
     assert names(place.look()) == ["db", "web"]
+    assert not clone.exists(), "whoever only looks puts nothing back"
     desired = place.fetched()
     assert (names(desired), desired.unproven) == (["db", "web"], None)
+    assert clone.exists()
+
+
+def test_who_looks_while_a_clone_is_made_anew_sees_what_was_followed(place: Place) -> None:
+    """Sabotage: read where the new one is to be. A `plan` beside an agent says that the commit is missing; or give up a
+    lock that a program of another thread has for as long as it is being started."""
+    place.fetched()
+    clone, errors = place.clone, []
+
+    def make_anew() -> None:
+        for _ in range(10):
+            clone.suspect()
+            clone.fetch()
+            errors.append(clone.standing.error)
+
+    remaking = threading.Thread(target=make_anew)
+    remaking.start()
+    seen = []
+    while remaking.is_alive():
+        desired = place.agent().load(NOW)
+        seen.append((names(desired), desired.source.error))
+    assert errors == [None] * 10
+    assert [one for one in seen if one != (["db", "web"], None)] == []
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", None])
@@ -326,7 +383,86 @@ def test_what_was_followed_is_known_though_the_record_is_lost(
     assert desired.source.refused is not None
 
 
-@pytest.mark.parametrize("lost", ["an object", "all objects", "the clone", "HEAD"])
+@pytest.mark.parametrize("record", [None, "{"])
+@pytest.mark.parametrize("broken", ["HEAD", "config", "refs/holdfast/good", "the clone"])
+def test_a_commit_that_nobody_can_tell_any_more_holds_everything(
+    place: Place, broken: str, record: str | None
+) -> None:
+    """Sabotage: begin as if nothing had been followed, or do not begin."""
+    place.repository.commit({"web.yaml": None})
+    place.fetched()
+    clone = place.clone.git.directory
+    if broken == "the clone":
+        shutil.rmtree(clone)
+        record = "{"  # as long as there is a trace of what was
+    else:
+        (clone / broken).write_bytes(b"[\0")
+    damage(clone.with_name("record.json"), record)
+    git(place.repository.bare, "update-ref", "refs/heads/main", place.first)
+    place.agent()
+    unproven = place.look().unproven
+    assert unproven is not None
+    assert unproven.startswith(
+        f"which commit of {place.clone.origin} was followed is lost: its record"
+    )
+    for _ in range(2):
+        desired = place.fetched()
+        assert (desired.source.commit, names(desired)) == (None, [])
+        assert desired.unproven is not None
+        assert (desired.source.refused or "").startswith(
+            f"commit {place.first[:12]} may not follow what was followed before"
+        )
+        place.agent()
+    place.source.approve(place.first)
+    desired = place.fetched()
+    assert (desired.source.commit, names(desired)) == (place.first, ["db", "web"])
+    assert (desired.source.refused, desired.source.error, desired.unproven) == (None, None, None)
+    assert names(place.after({"db.yaml": None})) == []
+
+
+def damage(record: Path, content: str | None) -> None:
+    if content is None:
+        record.unlink()
+    else:
+        record.write_text(content)
+
+
+def test_a_host_without_git_holds_everything_until_there_is_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place.fetched()
+    place.clone.git.directory.with_name("record.json").unlink()
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    place.agent()
+    desired = place.fetched()
+    assert "git cannot be run" in (desired.unproven or "")
+    monkeypatch.setenv("PATH", path)
+    desired = place.fetched()
+    assert (desired.source.commit, names(desired)) == (place.first, ["db", "web"])
+    assert (desired.source.refused, desired.unproven) == (None, None)
+
+
+@pytest.mark.parametrize("named", ["a tag", "a tag in place of a branch"])
+def test_a_tag_is_no_branch(place: Place, named: str) -> None:
+    git(place.repository.work, "tag", "-a", "v1", "-m", "a version")
+    git(place.repository.work, "push", "-q", "origin", "v1")
+    if named == "a tag":
+        place.agent(branch="v1")
+        why = "there is no branch v1 in it, only a tag of that name, and a tag is not followed"
+    else:
+        tag = git(place.repository.bare, "rev-parse", "v1")
+        (place.repository.bare / "refs" / "heads" / "main").write_text(f"{tag}\n")
+        why = "refs/heads/main names a tag, no commit"
+    for _ in range(2):
+        desired = place.fetched()
+        assert desired.source.error == f"fetching {place.clone.origin}: {why}"
+        assert (desired.source.commit, desired.source.refused) == (None, None)
+    if named != "a tag":
+        assert names(place.after({"new.yaml": vm("new")})) == ["db", "new", "web"]
+
+
+@pytest.mark.parametrize("lost", ["an object", "all objects", "the clone", "HEAD", "config"])
 def test_a_clone_that_is_broken_is_made_anew(place: Place, lost: str) -> None:
     place.fetched()
     clone = place.clone.git.directory
@@ -341,6 +477,8 @@ def test_a_clone_that_is_broken_is_made_anew(place: Place, lost: str) -> None:
             shutil.rmtree(clone / "objects" / "pack")
         case "the clone":
             shutil.rmtree(clone)
+        case "config":
+            (clone / "config").write_bytes(b"[\0")
         case _:
             (clone / "HEAD").unlink()
     place.agent()
@@ -378,16 +516,40 @@ def test_a_new_commit_that_cannot_be_read_leaves_all_as_it_was_wanted(place: Pla
     assert names(place.fetched()) == ["db"], "it is fetched anew"
 
 
+def test_a_reader_that_is_killed_is_told_and_followed_by_another(place: Place) -> None:
+    """Sabotage: let what closes it raise. No other is started then."""
+    objects = Objects(Git(place.repository.bare))
+    try:
+        tree = objects.root(place.first)
+        [reader] = (one for one in psutil.Process().children() if "cat-file" in one.cmdline())
+        reader.kill()
+        look_until(lambda: reader.status() == psutil.STATUS_ZOMBIE)
+        with pytest.raises(Unsound):
+            objects.tree(tree)
+        assert {one.name for one in objects.tree(tree)} == set(TREE)
+    finally:
+        objects.rest()
+
+
 def test_what_a_killed_git_left_stops_nothing(place: Place) -> None:
     place.fetched()
     clone = place.clone.git.directory
-    for lock in ("shallow.lock", "config.lock", "HEAD.lock", "refs/holdfast/tip.lock"):
+    for lock in (
+        "shallow.lock",
+        "config.lock",
+        "HEAD.lock",
+        "refs/holdfast/tip.lock",
+        "packed-refs.lock",
+    ):
         (clone / lock).touch()
-    (clone / "objects" / "pack" / "tmp_pack_x").write_bytes(b"half")
+    (clone / "packed-refs.new").touch()
+    for half in ("tmp_pack_x", ".tmp-1-pack-x.pack", "multi-pack-index.lock"):
+        (clone / "objects" / "pack" / half).write_bytes(b"half")
     (place.clone.git.directory.parent / ".repo.git.part").mkdir()
     place.agent()
     assert names(place.after({"web.yaml": None})) == ["db"]
-    assert not [*clone.rglob("*.lock"), *clone.rglob("tmp_*")]
+    assert not [*clone.rglob("*.lock"), *clone.rglob("*tmp*"), *clone.rglob("*.new")]
+    git(clone, "pack-refs", "--all")
 
 
 def test_a_fetch_that_does_not_come_to_its_end_changes_nothing(place: Place) -> None:
@@ -435,31 +597,76 @@ def test_a_repository_is_not_run(place: Place, tmp_path: Path) -> None:
     assert not ran.exists()
 
 
-def test_a_cut_while_a_clone_is_made_anew_lets_go_of_no_commit(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Cut:
+    """The way to a repository, which breaks off at the call that a test says."""
+
+    def __init__(self, root: Path, place: Place) -> None:
+        self._place = place
+        self._calls, self._at, self.script = root / "calls", root / "calls.cut", root / "ssh"
+        self.script.write_text(
+            f"#!/bin/sh\necho >>{self._calls}\n[ $(wc -l <{self._calls}) = $(cat {self._at}) ] && exit 1\n"
+            'for last; do :; done\neval "exec $last"\n'
+        )
+        self.script.chmod(0o755)
+        self.at(0)
+
+    def at(self, call: int) -> None:
+        """Break off the call of that number, counted from now; 0: none."""
+        self._calls.unlink(missing_ok=True)
+        self._at.write_text(str(call))
+
+    @property
+    def calls(self) -> int:
+        """How often it was gone since `at`."""
+        return len(self._calls.read_text().splitlines()) if self._calls.exists() else 0
+
+    def agent(self) -> Clone:
+        """The clone, as the next agent has it."""
+        url = f"ssh://nobody@127.0.0.1{self._place.repository.bare}"
+        clone = Clone(self._place.paths, origin(url, "main", None))
+        clone.open()
+        return clone
+
+
+@pytest.fixture
+def cut(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cut:
+    made = Cut(tmp_path, place)
+    monkeypatch.setenv("GIT_SSH", str(made.script))
+    return made
+
+
+def test_a_cut_while_a_clone_is_made_anew_lets_go_of_no_commit(place: Place, cut: Cut) -> None:
     """Sabotage: take whatever goes wrong for a commit that is forgotten. What follows it is then refused."""
-    calls, script = tmp_path / "calls", tmp_path / "ssh"
-    script.write_text(
-        f"#!/bin/sh\necho >>{calls}\n[ $(wc -l <{calls}) = $(cat {calls}.cut) ] && exit 1\n"
-        'for last; do :; done\neval "exec $last"\n'
-    )
-    script.chmod(0o755)
-    monkeypatch.setenv("GIT_SSH", str(script))
-    cut = tmp_path / "calls.cut"
-    cut.write_text("0")
-    url = f"ssh://nobody@127.0.0.1{place.repository.bare}"
-    clone = Clone(place.paths, origin(url, "main", None))
+    clone = cut.agent()
     clone.fetch()
     assert clone.standing.commit == place.first
     tip = place.repository.commit({"web.yaml": None})
     shutil.rmtree(clone.git.directory)
-    calls.unlink()
-    cut.write_text("2")  # after the branch was asked for
+    cut.at(2)  # after the branch was asked for
     clone.fetch()
     assert clone.standing.error is not None
+    assert not [*clone.git.directory.parent.glob(".*")], "what was begun takes no room"
     clone.fetch()
     assert (clone.standing.commit, clone.standing.refused) == (tip, None)
+
+
+def test_a_cut_makes_nobody_forget_that_something_was_followed(place: Place, cut: Cut) -> None:
+    """Sabotage: remember it when the server has answered. A new clone looks as if nothing had ever been followed."""
+    place.repository.commit({"web.yaml": None})
+    clone = cut.agent()
+    clone.fetch()
+    (clone.git.directory / "HEAD").write_text("?")
+    clone.git.directory.with_name("record.json").unlink()
+    git(place.repository.bare, "update-ref", "refs/heads/main", place.first)
+    cut.at(2)  # after it was made anew
+    clone = cut.agent()
+    clone.fetch()
+    assert clone.standing.error is not None
+    cut.at(0)
+    clone = cut.agent()
+    clone.fetch()
+    assert clone.standing.commit is None
+    assert clone.standing.refused is not None
 
 
 FETCHES = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from agent.errors import Blocked
 from agent.source.git.trust import Signers
 from tests.gits import Repository, git
-from tests.trees import vm
+from tests.trees import MAP, vm
 from tests.unit.test_git_source import Place, names
 
 
@@ -42,6 +43,19 @@ class Somebody:
 def merges_the_side(repository: Repository) -> None:
     git(repository.work, "merge", "-q", "-S", "-m", "merged", "side")
     git(repository.work, "push", "-q", "origin", "HEAD:main")
+
+
+def signed_by_nothing(repository: Repository, kind: str, message: str = "") -> str:
+    """A commit with a signature that no program has made; it is checked out, and not pushed."""
+    body = repository.commit_only({"x.yaml": vm("x")})
+    head, _, said = git(repository.work, "cat-file", "commit", body).partition("\n\n")
+    head, _, _ = head.partition("\ngpgsig ")
+    block = f"-----BEGIN {kind}-----\n \n nothing\n -----END {kind}-----"
+    made = f"{head}\ngpgsig {block}\n\n{said}{message}\n"
+    words = ("hash-object", "-t", "commit", "-w", "--stdin")
+    forged = git(repository.work, *words, stdin=made.encode())
+    git(repository.work, "reset", "-q", "--hard", forged)
+    return forged
 
 
 def listed(root: Path, *lines: str) -> Signers:
@@ -100,6 +114,7 @@ def test_one_commit_in_the_middle_is_enough_to_be_refused(
         assert desired.source.commit == good
         assert names(desired) == ["db", "web"]
         assert desired.source.refused == f"commit {bad[:12]} {why}"
+    assert place.source.approvable is None
     with pytest.raises(Blocked, match="no approval makes up for that"):
         place.source.approve(place.repository.head)
     # Whoever may sign takes it out of the history.
@@ -176,6 +191,26 @@ def test_no_unsigned_commit_comes_in_behind_an_approved_rewrite(
         place.source.approve(place.repository.head)
 
 
+def test_of_a_history_with_nothing_in_common_the_commit_itself_is_looked_at(
+    place: Place, tmp_path: Path
+) -> None:
+    """Sabotage: ask for signatures of all that another repository ever held; no approval would make up for one."""
+    alice = Somebody(tmp_path, "alice")
+    alice.signs(place.repository)
+    place.repository.commit({}, "-S")
+    place.agent(listed(tmp_path, alice.line()))
+    place.fetched()
+    place.repository.vanish()
+    other = Repository(tmp_path / "other")
+    other.commit_only({"images.yaml": MAP, "third.yaml": vm("third")})
+    alice.signs(other)
+    tip = other.commit({}, "-S")
+    other.bare.rename(place.repository.bare)
+    assert f"commit {tip[:12]} does not follow" in (place.fetched().source.refused or "")
+    place.source.approve(tip)
+    assert names(place.fetched()) == ["third"]
+
+
 def test_what_is_followed_since_before_signatures_were_asked_for_is_told(
     place: Place, tmp_path: Path
 ) -> None:
@@ -216,60 +251,81 @@ def test_an_approved_rewind_must_be_signed_all_the_same(place: Place, tmp_path: 
     assert place.fetched().source.refused == f"commit {place.first[:12]} is not signed"
 
 
-def test_openpgp_keys_of_a_keyring_are_known_and_no_others(place: Place, tmp_path: Path) -> None:
-    home = tmp_path / "gnupg"
-    home.mkdir(mode=0o700)
-
-    def gpg(*words: str) -> bytes:
-        command = ["gpg", "--homedir", str(home), "--batch", "--passphrase", "", *words]
-        return subprocess.run(command, check=True, capture_output=True).stdout
-
-    def signed_by(whom: str) -> str:
-        program = tmp_path / "gpg-of-home"
-        program.write_text(f'#!/bin/sh\nexec gpg --homedir {home} "$@"\n')
-        program.chmod(0o755)
-        git(place.repository.work, "config", "gpg.program", str(program))
-        return place.repository.commit({"x.yaml": vm("x", f"labels: {{of: {whom}}}")}, f"-S{whom}")
-
-    try:
-        for whom in ("alice", "mallory"):
-            gpg("--quick-generate-key", whom, "ed25519", "sign")
-        good = signed_by("alice")
-        keyring = tmp_path / "keyring"
-        for arguments in ((), ("--armor",)):
-            keyring.write_bytes(gpg("--export", *arguments, "alice"))
-            place.agent(Signers(keyring))
-            assert place.fetched().source.commit == good
-        bad = signed_by("mallory")
-        why = f"is signed by somebody who is not listed in {keyring}, or not for its date"
-        assert place.fetched().source.refused == f"commit {bad[:12]} {why}"
-    finally:
-        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+def test_a_long_history_is_looked_at_to_its_end(place: Place, tmp_path: Path) -> None:
+    """git is asked for some of them at a time. Sabotage: ask once."""
+    alice = Somebody(tmp_path, "alice")
+    alice.signs(place.repository)
+    good = place.repository.commit({}, "--amend", "-S")  # whose clone has no border
+    place.agent(listed(tmp_path, alice.line()))
+    place.fetched()
+    work = place.repository.work
+    tree, tip = git(work, "rev-parse", "HEAD^{tree}"), good
+    for number in range(201):
+        tip = git(work, "commit-tree", "-S", tree, "-p", tip, "-m", f"{number}")
+    git(work, "reset", "-q", "--hard", tip)
+    bad = place.repository.commit_only({"x.yaml": vm("x")})
+    place.repository.commit_only({"x.yaml": None})
+    place.repository.commit({}, "-S")
+    source = place.fetched().source
+    assert (source.commit, source.refused) == (good, f"commit {bad[:12]} is not signed")
 
 
-def test_a_key_in_the_operators_own_keyring_is_not_enough(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_no_signature_at_all_is_refused_by_the_name_of_its_commit(
+    place: Place, tmp_path: Path
 ) -> None:
-    """A signature chooses by which program it is verified; only the one that the file is for may answer."""
-    ran = tmp_path / "ran"
-    liar = tmp_path / "liar"
-    liar.write_text(f"#!/bin/sh\ntouch {ran}\necho '[GNUPG:] GOODSIG 0 x'\n")
-    liar.chmod(0o755)
-    config = tmp_path / "gitconfig"
-    programs = ["[gpg]", f"program = {liar}", '[gpg "x509"]', f"program = {liar}"]
-    config.write_text("\n".join(programs))
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
-    forged = "-----BEGIN PGP SIGNATURE-----\n \n nothing\n -----END PGP SIGNATURE-----"
-    body = git(place.repository.work, "cat-file", "commit", "HEAD")
-    made = body.replace("\ncommitter", f"\ngpgsig {forged}\ncommitter", 1)
-    lines = made.replace(f"gpgsig {forged}\n", "").split("\n\n", 1)
-    made = f"{lines[0]}\ngpgsig {forged}\n\n{lines[1]}\n"
-    command = ("hash-object", "-t", "commit", "-w", "--stdin")
-    bad = git(place.repository.work, *command, stdin=made.encode())
-    git(place.repository.work, "push", "-q", "-f", "origin", f"{bad}:refs/heads/main")
-    place.agent(listed(tmp_path, Somebody(tmp_path, "alice").line()))
-    assert place.fetched().source.refused is not None
-    assert not ran.exists()
+    """git itself dies of one: of a pipe that ssh-keygen does not read. Sabotage: take that for a clone that is broken,
+    which is then made anew with each fetch."""
+    alice = Somebody(tmp_path, "alice")
+    alice.signs(place.repository)
+    good = place.repository.commit({}, "-S")
+    place.agent(listed(tmp_path, alice.line()))
+    place.fetched()
+    clone = place.clone.git.directory.stat().st_ino
+    place.repository.commit_only({"a.yaml": vm("a")}, "-S")
+    bad = signed_by_nothing(place.repository, "SSH SIGNATURE", "x" * (1 << 20))
+    place.repository.commit({"y.yaml": vm("y")}, "-S")
+    for _ in range(2):
+        source = place.fetched().source
+        assert (source.commit, source.error) == (good, None)
+        assert source.refused == f"commit {bad[:12]} has a signature that does not fit it"
+    assert place.clone.git.directory.stat().st_ino == clone
+
+
+def test_a_clone_that_is_broken_is_no_bad_signature(place: Place, tmp_path: Path) -> None:
+    alice = Somebody(tmp_path, "alice")
+    alice.signs(place.repository)
+    good = place.repository.commit({}, "-S")
+    place.agent(listed(tmp_path, alice.line()))
+    place.fetched()
+    shutil.rmtree(place.clone.git.directory / "objects" / "pack")
+    source = place.fetched().source
+    assert source.refused is None
+    assert source.error is not None
+    source = place.fetched().source
+    assert (source.commit, source.error, source.refused) == (good, None, None)
+
+
+@pytest.mark.parametrize("edit", ["s/ G$/ Z/", "/ G$/d"], ids=["unknown", "nothing"])
+def test_a_git_that_says_what_nobody_knows_lets_nothing_pass(
+    place: Place, tmp_path: Path, edit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: take what is not known for good."""
+    alice = Somebody(tmp_path, "alice")
+    alice.signs(place.repository)
+    place.repository.commit({}, "-S")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    script = programs / "git"
+    real = shutil.which("git")
+    script.write_text(
+        f'#!/bin/sh\ncase " $* " in *" log "*) {real} "$@" | sed "{edit}";; *) exec {real} "$@";; esac\n'
+    )
+    script.chmod(0o755)
+    place.agent(listed(tmp_path, alice.line()))
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    source = place.fetched().source
+    assert source.commit is None
+    assert (source.refused or "").endswith("has a signature that cannot be verified")
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda file: os.truncate(file, 0)])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.errors import BadUsage
+from agent.errors import BadUsage, HoldfastError
 from agent.paths import StatePaths
 from agent.publisher import Publisher
 from agent.source.git.origin import origin
@@ -69,6 +70,19 @@ def test_each_publication_is_a_commit_after_the_last_and_touches_no_branch(place
     assert who == f"holdfast holdfast@edge-1 {int(AT) + 60} Status of edge-1"
 
 
+def test_what_is_there_already_is_not_pushed_again(place: Place) -> None:
+    """Sabotage: push whatever is said. Each start of an agent is a commit then."""
+    first = place.target().publish({"status.json": b"1\n"}, AT)
+    assert place.target().publish({"status.json": b"1\n"}, AT + 60) == first
+    assert place.commits() == [first]
+    git(place.repository.bare, "update-ref", "-d", REF)
+    second = place.target().publish({"status.json": b"1\n"}, AT + 120)
+    assert place.commits() == [second, first], "somebody has deleted it"
+    other = place.target().publish({"status.json": b"2\n"}, AT + 180)
+    back = place.target().publish({"status.json": b"1\n"}, AT + 240)
+    assert place.commits() == [back, other, second, first]
+
+
 def test_what_another_state_has_pushed_is_followed(place: Place, tmp_path: Path) -> None:
     first = place.target().publish({"status.json": b"1\n"}, AT)
     other = StatePaths(tmp_path / "other")
@@ -76,6 +90,27 @@ def test_what_another_state_has_pushed_is_followed(place: Place, tmp_path: Path)
     second = place.target(other).publish({"status.json": b"2\n"}, AT)
     third = place.target().publish({"status.json": b"3\n"}, AT)
     assert place.commits() == [third, second, first]
+
+
+@pytest.mark.parametrize(
+    ("hook", "hidden", "why"),
+    [
+        ("echo not you >&2; exit 1", "refs/x", "pre-receive hook declined (it says: not you)"),
+        ("exit 1", "refs/x", "pre-receive hook declined"),
+        ("exit 0", "refs/holdfast", "deny updating a hidden ref"),
+    ],
+)  # fmt: skip
+def test_a_push_that_is_refused_is_told_with_the_reason(
+    place: Place, hook: str, hidden: str, why: str
+) -> None:
+    """Sabotage: tell the last line of what git says, which is that it failed."""
+    script = place.repository.bare / "hooks" / "pre-receive"
+    script.write_text(f"#!/bin/sh\n{hook}\n")
+    script.chmod(0o755)
+    git(place.repository.bare, "config", "receive.hideRefs", hidden)
+    with pytest.raises(HoldfastError) as refused:
+        place.target().publish({"status.json": b"1\n"}, AT)
+    assert str(refused.value) == f"it was refused: {why}"
 
 
 @pytest.mark.parametrize("left", ["refs/holdfast/last.lock", "HEAD", "objects"])
@@ -89,6 +124,19 @@ def test_what_a_killed_agent_left_there_stops_nothing(place: Place, left: str) -
         shutil.rmtree(path)
     else:
         path.unlink()
+    second = place.target().publish({"status.json": b"2\n"}, AT)
+    assert place.commits() == [second, first]
+
+
+def test_a_repository_of_ours_that_lost_its_objects_is_begun_anew_with_what_the_server_has(
+    place: Place,
+) -> None:
+    first = place.target().publish({"status.json": b"1\n"}, AT)
+    objects = place.paths.git / "status.git" / "objects"
+    shutil.rmtree(objects)
+    objects.mkdir()
+    with pytest.raises(HoldfastError):
+        place.target().publish({"status.json": b"2\n"}, AT)
     second = place.target().publish({"status.json": b"2\n"}, AT)
     assert place.commits() == [second, first]
 
@@ -118,13 +166,15 @@ class Told:
 
     def __init__(self) -> None:
         self.value: dict[str, Any] = {
-            "agent": {"source": None, "status_ref": None, "suspended_at": None},
+            "agent": {"pid": 1, "source": None, "status_ref": None, "suspended_at": None},
             "items": [], "held": [], "errors": [], "waiting": [],
         }  # fmt: skip
 
         self.asked = 0
+        self.threads: set[int] = set()
 
     def __call__(self) -> dict[str, Any]:
+        self.threads.add(threading.get_ident())
         self.asked += 1
         return dict(json.loads(json.dumps(self.value)))
 
@@ -168,6 +218,33 @@ async def test_only_a_change_is_published(place: Place) -> None:
     assert len(place.commits()) == 2, "a fetch alone is no change"
     assert json.loads(place.said())["items"] == told.value["items"]
     assert "| web | vm | running | yes | well |" in place.said("STATUS.md")
+
+
+async def test_the_next_agent_says_nothing_that_was_said(place: Place) -> None:
+    """Sabotage: tell which process tells it."""
+    told = Told()
+    for pid in (1, 2):
+        told.value["agent"]["pid"] = pid
+        async with publishing(place, told) as (publisher, ledger):
+            await publisher.publish()
+            commit = recorded(ledger)["commit"]
+            assert place.commits() == [commit]
+    assert json.loads(place.said())["agent"]["pid"] is None
+
+
+async def test_the_loop_goes_on_while_a_status_is_written(place: Place) -> None:
+    """Sabotage: write it there. With three thousand machines nothing else happens for most of a second."""
+    told = Told()
+    shown: set[int] = set()
+
+    def page_of(status: dict[str, Any]) -> str:
+        shown.add(threading.get_ident())
+        return page(status, "edge-1")
+
+    with closing(Ledger(place.paths.database)) as ledger:
+        await Publisher(place.target(), ledger, moment, told, page_of).publish()
+    assert told.threads == shown
+    assert threading.get_ident() not in shown
 
 
 async def test_a_push_that_fails_is_told_and_tried_again(place: Place) -> None:

@@ -1,4 +1,5 @@
-"""Runs git(1): bounded in time, with no terminal to ask on, and executing nothing that a repository holds.
+"""Runs git(1): bounded in time, in what it prints and writes, with no terminal to ask on, and executing nothing that a
+repository holds.
 
 What is given here on the command line counts before every configuration file. The operator's own configuration counts
 where a network is spoken to, since credential helpers, proxies and certificates are named there, and nowhere else.
@@ -6,32 +7,34 @@ where a network is spoken to, since credential helpers, proxies and certificates
 
 from __future__ import annotations
 
+import errno
 import os
-import signal
-import subprocess
-from collections.abc import Mapping
-from contextlib import suppress
+import re
+import resource
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agent.errors import Blocked, RetryLater
+from agent.source.git import process
+from agent.source.git.room import Room
 from state.spec.words import printable
 
 LOCAL_TIMEOUT = 60.0
 NETWORK_TIMEOUT = 120.0
 """Seconds that git gets; a server that is silent for SILENCE is given up before."""
 SILENCE = 30
+MEMORY = 1 << 30
+"""Bytes that each of its processes may have for what it fetches, packs or is told by a server."""
 _PROTOCOLS = "https:ssh:file"
 _LONGEST = 300
+_NO_ROOM = (os.strerror(errno.EFBIG).encode(), os.strerror(errno.ENOSPC).encode())
+"""What git says of a file that it could not write. It speaks English: see `_environment`."""
 _NEVER = {
     "core.hooksPath": os.devnull,
-    "core.fsmonitor": "false",
-    "core.attributesFile": os.devnull,
     "core.fsync": "committed",
     "submodule.recurse": "false",
-    "fetch.recurseSubmodules": "false",
-    "push.recurseSubmodules": "no",
     "gc.autoDetach": "false",
-    "log.showSignature": "false",
+    "pack.threads": "2",  # each has a stack, which counts as memory
 }
 _OVER_THE_NETWORK = {
     "transfer.credentialsInUrl": "die",
@@ -49,13 +52,27 @@ repository."""
 
 
 class GitFailed(RetryLater):
-    """git did not do what it was asked. `status`: its exit status, None where it was ended for taking too long;
-    `remote`: whether it may have spoken to a server."""
+    """git did not do what it was asked. `status`: its exit status, None where it was kept from its end; `remote`:
+    whether it may have spoken to a server."""
 
-    def __init__(self, message: str, *, status: int | None, remote: bool) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, status: int | None, remote: bool, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.status = status
         self.remote = remote
+
+    @property
+    def is_of_the_repository(self) -> bool:
+        """Whether git said no, not killed by anybody, and spoke to nobody: its repository may be broken."""
+        return self.status is not None and self.status > 0 and not self.remote
+
+
+class NoRoom(GitFailed):
+    """What git would write has no room on its disk."""
+
+    def __init__(self, room: Room, *, remote: bool) -> None:
+        hint = "make room there"
+        super().__init__(f"no room for it: {room}", status=None, remote=remote, hint=hint)
+        self.room = room
 
 
 class NoGit(Blocked):
@@ -63,8 +80,9 @@ class NoGit(Blocked):
 
 
 class Git:
-    """git on one repository. While one of its processes runs, `busy` is locked by flock(1), shared, also when the agent
-    is gone; what git leaves behind, such as the daemon of a credential helper, does not have that lock."""
+    """git on one repository, which it may write to where it is given `busy`. That is locked by flock(1), shared, while
+    one of its processes runs, also when the agent is gone; what git leaves behind, such as the daemon of a credential
+    helper, does not have that lock. No file that it writes is longer than its disk has room for."""
 
     def __init__(self, directory: Path, *, busy: Path | None = None) -> None:
         self.directory = directory
@@ -77,13 +95,13 @@ class Git:
         config: Mapping[str, str] | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> bytes:
-        """What git prints, which speaks to nobody. Raises GitFailed and NoGit."""
+        """What git prints, which speaks to nobody. Raises GitFailed and NoGit, and OSError where the disk fails."""
         command = self.words(*words, config={**_NEVER, **(config or {})})
         environment = {**alone(), **(variables or {})}
         return self._run(words[0], command, environment, stdin)
 
     def remote(self, *words: str) -> bytes:
-        """What git prints, which may speak to a server. Raises GitFailed and NoGit."""
+        """What git prints, which may speak to a server. Raises as `local`."""
         return self._run(words[0], self.network_words(*words), _environment(), None)
 
     def initialise(self) -> None:
@@ -106,33 +124,44 @@ class Git:
     ) -> bytes:
         remote = stdin is None
         timeout = NETWORK_TIMEOUT if remote else LOCAL_TIMEOUT
+        room = None
         if self.busy is not None:
-            command = ["flock", "--shared", "--close", os.fspath(self.busy), *command]
+            room = Room.of(self.busy.parent)
+            command = _confined(command, self.busy, room)
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-                cwd="/",
-                start_new_session=True,
-            )
+            done = process.run(command, environment, stdin or b"", timeout)
+        except process.TooLong as error:
+            late = f"git {what} did not end within {timeout:.0f} s"
+            raise GitFailed(late, status=None, remote=remote) from error
+        except process.TooMuch as error:
+            much = f"git {what} printed more than {process.MOST >> 20} MiB"
+            raise GitFailed(much, status=None, remote=remote) from error
         except OSError as error:
             raise no_git(error) from error
-        try:
-            out, err = process.communicate(stdin, timeout)
-        except subprocess.TimeoutExpired:
-            _end(process)
-            late = f"git {what} did not end within {timeout:.0f} s"
-            raise GitFailed(late, status=None, remote=remote) from None
-        except BaseException:
-            _end(process)
-            raise
-        status = process.returncode
-        if status != 0:
-            raise GitFailed(_said(err, what, status), status=status, remote=remote)
-        return out
+        if done.status == 0:
+            return done.printed
+        if room is not None and _lacked_room(done.said):
+            raise NoRoom(room, remote=remote)
+        raise GitFailed(_why(done.said, what, done.status), status=done.status, remote=remote)
+
+
+def _confined(command: list[str], busy: Path, room: Room) -> list[str]:
+    """git that holds a lock meanwhile, and that takes no more of disk and memory than it may."""
+    lock = ["flock", "--shared", "--close", os.fspath(busy)]
+    file = _allowed(resource.RLIMIT_FSIZE, room.of_a_file)
+    memory = _allowed(resource.RLIMIT_DATA, MEMORY)
+    return [*lock, "prlimit", f"--fsize={file}", f"--data={memory}", *command]
+
+
+def _allowed(kind: int, wanted: int) -> int:
+    """As much of it as is wanted, or as this process may give."""
+    most = resource.getrlimit(kind)[1]
+    return wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+
+
+def _lacked_room(said: bytes) -> bool:
+    ours = (line for line in said.splitlines() if not line.startswith(b"remote:"))
+    return any(words in line for line in ours for words in _NO_ROOM)
 
 
 def no_git(error: OSError) -> NoGit:
@@ -158,23 +187,29 @@ def _environment() -> dict[str, str]:
         # Before whatever any configuration allows.
         "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
         "GIT_TERMINAL_PROMPT": "0",
-        "GIT_OPTIONAL_LOCKS": "0",
         "GIT_NO_REPLACE_OBJECTS": "1",
         "SSH_ASKPASS_REQUIRE": "never",
     }
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End it with all that it started: they are one session of their own."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+_refusal = re.compile(r"! \[(?:remote )?rejected\].* \((.*)\)").fullmatch
 
 
-def _said(err: bytes, what: str, status: int) -> str:
+def _refused(lines: list[str]) -> Iterator[str]:
+    """What git-push(1) says of a ref that was not taken, and the server of its reasons."""
+    for found in filter(None, map(_refusal, lines)):
+        told = (
+            line.removeprefix("remote:").strip() for line in lines if line.startswith("remote:")
+        )
+        words = next(filter(None, told), "")
+        yield f"it was refused: {found[1]}" + (f" (it says: {words})" if words else "")
+
+
+def _why(err: bytes, what: str, status: int) -> str:
     """The line that says why, of all that git prints; whatever a server says is among it."""
     lines = [line.strip() for line in err.decode(errors="replace").splitlines() if line.strip()]
-    chosen = [line for line in lines if line.startswith(("fatal:", "error:", "ERROR:", "ssh:"))]
+    chosen = [*_refused(lines)]
+    chosen += [line for line in lines if line.startswith(("fatal:", "error:", "ERROR:", "ssh:"))]
     others = [line for line in lines if not line.startswith(("hint:", "warning:"))]
     said = next(iter([*chosen, *others[-1:]]), f"git {what} ended with {status}")
     return printable(said.removeprefix("fatal: ").removeprefix("error: "))[:_LONGEST]

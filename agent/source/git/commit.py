@@ -1,5 +1,7 @@
 """The files of one commit, as a tree to read documents from: nothing is checked out, nothing is executed.
 
+A few objects can make a tree that never ends, by naming each other: there is a limit to what is looked through.
+
 A symbolic link is followed inside the tree only. What git calls a submodule is not looked into. Of both it cannot be
 told whether documents lie there, so that nothing is proven to be gone until they are ignored by name.
 """
@@ -14,19 +16,25 @@ from pathlib import Path
 
 from agent.errors import BadInput
 from agent.source.files import is_git
-from agent.source.git.objects import DIRECTORY, LINK, SUBMODULE, Member, Objects
+from agent.source.git.objects import DIRECTORY, LINK, SUBMODULE, Member, Objects, TooLarge
 from agent.source.ignore import Verdicts
 from agent.source.text import MOST_BYTES
 from agent.source.tree import Content, Look, Missing
 from agent.source.walk import Walk
 from state.desired import Problem
 
+MOST_MEMBERS = 100_000
+"""Files and directories of a commit that are looked through. One with a long path counts for several."""
+_LONG = 256
+MOST_TEXT = 64 << 20
+"""Bytes of all documents of a commit together; each counts for a KiB at least."""
 _MOST_LINKS = 40
 _LONGEST_LINK = 4096
 _OUTSIDE = BadInput(
     "it leads outside the tree",
     hint="put the file into the tree, or the link into .holdfastignore",
 )
+_REFUSED = "the commit is too large to be looked through"
 _NOT_LOOKED_INTO = "it is a submodule, which is not looked into (.holdfastignore can pass over it)"
 
 
@@ -56,7 +64,7 @@ _Listed = dict[str, tuple[str, dict[str, _Item]]]
 
 class CommitFiles:
     """The files below a directory of a commit, to be walked through. `below`: the directory's path in the repository,
-    empty for its root. Everything raises Unsound where an object is missing."""
+    empty for its root. Everything raises Unsound where an object is missing, and TooLarge."""
 
     def __init__(self, objects: Objects, root: str, below: str) -> None:
         self._objects = objects
@@ -64,12 +72,17 @@ class CommitFiles:
         self._below = below
         self._listed: _Listed = {}
         self._before: _Listed = {}
+        self._number = 0
 
     def moved(self, root: str) -> CommitFiles:
         """The same directory of another commit; what did not change is not read again."""
         other = CommitFiles(self._objects, root, self._below)
         other._before = self._listed
         return other
+
+    def afresh(self) -> CommitFiles:
+        """The same, with nothing seen of it yet."""
+        return CommitFiles(self._objects, self._root.oid, self._below)
 
     @property
     def top(self) -> str:
@@ -169,7 +182,10 @@ class CommitFiles:
         return found
 
     def _members(self, folder: _Item) -> dict[str, _Item]:
-        known = self._listed.get(folder.path) or self._before.get(folder.path)
+        known = self._listed.get(folder.path)
+        if known is not None:
+            return known[1]
+        known = self._before.get(folder.path)
         if known is None or known[0] != folder.oid:
             prefix = f"{folder.path}/" if folder.path else ""
             members = {
@@ -178,6 +194,9 @@ class CommitFiles:
                 if _is_name(one)
             }
             known = (folder.oid, members)
+        self._number += len(known[1]) * (1 + len(folder.path) // _LONG)
+        if self._number > MOST_MEMBERS:
+            raise TooLarge(f"it holds more than {MOST_MEMBERS:,} files and directories")
         self._listed[folder.path] = known
         return known[1]
 
@@ -187,31 +206,67 @@ def _is_name(member: Member) -> bool:
     return member.name not in ("", ".", "..") and "/" not in member.name
 
 
+def _nothing(why: str) -> Look:
+    return Look(problems=(Problem(".", 0, 0, why),))
+
+
 class CommitTree:
     """The files below a directory of a commit that may become another one."""
 
     def __init__(self, objects: Objects, below: str) -> None:
+        self._objects = objects
         self._files = CommitFiles(objects, "", below.strip("/"))
         self._verdicts = Verdicts()
         self._last = Look()
+        self._sizes: dict[str, int] = {}
+        self._is_weighed = False
+        self._refused: Look | None = None
 
     def at(self, root: str) -> None:
         """Be the tree object `root`, a commit's."""
         self._files = self._files.moved(root)
+        self._is_weighed = False
+        self._refused = None
 
     @property
     def directory(self) -> Path | None:
         return None
 
+    @property
+    def is_too_large(self) -> bool:
+        """Whether the last look was refused, since there is too much to look through."""
+        return self._refused is not None
+
     def look(self, now: float) -> Look:
         """Everything that may hold documents. Raises Unsound."""
+        if self._refused is not None:
+            return self._refused  # it took long enough to find out, and a commit stays as it is
         try:
             self._files.listing(self._files.top)
+            look = Walk(self._files, self._verdicts, self._last, now).look()
+            if not self._is_weighed:
+                self._weigh(look)
+        except TooLarge as error:
+            self._files = self._files.afresh()
+            self._refused = _nothing(
+                f"{_REFUSED}: {error} (say --path for fewer, or .holdfastignore)"
+            )
+            return self._refused
         except OSError:
-            message = f"the commit has no directory `{self._files.top}`"
-            return Look(problems=(Problem(".", 0, 0, message),))
-        self._last = Walk(self._files, self._verdicts, self._last, now).look()
-        return self._last
+            return _nothing(f"the commit has no directory `{self._files.top}`")
+        self._last = look
+        return look
+
+    def _weigh(self, look: Look) -> None:
+        """Raises TooLarge where the documents are more than an agent should keep in its memory."""
+        oids = [str(entry.stamp) for entry in look.entries]
+        new = [oid for oid in dict.fromkeys(oids) if oid not in self._sizes]
+        if new:
+            known = self._sizes | dict(zip(new, self._objects.sizes(new), strict=True))
+            self._sizes = {oid: known[oid] for oid in oids}
+        if sum(max(self._sizes[oid], 1 << 10) for oid in oids) > MOST_TEXT:
+            raise TooLarge(f"its documents are larger than {MOST_TEXT >> 20} MiB together")
+        self._is_weighed = True
 
     def read(self, path: str, now: float, most: int = MOST_BYTES) -> Content:
         return self._files.read(path, now, most)

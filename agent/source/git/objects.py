@@ -10,18 +10,25 @@ import os
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import IO, NamedTuple, cast
 
 from agent.errors import RetryLater
-from agent.source.git.command import Git, alone, no_git
+from agent.source.git.command import Git, GitFailed, alone, no_git
 
 _PIECE = 1 << 20
+LARGEST_TREE = 16 << 20
+"""Bytes of an object that says what lies in a directory: some hundred thousand names."""
 DIRECTORY, LINK, SUBMODULE = 0o040000, 0o120000, 0o160000
 
 
 class Unsound(RetryLater):
     """The repository lacks an object that it should have, or cannot read it."""
+
+
+class TooLarge(RetryLater):
+    """A commit holds more than is looked through."""
 
 
 class Member(NamedTuple):
@@ -50,8 +57,27 @@ class Objects:
         return self._read(oid, b"blob", most)
 
     def tree(self, oid: str) -> list[Member]:
-        """What lies in a directory. Raises Unsound."""
-        return list(_members(self._read(oid, b"tree", 1 << 30), len(oid) // 2))
+        """What lies in a directory. Raises Unsound and TooLarge."""
+        data = self._read(oid, b"tree", LARGEST_TREE)
+        if len(data) > LARGEST_TREE:
+            raise TooLarge(f"a directory in it has a list of more than {LARGEST_TREE >> 20} MiB")
+        return list(_members(data, len(oid) // 2))
+
+    def sizes(self, oids: Sequence[str]) -> list[int]:
+        """How many bytes each of these objects has. Raises Unsound where one is missing, and GitFailed."""
+        asked = "".join(f"{oid}\n" for oid in oids).encode()
+        try:
+            told = self._git.local("cat-file", "--batch-check=%(objectsize)", stdin=asked)
+        except GitFailed as error:
+            if not error.is_of_the_repository:
+                raise
+            raise Unsound(f"reading the sizes of objects: {error}") from error
+        lines = told.split(b"\n")
+        try:
+            return [int(line) for line in lines[:-1]]
+        except ValueError as error:
+            missing = next(line for line in lines if not line.isdigit())
+            raise Unsound(f"reading object {missing.decode(errors='replace')}") from error
 
     def root(self, commit: str) -> str:
         """The id of what lies in a commit's root directory. Raises Unsound."""
@@ -109,7 +135,9 @@ class Objects:
             self._process.kill()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    # What it was asked last may still be on its way to it.
+                    with suppress(BrokenPipeError):
+                        pipe.close()
             self._process.wait()
             self._process = None
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import HoldfastError
 from agent.source.beside import read_attachment
 from agent.source.contents import Contents
-from agent.source.git.clone import Clone, Standing
+from agent.source.git.clone import Clone
 from agent.source.git.commit import CommitTree
 from agent.source.git.objects import Objects, Unsound
+from agent.source.git.standing import Standing
 from agent.source.tree import Moved
 from state.desired import Desired, SourceInfo
 from state.ids import Digest
+
+_TRIES = 3
 
 
 class GitSource:
@@ -45,13 +49,18 @@ class GitSource:
         return self._clone.standing != before
 
     @property
+    def refused(self) -> str | None:
+        """Why the commit that the branch names is not followed, and what can be done."""
+        return self._info(self._clone.standing).refused
+
+    @property
     def approvable(self) -> str | None:
         """The commit that is not followed until a person approves it."""
         refused = self._clone.standing.refused
         return refused.commit if refused is not None and refused.approvable else None
 
     def approve(self, commit: str) -> str:
-        """Follow a commit that was refused; its whole id. Raises Blocked. Not to be called while `fetch` runs."""
+        """Follow a commit that was refused; its whole id. Raises Blocked. May be called while `fetch` runs."""
         return self._clone.approve(commit)
 
     def load(self, now: float) -> Desired:
@@ -60,17 +69,15 @@ class GitSource:
         source = self._info(standing)
         if standing.commit is None:
             why = f"no commit of {self._clone.origin} was fetched yet"
+            if standing.lost:
+                why = f"which commit of {self._clone.origin} was followed is lost: {standing.lost}"
             return Desired(source, unproven=why)
         try:
-            self._move(standing.commit)
-            desired = self._contents.desired(self._assembler, source, now)
+            desired = self._read(standing.commit, source, now)
         except (HoldfastError, OSError, Moved) as error:
             if isinstance(error, Unsound):
                 self._clone.suspect()
-            self._commit = None
             return self._unreadable(source, standing.commit, str(error))
-        finally:
-            self._objects.rest()
         broken = [problem for problem in desired.problems if problem.file == "."]
         if broken:
             rest = tuple(problem for problem in desired.problems if problem not in broken)
@@ -84,11 +91,26 @@ class GitSource:
         Raises SourceChanged where it is no longer what it was when the spec was read."""
         return read_attachment(self._tree, path, digest)
 
-    def _move(self, commit: str) -> None:
-        if commit != self._commit:
-            self._tree.at(self._objects.root(commit))
-            self._contents.at(commit)
-            self._commit = commit
+    def _read(self, commit: str, source: SourceInfo, now: float) -> Desired:
+        """What its documents say. Raises Unsound where the last try does, too: at the others, another clone may have
+        been taking the place of this one."""
+        for _ in range(_TRIES - 1):
+            with suppress(Unsound):
+                return self._once(commit, source, now)
+        return self._once(commit, source, now)
+
+    def _once(self, commit: str, source: SourceInfo, now: float) -> Desired:
+        self._clone.locate()
+        known, self._commit = self._commit, None
+        try:
+            if commit != known:
+                self._tree.at(self._objects.root(commit))
+                self._contents.at(commit)
+            desired = self._contents.desired(self._assembler, source, now)
+        finally:
+            self._objects.rest()
+        self._commit = commit
+        return desired
 
     def _info(self, standing: Standing) -> SourceInfo:
         refused = standing.refused

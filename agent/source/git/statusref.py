@@ -13,7 +13,7 @@ from agent.errors import BadUsage, HoldfastError
 from agent.paths import StatePaths
 from agent.source.git.command import Git, GitFailed
 from agent.source.git.origin import Origin, is_ref
-from agent.source.git.own import at_work
+from agent.source.git.own import alone, at_work
 from agent.source.tree import shown
 
 _LAST = "refs/holdfast/last"
@@ -50,21 +50,33 @@ class StatusRef:
         self._host = host
 
     def publish(self, files: dict[str, bytes], at: float) -> str:
-        """Push a commit that holds these files and nothing else; its id. `at` is Unix time. Raises HoldfastError, and
-        OSError where the disk fails."""
+        """Have a commit there that holds these files and nothing else; its id. What is there already is not pushed
+        again. `at` is Unix time. Raises HoldfastError, and OSError where the disk fails."""
         directory = self._git.directory
         directory.parent.mkdir(mode=0o700, exist_ok=True)
-        with at_work(directory, directory.with_name("status.lock")) as self._git:
+        with (
+            alone(directory.with_name("status.lock")) as busy,
+            at_work(directory, busy) as self._git,
+        ):
             try:
-                commit = self._pushed(self._tree(files), at)
+                tree = self._tree(files)
+                commit = self._there(tree) or self._pushed(tree, at)
                 self._git.local("update-ref", _LAST, commit)
             except GitFailed as error:
-                if not error.remote:
+                if error.is_of_the_repository:
                     shutil.rmtree(directory, ignore_errors=True)  # what the server has is followed
                 raise
             with suppress(GitFailed):
                 self._git.local("gc", "--auto", "--quiet")
         return commit
+
+    def _there(self, tree: str) -> str | None:
+        """The last commit, where it holds that, and the ref still names it."""
+        last = self._known(_LAST)
+        if last is None or self._known(f"{_LAST}^{{tree}}") != tree:
+            return None
+        named = self._git.remote("ls-remote", "--", self._url, self.ref).split()
+        return last if named[:1] == [last.encode()] else None
 
     def _pushed(self, tree: str, at: float) -> str:
         commit = self._commit(tree, self._known(_LAST), at)
@@ -100,7 +112,7 @@ class StatusRef:
         return told.decode().strip()
 
     def _push(self, commit: str) -> None:
-        words = ("--quiet", "--no-verify", "--no-follow-tags", "--no-signed")
+        words = ("--quiet", "--no-signed")
         self._git.remote("push", *words, "--", self._url, f"{commit}:{self.ref}")
 
     def _fetched(self) -> str | None:

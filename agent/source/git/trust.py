@@ -7,20 +7,22 @@ also where nobody is known who made it.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import Blocked
-from agent.source.git.command import Git
+from agent.source.git.command import Git, GitFailed
 
 _AT_ONCE = 200
 """Commits whose signatures one git is asked for: each takes a process of its own."""
 _GPG_TIMEOUT = 30.0
 _NO_PROGRAM = "false"
+_BROKEN_PIPE = (-signal.SIGPIPE, 128 + signal.SIGPIPE)
 _WHY = {
     "N": "is not signed",
     "B": "has a signature that does not fit it",
@@ -44,18 +46,9 @@ class Signers:
         with self._verifying() as (config, variables):
             for at in range(0, len(commits), _AT_ONCE):
                 some = commits[at : at + _AT_ONCE]
-                told = git.local(
-                    "log",
-                    "--no-walk=unsorted",
-                    "--stdin",
-                    "--format=%H %G?",
-                    stdin="".join(f"{one}\n" for one in some).encode(),
-                    config=config,
-                    variables=variables,
-                )
-                letters = dict(line.split() for line in told.decode().splitlines())
+                letters = _letters(git, some, config, variables)
                 for one in some:
-                    if (letter := letters.get(one, "N")) != "G":
+                    if (letter := letters.get(one, "")) != "G":
                         why = _WHY.get(letter, "has a signature that cannot be verified")
                         return one, why.format(file=self.file)
         return None
@@ -63,24 +56,20 @@ class Signers:
     @contextmanager
     def _verifying(self) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
         """Settings and variables with which git knows those who are listed, and nobody else."""
-        kind = self._kind()
-        with tempfile.TemporaryDirectory(prefix="holdfast-") as home:
-            nobody = {
-                "gpg.program": _NO_PROGRAM,
-                "gpg.x509.program": _NO_PROGRAM,
-                "gpg.ssh.program": _NO_PROGRAM,
-                "gpg.minTrustLevel": "undefined",
-            }
-            if kind == "ssh":
-                ssh = {
+        nobody = dict.fromkeys(("gpg.program", "gpg.x509.program", "gpg.ssh.program"), _NO_PROGRAM)
+        if self._kind() == "ssh":
+            yield (
+                nobody
+                | {
                     "gpg.ssh.program": "ssh-keygen",
                     "gpg.ssh.allowedSignersFile": str(self.file),
-                    "gpg.ssh.revocationFile": "",
-                }
-                yield nobody | ssh, {"GNUPGHOME": home}
-            else:
-                self._import(Path(home))
-                yield nobody | {"gpg.program": "gpg"}, {"GNUPGHOME": home}
+                },
+                {},
+            )
+            return
+        with tempfile.TemporaryDirectory(prefix="holdfast-") as home:
+            self._import(Path(home))
+            yield nobody | {"gpg.program": "gpg"}, {"GNUPGHOME": home}
 
     def _kind(self) -> str:
         try:
@@ -114,3 +103,29 @@ class Signers:
                 f"importing the keyring {self.file}: {said[-1] if said else 'gpg failed'}",
                 hint="write it with gpg --export",
             )
+
+
+def _letters(
+    git: Git, commits: Sequence[str], config: Mapping[str, str], variables: Mapping[str, str]
+) -> dict[str, str]:
+    """What git says of each commit's signature. ssh-keygen(1) reads no commit where what should be its signature is
+    none; git then calls that bad, or dies of the broken pipe, whichever comes first. Raises GitFailed."""
+    try:
+        told = git.local(
+            "log",
+            "--no-walk=unsorted",
+            "--stdin",
+            "--format=%H %G?",
+            stdin="".join(f"{one}\n" for one in commits).encode(),
+            config=config,
+            variables=variables,
+        )
+    except GitFailed as error:
+        if error.status not in _BROKEN_PIPE:
+            raise
+        if len(commits) == 1:
+            return {commits[0]: "B"}
+        half = len(commits) // 2
+        earlier = _letters(git, commits[:half], config, variables)
+        return earlier | _letters(git, commits[half:], config, variables)
+    return dict(line.split() for line in told.decode().splitlines())

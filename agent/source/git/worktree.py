@@ -1,4 +1,4 @@
-"""Which commit a directory is checked out at, and whether its documents are still as they were committed.
+"""Which commit a directory is checked out at, and whether its documents, and what these name, are still as committed.
 
 Nothing of the repository is written or executed: contents are compared by their ids, without filters, hooks or an
 index. A directory whose repository cannot be read is a directory like any other.
@@ -7,17 +7,21 @@ index. A directory whose repository cannot be read is a directory like any other
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import HoldfastError
+from agent.source.beside import Needs
 from agent.source.git.command import Git
 from agent.source.git.commit import CommitTree
 from agent.source.git.objects import Objects
 
 _SHA1 = 40
+_AGAIN, _LATEST = 60.0, 3600.0
+"""Seconds after which a repository is asked again that could not be read: it may have been slow, or in the making. They
+double with each further time, since whoever looks waits for a slow one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +39,37 @@ class WorkTree:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._seen: object = None
+        self._failed: float | None = None
+        self._pause = _AGAIN
         self._commit: str | None = None
-        self._blobs: dict[str, str] | None = None
+        self._committed: _Committed | None = None
 
-    def look(self) -> str | None:
-        """The commit that is checked out; None where there is none, or none that could be read."""
+    def look(self, now: float) -> str | None:
+        """The commit that is checked out; None where there is none that could be read. `now` is Unix time."""
         found = _repository(os.path.realpath(self._directory))
         seen = None if found is None else (found, _head(found))
-        if seen != self._seen:
-            self._seen, self._commit, self._blobs = seen, None, None
+        again = self._failed is not None and abs(now - self._failed) >= self._pause
+        if seen != self._seen or again:
+            self._pause = min(2 * self._pause, _LATEST) if again else _AGAIN
+            self._seen, self._failed, self._commit, self._committed = seen, None, None, None
             if found is not None:
-                with suppress(HoldfastError, OSError, ValueError):
+                try:
                     self._read(found)
+                except (HoldfastError, OSError, ValueError):
+                    self._failed = now
         return self._commit
 
-    def is_dirty(self, blobs: Mapping[str, str]) -> bool | None:
-        """Whether the documents, as the ids of what they hold by their paths, differ from those of the commit. None
-        where that cannot be told."""
-        return None if self._blobs is None else self._blobs != blobs
+    def is_dirty(self, blobs: Mapping[str, str], needs: Needs) -> bool | None:
+        """Whether files differ from those of the commit: such as have documents, given as the ids of what they hold by
+        their paths, and such as these name. None where that cannot be told."""
+        if self._committed is None:
+            return None
+        if self._committed.blobs != blobs:
+            return True
+        try:
+            return self._committed.lacks(needs)
+        except HoldfastError:
+            return None
 
     def _read(self, found: _Found) -> None:
         git = Git(Path(found.git_dir))
@@ -60,13 +77,40 @@ class WorkTree:
         self._commit = told.decode().strip()
         if len(self._commit) != _SHA1:
             return  # what is compared with is known by SHA-1 alone
-        objects = Objects(git)
+        committed = _Committed(git, self._commit, found.below)
+        if not committed.is_too_large:
+            self._committed = committed
+
+
+class _Committed:
+    """What a commit holds below a directory. Raises HoldfastError where it cannot be read."""
+
+    def __init__(self, git: Git, commit: str, below: str) -> None:
+        self._objects = Objects(git)
+        self._tree = CommitTree(self._objects, below)
+        with self._resting():
+            self._tree.at(self._objects.root(commit))
+            look = self._tree.look(0.0)
+        self.is_too_large = self._tree.is_too_large
+        self.blobs = {entry.path: str(entry.stamp) for entry in look.entries}
+
+    def lacks(self, needs: Needs) -> bool:
+        """Whether one of these files is another one in it, or there in one of both alone. Of one that could not be read
+        that is not said."""
+        with self._resting():
+            return any(
+                self._tree.stamp(path) != need.blob
+                for path, need in needs.items()
+                if need.stamp is None or need.blob is not None
+            )
+
+    @contextmanager
+    def _resting(self) -> Iterator[None]:
+        """Leave no process behind."""
         try:
-            tree = CommitTree(objects, found.below)
-            tree.at(objects.root(self._commit))
-            self._blobs = {entry.path: str(entry.stamp) for entry in tree.look(0.0).entries}
+            yield
         finally:
-            objects.rest()
+            self._objects.rest()
 
 
 def git_directory(path: Path) -> Path | None:
