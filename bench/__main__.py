@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from bench import cold, jobs, passes, repository, start
+from bench import cold, images, jobs, passes, repository, start, usage
 
 
 def main() -> int:
@@ -21,6 +21,8 @@ def main() -> int:
         cold.status(rounds),
         cold.memory(max(1, rounds // 3)),
         *repository.figures(rounds),
+        *usage.figures(rounds),
+        *images.figures(max(1, rounds // 2)),
     ]
     for figure in figures:
         print("\n".join(figure.rows()))

@@ -18,13 +18,16 @@ _PATIENCE = 20.0
 _KNOCK = 0.1
 
 
-def either(state: StatePaths, by_agent: Callable[[], T], alone: Callable[[], T]) -> T:
+def either(
+    state: StatePaths, by_agent: Callable[[], T], alone: Callable[[], T], *, makes: bool = False
+) -> T:
     """What the agent of the state directory answers; what `alone` does where there is none. Raises what they raise, and
-    BadInput where there is no state directory."""
+    StateUnusable where there is no state directory, unless `alone` makes one that is meant."""
     from agent.statedir import holder
     from agent.web.client import Unanswered
 
-    open_reader(state).close()  # holding a state directory would make one
+    if not makes:
+        open_reader(state).close()  # holding a state directory would make one
     waiting, end = threading.Event(), time.monotonic() + _PATIENCE
     while True:
         try:

@@ -7,20 +7,22 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from agent.config import Settings
 from agent.errors import BadUsage, StateUnusable
-from agent.host import LinuxHost, memory, run_as_range
+from agent.host import LinuxHost, ephemeral_ports, memory, run_as_range
 from agent.hypervisor.api import Backend
 from agent.loop import Source
 from agent.paths import StatePaths
-from agent.policy import SSH_PORTS, Policy
+from agent.policy import Policy, ssh_ports
 from state import database
 from state.clock import Moment
 from state.history import Event
 from state.ledger import Ledger, LedgerNewer
+from state.observed import DISK_FLOOR
 from state.records import LedgerDamaged, LedgerUnreadable
 from state.runs import Run
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from agent.fetcher import Fetcher
     from agent.publisher import Publisher
     from agent.source.git.origin import Origin
+    from agent.statedir import StateDirectory
     from agent.wake import Wake
 
 DEFAULT_QEMU = "qemu-system-x86_64"
@@ -99,7 +102,7 @@ def publisher_of(
     origin = origin_of(settings)
     if origin is None or settings.status_ref is None:
         return None
-    from agent.cli.reading import alive_of
+    from agent.cli.reading import alive_of, read
     from agent.publisher import Publisher
     from agent.source.git.statusref import StatusRef
     from agent.status import status
@@ -107,11 +110,25 @@ def publisher_of(
 
     def told() -> dict[str, Any]:
         pid = os.getpid()
-        return status(ledger.reader, paths, agent_pid=pid, alive=alive_of(ledger.reader, pid))
+        with read(paths) as reader:  # the ledger's own is for the thread that writes
+            return status(reader, paths, agent_pid=pid, alive=alive_of(reader, pid))
 
     host = settings.host_name()
     target = StatusRef(paths, origin, settings.status_ref, host)
     return Publisher(target, ledger, clock, told, partial(page, host=host))
+
+
+def hold(root: Path) -> StateDirectory:
+    """Hold a state directory. One that has lost its id has it again where a machine of it runs. Raises StateInUse,
+    StateUnusable."""
+    from agent.statedir import StateDirectory
+
+    def lost(paths: StatePaths) -> str | None:
+        from agent.hypervisor.qemu.lineage import state_id
+
+        return state_id(paths)
+
+    return StateDirectory(root, lost)
 
 
 def open_ledger(
@@ -166,13 +183,15 @@ def open_backend(paths: StatePaths, settings: Settings, state_id: str) -> Backen
     from agent.guest.image import ImageStore
     from agent.guest.ssh import SshDoorway
     from agent.hypervisor.qemu.driver import QemuHypervisor
+    from agent.hypervisor.qemu.meter import QemuMeter
 
     hypervisor = QemuHypervisor(paths, state_id, qemu=settings.qemu or DEFAULT_QEMU)
     return Backend(
         hypervisor=hypervisor,
-        images=ImageStore(paths.images),
+        images=ImageStore(paths.images, floor=_floor(settings), run_as=_inspector()),
         doorway=SshDoorway(paths),
         checkups=GuestCheckups(paths, hypervisor.accepted),
+        meter=QemuMeter(paths, lambda uid: hypervisor.view(uid).responsive),
         host=LinuxHost(paths.root),
     )
 
@@ -193,11 +212,14 @@ def _wall() -> float:
 
 def policy_of(settings: Settings, state_id: str, accelerator: str) -> Policy:
     """What the operator and the host allow."""
+    ports = ssh_ports(ephemeral_ports())
     policy = Policy(
         state_id,
         accelerator,
-        first_ssh_port=SSH_PORTS[UUID(state_id).int % len(SSH_PORTS)],
+        ssh_ports=ports,
+        first_ssh_port=ports[UUID(state_id).int % len(ports)],
         capacity=dict(settings.capacity_map),
+        disk_floor=_floor(settings),
     )
     if settings.max_concurrency is not None:
         policy = replace(policy, max_concurrency=settings.max_concurrency)
@@ -207,4 +229,15 @@ def policy_of(settings: Settings, state_id: str, accelerator: str) -> Policy:
         policy = replace(policy, drain_timeout=settings.drain_timeout)
     if settings.hypervisor == "memory":
         return policy
-    return replace(policy, run_as=run_as_range(), memory=memory())
+    uids = run_as_range()
+    return replace(policy, run_as=uids[:-1] if uids else None, memory=memory())
+
+
+def _floor(settings: Settings) -> int:
+    return DISK_FLOOR if settings.disk_floor is None else settings.disk_floor
+
+
+def _inspector() -> int | None:
+    """Who looks at images that have come: a uid that no machine is given."""
+    uids = run_as_range()
+    return uids[-1] if uids else None

@@ -79,15 +79,14 @@ def _told(state: StatePaths) -> str:
 
 async def _destroy(state: StatePaths, before: set[RunId], *, volumes: bool) -> int:
     """`before`: the runs that had not ended before the agent was told to leave."""
-    from agent.cli.compose import clock_of, open_backend, open_ledger
+    from agent.cli.compose import clock_of, hold, open_backend, open_ledger
     from agent.config import Settings
     from agent.doing import Doing
     from agent.execute import Executor
     from agent.jobs.store import RunStore
     from agent.recover import recover
-    from agent.statedir import StateDirectory
 
-    with closing(StateDirectory(state.root)) as held:
+    with closing(hold(state.root)) as held:
         held.paths.api_socket.unlink(missing_ok=True)  # one of an agent that was killed
         with closing(open_ledger(held.paths)) as ledger:
             settings = Settings.from_json(ledger.reader.meta(SETTINGS_KEY))
@@ -197,7 +196,8 @@ def _remove_everything(paths: StatePaths) -> None:
     for directory in gone:
         shutil.rmtree(directory, ignore_errors=True)
     # With what belongs to it, and what was set aside.
-    for file in paths.root.glob(f"{paths.database.name}*"):
-        file.unlink()
+    for database in (paths.database, paths.metrics):
+        for file in paths.root.glob(f"{database.name}*"):
+            file.unlink()
     paths.ballast.unlink(missing_ok=True)
     paths.identity.unlink(missing_ok=True)

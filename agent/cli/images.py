@@ -1,4 +1,6 @@
-"""`holdfast images ls` and `prune`: what lies in the store of base images, and what of it nobody needs."""
+"""`holdfast images ls`, `fetch` and `prune`: what lies in the store of base images, bringing more there, and what of it
+nobody needs.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +8,26 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 import click
 
-from agent.cli.operate import ask
+from agent.cli.asking import either
+from agent.cli.bars import bars
+from agent.cli.operate import ask, by_itself
 from agent.cli.options import output_option, state_option
 from agent.cli.reading import open_reader
+from agent.cli.settings import said_settings, source_options
 from agent.cli.text import in_line, span
+from agent.config import Settings
+from agent.errors import BadUsage
 from agent.operator import Operator
+from agent.orders import Tell
 from agent.paths import StatePaths
+from state.observed import HowFar
+from state.records import SETTINGS_KEY
 from state.spec.units import format_size
 
 
@@ -66,6 +77,66 @@ def prune(state: StatePaths, output: str, dry_run: bool) -> None:
     room = format_size(sum(one["size"] for one in found) >> 20 << 20)
     number = f"{len(found)} image{'s' * (len(found) != 1)}"
     click.echo(f"{number}, {room} {'to be ' if dry_run else ''}had back")
+
+
+@images.command()
+@click.argument("labels", nargs=-1, metavar="[LABEL]...")
+@source_options
+@output_option
+@state_option
+def fetch(state: StatePaths, output: str, labels: tuple[str, ...], **options: Any) -> int:
+    """Bring images of the image map into the store, all of them by default, so that nobody has to wait for them later.
+    Status 1 if one could not be had.
+
+    The agent does it where one runs, and this command itself where none does, then by the documents that the last agent
+    had or that the options name."""
+    said = said_settings(state, options)
+    with bars() as tell:
+        found = _fetched(state, said, labels, tell)
+    if output == "json":
+        click.echo(json.dumps(found, indent=1))
+    for one in found if output == "text" else ():
+        if one["error"] is None:
+            how = "fetched" if one["fetched"] else "is there"
+            click.echo(in_line(f"{one['label']}: {how}, {one['digest'][:19]}"))
+    for one in found:
+        if one["error"] is not None:
+            click.echo(in_line(f"holdfast: {one['label']}: {one['error']}"), err=True)
+    return 1 if any(one["error"] for one in found) else 0
+
+
+def _fetched(
+    state: StatePaths, said: Settings, labels: Sequence[str], tell: Tell
+) -> list[dict[str, Any]]:
+    from agent.web import client
+
+    def hear(told: dict[str, Any]) -> None:
+        for label, far in told["far"].items():
+            tell(label, HowFar(**far))
+
+    def by_agent() -> dict[str, Any]:
+        _refuse_another_source(state, said)
+        return client.follow(state.api_socket, "fetch", [("image", one) for one in labels], hear)
+
+    async def alone(operator: Operator) -> dict[str, Any]:
+        brought = await operator.fetch(operator.ordered(labels), tell)
+        return {"images": [asdict(one) for one in brought]}
+
+    makes = said.desired is not None or said.git is not None
+    told = either(state, by_agent, lambda: by_itself(state, alone, said), makes=makes)
+    found: list[dict[str, Any]] = told["images"]
+    return found
+
+
+def _refuse_another_source(state: StatePaths, said: Settings) -> None:
+    """Raises BadUsage where the agent that runs was told something else."""
+    with closing(open_reader(state)) as reader:
+        told = Settings.from_json(reader.meta(SETTINGS_KEY))
+    if said.or_else(told) != told:
+        raise BadUsage(
+            f"fetching images: the agent that keeps {state.root} has other options",
+            hint="leave them out, or stop it first",
+        )
 
 
 def _said(one: dict[str, Any]) -> str:

@@ -115,16 +115,15 @@ def _ask(state: StatePaths, name: str, what: Literal["rerun", "cancel"]) -> dict
 
 
 def _alone(state: StatePaths, name: str, what: Literal["rerun", "cancel"]) -> Run:
-    from agent.cli.compose import clock_of, open_backend, open_ledger
+    from agent.cli.compose import clock_of, hold, open_backend, open_ledger
     from agent.config import Settings
     from agent.jobs.requests import Requests
     from agent.jobs.store import RunStore
-    from agent.statedir import StateDirectory
     from state.ids import Name
     from state.records import SETTINGS_KEY
 
     with (
-        closing(StateDirectory(state.root)) as held,
+        closing(hold(state.root)) as held,
         closing(open_ledger(held.paths)) as ledger,
     ):
         settings = Settings.from_json(ledger.reader.meta(SETTINGS_KEY))

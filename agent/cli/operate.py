@@ -16,13 +16,14 @@ import click
 from agent.cli.asking import either
 from agent.cli.options import state_option
 from agent.cli.text import in_line
+from agent.config import Settings
 from agent.errors import Blocked
 from agent.paths import StatePaths
 
 if TYPE_CHECKING:
-    from agent.config import Settings
     from agent.operator import Operator
     from agent.source.git.source import GitSource
+    from state.desired import Desired
 
 _FETCH = 300.0
 """Seconds that a server and a pass may take."""
@@ -99,34 +100,34 @@ def ask(
     return either(
         state,
         lambda: client.ask(state.api_socket, what, query),
-        lambda: _alone(state, alone, planned=what in ("approve", "prune")),
+        lambda: by_itself(state, alone, Settings() if what in ("approve", "prune") else None),
     )
 
 
-def _alone(
+def by_itself(
     state: StatePaths,
     what: Callable[[Operator], Awaitable[dict[str, Any]]],
-    *,
-    planned: bool,
+    said: Settings | None,
 ) -> dict[str, Any]:
-    from agent.cli.compose import clock_of, open_backend, open_ledger
+    """What comes of it in a process that holds the state directory meanwhile. `said`: what documents to plan by, beyond
+    what the last agent was told; None: it needs no plan. Raises StateInUse."""
+    from agent.cli.compose import clock_of, hold, open_backend, open_ledger
     from agent.cli.plan import decide
-    from agent.config import Settings
     from agent.operator import Operator
-    from agent.statedir import StateDirectory
     from state.records import SETTINGS_KEY
 
-    found = decide(state, Settings()) if planned else None
+    found = decide(state, said) if said is not None else None
     with (
-        closing(StateDirectory(state.root)) as held,
+        closing(hold(state.root)) as held,
         closing(open_ledger(held.paths)) as ledger,
     ):
-        settings = Settings.from_json(ledger.meta(SETTINGS_KEY))
+        recorded = Settings.from_json(ledger.meta(SETTINGS_KEY))
+        settings = (said or Settings()).or_else(recorded)
         backend = open_backend(held.paths, settings, held.state_id)
         operator = Operator(ledger, clock_of(backend), backend)
         if found is not None:
-            operator.passed(*found, ())
-            operator.repository = _offline(settings, held.paths)
+            operator.passed(*found)
+            operator.repository = _offline(settings, held.paths, found[1])
         return asyncio.run(_called(what, operator))
 
 
@@ -147,7 +148,8 @@ class _Offline:
     async def ask(self) -> None: ...
 
 
-def _offline(settings: Settings, paths: StatePaths) -> _Offline | None:
+def _offline(settings: Settings, paths: StatePaths, planned: Desired) -> _Offline | None:
+    """The repository, as the plan has just seen it: what waits there is brought into the clone of the next agent."""
     if settings.git is None:
         return None
     from agent.cli.compose import open_source
@@ -155,6 +157,8 @@ def _offline(settings: Settings, paths: StatePaths) -> _Offline | None:
 
     source = open_source(settings, paths)
     assert isinstance(source, GitSource)  # noqa: S101 - as the settings say
+    if planned.source.refused != source.refused:
+        source.fetch()
     return _Offline(source)
 
 

@@ -13,6 +13,7 @@ import click
 from agent.cli.typed import remember
 from agent.errors import BadInput, BadUsage, StateUnusable
 from agent.paths import StatePaths, default_state
+from state.spec.units import parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,6 +55,14 @@ def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
     settings.setdefault("envvar", variable)
     settings.setdefault("show_envvar", settings["envvar"] is not None)
     return click.option(name, *more, cls=_Option, **settings)
+
+
+def duration(context: click.Context, param: click.Parameter, said: str | None) -> float | None:
+    """Seconds, written as in documents."""
+    try:
+        return None if said is None else parse_duration(said)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, param) from error
 
 
 def _configured(context: click.Context, _: click.Parameter, path: Path | None) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +16,11 @@ from agent.cli.reading import open_reader
 from agent.cli.settings import said_settings, source_options
 from agent.cli.text import in_line
 from agent.cli.typed import typed
+from agent.cli.wanted import wanted
 from agent.config import Settings
 from agent.errors import BadUsage
 from agent.paths import StatePaths
-from state.records import ACCELERATOR_KEY, SETTINGS_KEY, SOURCE_KEY
+from state.records import ACCELERATOR_KEY, SETTINGS_KEY
 
 if TYPE_CHECKING:
     from agent.steps import Plan, Step
@@ -85,43 +84,13 @@ def decide(state: StatePaths, said: Settings) -> tuple[Plan, Desired]:
         backend = open_backend(state, settings, state_id)
         now = clock_of(backend)()
         agent_lives = holder(state) is not None
-        desired = _wanted(settings, state, agent_lives, now.wall)
-        if agent_lives and reader is not None and settings.git is not None:
-            desired = _as_asked(desired, reader)
+        desired = wanted(settings, state, reader, now.wall)
         observed = _observe(reader, backend, desired, agent_lives)
         accelerator = _accelerator(reader, settings)
         return plan_of(desired, observed, policy_of(settings, state_id, accelerator), now), desired
     finally:
         if reader is not None:
             reader.close()
-
-
-def _wanted(settings: Settings, state: StatePaths, agent_lives: bool, now: float) -> Desired:
-    """What the source says: as the agent has it, where one lives. Without one, a repository is asked here, into a clone
-    that is thrown away, as the next agent would ask it first."""
-    from agent.cli.compose import open_source
-
-    if settings.git is None or agent_lives:
-        return open_source(settings, state).load(now)
-    from agent.source.git.source import GitSource
-
-    with tempfile.TemporaryDirectory(prefix="holdfast-") as directory:
-        beside = StatePaths(Path(directory))
-        if state.git.is_dir():
-            shutil.copytree(state.git, beside.git)
-        source = open_source(settings, beside)
-        assert isinstance(source, GitSource)  # noqa: S101 - as the settings say
-        source.fetch()
-        return source.load(now)
-
-
-def _as_asked(desired: Desired, reader: Reader) -> Desired:
-    """With what came of the agent's asking of the server, which it alone knows."""
-    told = json.loads(reader.meta(SOURCE_KEY) or "{}")
-    if told.get("location") != desired.source.location:
-        return desired  # another source was said
-    error, refused = told.get("error"), told.get("refused")
-    return replace(desired, source=replace(desired.source, error=error, refused=refused))
 
 
 def compare(settings: Settings, base: str | None, to: str) -> tuple[Plan, Desired, str]:
@@ -258,7 +227,9 @@ def _print(decided: Plan, desired: Desired) -> None:
         if one.name is not None and one.message in ours
     }
     for image in decided.fetches:
-        line("↓", "cyan", f"fetch image {image.label} from {image.source}")
+        copy = image.as_copy()
+        first = "" if copy is None else f"{copy.source} or else "
+        line("↓", "cyan", f"fetch image {image.label} from {first}{image.source}")
     for step in decided.shown():
         sign, colour = _SIGNS[step.action]
         place = f"  [{step.source}]" if step.source else ""

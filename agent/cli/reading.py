@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.errors import StateUnusable
 from agent.paths import StatePaths
 from state.ids import Process
 from state.observed import Instance
 from state.records import SETTINGS_KEY, LedgerUnreadable, Reader
+
+if TYPE_CHECKING:
+    from state.metrics import MetricsReader
 
 
 def open_reader(paths: StatePaths) -> Reader:
@@ -22,6 +26,22 @@ def open_reader(paths: StatePaths) -> Reader:
         raise StateUnusable(
             f"reading the state directory {paths.root}: {error}",
             hint="say --state DIR, or start an agent with `holdfast run`",
+        ) from error
+
+
+@contextmanager
+def measured(paths: StatePaths) -> Iterator[MetricsReader]:
+    """What machines have used, as long as the block lasts. Raises StateUnusable with what to do."""
+    from state.metrics import MetricsReader, MetricsUnusable
+
+    open_reader(paths).close()
+    try:
+        with closing(MetricsReader(paths.metrics)) as reader:
+            yield reader
+    except MetricsUnusable as error:
+        raise StateUnusable(
+            f"reading what VMs of {paths.root} use: {error}",
+            hint="an agent measures every 10 s, unless --metrics-interval says otherwise",
         ) from error
 
 

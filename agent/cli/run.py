@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from agent.cli.accelerator import choose_accelerator
+from agent.cli.leaving import Leaving
 from agent.cli.options import option, state_option
 from agent.cli.reading import in_memory, of_the_ledger, still_runs
 from agent.cli.settings import said_settings, source_options
 from agent.config import Settings
 from agent.errors import StateUnusable
 from agent.paths import StatePaths
-from state.records import ACCELERATOR_KEY, SETTINGS_KEY, LedgerUnreadable
+from state.records import SETTINGS_KEY, LedgerUnreadable
 
 if TYPE_CHECKING:
     import socket
 
     from agent.cli.showing import Showing
+    from agent.cli.telling import Task, Telling
     from agent.loop import Agent
     from agent.record import Pass
+    from agent.statedir import StateDirectory
     from state.ledger import Ledger
+
+T = TypeVar("T")
 
 
 @click.command()
@@ -45,29 +50,52 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Look again after so long, although nothing has changed.",
 )
+@option(
+    "--metrics-interval",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Measure what VMs use so often; 0: never.",
+)
+@option(
+    "--listen",
+    metavar="ADDR:PORT",
+    help="Answer over HTTP there, to be read only: /metrics, /healthz, /readyz, /api/v1/status.",
+)
 @source_options
 @state_option
-def run(state: StatePaths, once: bool, interval: float, **options: Any) -> int:
+def run(
+    state: StatePaths,
+    once: bool,
+    interval: float,
+    metrics_interval: float,
+    listen: str | None,
+    **options: Any,
+) -> int:
     """The agent: keep the VMs of this host as the documents say, and run their jobs, until it is told to stop.
 
     VMs run on when it stops, and the next agent adopts them. Running jobs get the drain timeout to end; told a second
     time to stop, it ends them at once."""
     from agent import log
-    from agent.cli.compose import open_ledger, origin_of
+    from agent.cli.compose import hold, open_ledger, origin_of
     from agent.cli.showing import Showing
-    from agent.statedir import StateDirectory
-    from agent.web import control
+    from agent.cli.telling import Telling
+    from agent.web import control, public
 
     settings = said_settings(state, options)
     origin_of(settings)
     showing = Showing(state) if once else None
     with ExitStack() as stack:
-        held = stack.enter_context(closing(StateDirectory(state.root)))
+        held = stack.enter_context(closing(hold(state.root)))
         if showing is not None:
             stack.enter_context(showing.on_screen())
         log.configure()
-        on_run = showing.told if showing is not None else None
-        ledger = stack.enter_context(closing(open_ledger(held.paths, log.event_logger(), on_run)))
+        listener = stack.enter_context(public.listening(listen)) if listen else None
+        telling = Telling(held.paths, settings.host_name(), interval, metrics_interval, listener)
+        on_event = _each(log.event_logger(), telling.tally.happened)
+        on_run = _each(telling.tally.ran, *([showing.told] if showing is not None else []))
+        ledger = stack.enter_context(closing(open_ledger(held.paths, on_event, on_run)))
         stack.enter_context(_recording())
         os.umask(0o077)
         api = stack.enter_context(control.listening(held.paths.api_socket))
@@ -77,21 +105,36 @@ def run(state: StatePaths, once: bool, interval: float, **options: Any) -> int:
             for under_way in ledger.runs():
                 if not under_way.phase.ended:
                     showing.told(under_way)
-        return _run(ledger, held, settings, Beside(api, showing), interval)
+        return _run(ledger, held, settings, Beside(api, showing, telling), interval)
 
 
-Task = Callable[[], Coroutine[Any, Any, None]]
+def _each(*told: Callable[[T], None]) -> Callable[[T], None]:
+    """Tells all of them."""
+
+    def tell(what: T) -> None:
+        for one in told:
+            one(what)
+
+    return tell
+
+
+_LOOK_AFTER = 5.0
+"""Seconds from one look at the lock to the next."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What goes on beside the loop: the API on a listening socket, and the show, which is `run --once`'s."""
+    """What goes on beside the loop: the API on a listening socket, the show, which is `run --once`'s, and what is told
+    of it all."""
 
     api: socket.socket
     showing: Showing | None
+    telling: Telling
 
 
-def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval: float) -> int:
+def _run(
+    ledger: Ledger, held: StateDirectory, settings: Settings, beside: Beside, interval: float
+) -> int:
     from agent import collector, log
     from agent.cli.compose import (
         clock_of,
@@ -111,17 +154,20 @@ def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval
 
     async def main() -> None:
         backend = open_backend(held.paths, settings, held.state_id)
-        accelerator = await _unless_told(choose_accelerator(ledger, settings))
+        leaving = Leaving()
+        accelerator = await leaving.unless_told(choose_accelerator(ledger, settings))
         if accelerator is None:
             return
-        policy = policy_of(settings, held.state_id, accelerator)
         source = open_source(settings, held.paths)
         store = RunStore(held.paths, source.attachment)
 
         clock = clock_of(backend)
+        policy = policy_of(settings, held.state_id, accelerator)
+        policy = replace(policy, began=clock().boottime)
         publisher = publisher_of(settings, held.paths, ledger, clock)
 
         def look(done: Pass) -> None:
+            beside.telling.passed(done, clock())
             if publisher is not None and not done.desired.source.pending:
                 publisher.look()
             answer = settled(done.desired, done.observed, done.plan) if once else None
@@ -131,11 +177,13 @@ def _run(ledger: Ledger, held: Any, settings: Settings, beside: Beside, interval
 
         world = World(source, ledger, backend, clock, store)
         agent = Agent(world, policy, interval=interval, on_pass=look)
-        _when_told(_leaving(agent))
+        leaving.answer(_said(agent.stop))
         _tell_start(held.paths, settings, accelerator)
         fetcher = fetcher_of(settings, source, agent.wake, interval)
         agent.operator.repository = fetcher
-        tasks = [one.run for one in (fetcher, publisher) if one is not None]
+        tasks: list[Task] = [one.run for one in (fetcher, publisher) if one is not None]
+        tasks += beside.telling.tasks(ledger, backend, clock)
+        tasks.append(partial(_keep_telling, held))
         await agent.run(watching=_watch(agent, settings, beside, tasks))
         if once and publisher is not None:
             await publisher.publish()  # what it leaves behind
@@ -159,18 +207,18 @@ def _tell_start(state: StatePaths, settings: Settings, accelerator: str) -> None
     )
 
 
-def _leaving(agent: Agent) -> Callable[[], None]:
-    """What has the agent leave; the first time it says so."""
+def _said(stop: Callable[[], None]) -> Callable[[], None]:
+    """`stop`, which the first time says so."""
     from agent import log
 
-    told = False
+    said = False
 
     def leave() -> None:
-        nonlocal told
-        if not told:
+        nonlocal said
+        if not said:
             log.say("Leaving", "told to; what is under way is finished first", pid=os.getpid())
-        told = True
-        agent.stop()
+        said = True
+        stop()
 
     return leave
 
@@ -180,26 +228,6 @@ def _run_on(ledger: Ledger) -> str:
         return "its VMs existed in its memory and ended with it"
     number = sum(map(still_runs, ledger.instances()))
     return f"{number} VMs run on" if number > 1 else f"{'one' if number else 'no'} VM runs on"
-
-
-async def _unless_told(doing: Coroutine[Any, Any, str]) -> str | None:
-    """What it returns; None where the agent was told to leave, after it was broken off and has cleaned up."""
-    task = asyncio.ensure_future(doing)
-    told = asyncio.Event()
-
-    def leave() -> None:
-        told.set()
-        task.cancel()
-
-    _when_told(leave)
-    await asyncio.wait((task,))
-    return None if told.is_set() else task.result()
-
-
-def _when_told(leave: Callable[[], None]) -> None:
-    """What the signals do that ask an agent to leave."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, leave)
 
 
 @contextmanager
@@ -216,8 +244,21 @@ def _recording() -> Iterator[None]:
         ) from error
 
 
+async def _keep_telling(held: StateDirectory) -> None:
+    """Make what tells others who holds the state directory anew where somebody has removed it."""
+    from agent import log
+
+    while True:
+        await asyncio.sleep(_LOOK_AFTER)
+        try:
+            if held.tell_again():
+                log.say("LockRemade", f"somebody had removed {held.paths.lock}")
+        except OSError as error:
+            log.say("LockFailed", f"{held.paths.lock} cannot be made anew: {error.strerror}")
+
+
 async def _watch(agent: Agent, settings: Settings, beside: Beside, tasks: list[Task]) -> None:
-    from agent.wake import watch
+    from agent.watch import watch
     from agent.web import control
 
     async with asyncio.TaskGroup() as group:
@@ -230,25 +271,3 @@ async def _watch(agent: Agent, settings: Settings, beside: Beside, tasks: list[T
             group.create_task(watch(settings.desired, agent.wake))
         if settings.images is not None:
             group.create_task(watch(settings.images.parent, agent.wake, recursive=False))
-
-
-async def choose_accelerator(ledger: Ledger, settings: Settings) -> str:
-    """What runs the guests: as the operator says, or as measured once for each boot and each build of QEMU."""
-    from agent.cli.compose import DEFAULT_QEMU
-
-    if settings.hypervisor == "memory":
-        return "tcg"
-    if settings.accel in ("kvm", "tcg"):
-        return settings.accel
-    from agent.hypervisor.qemu import accel
-
-    qemu = settings.qemu or DEFAULT_QEMU
-    build = await accel.build_of(qemu)
-    boot_id = accel.boot_id()
-    known = json.loads(ledger.reader.meta(ACCELERATOR_KEY) or "{}")
-    if known.get("boot_id") == boot_id and known.get("build") == build:
-        return str(known["choice"])
-    evidence = await accel.measure(qemu)
-    with ledger.transaction() as change:
-        change.put_meta(ACCELERATOR_KEY, json.dumps(asdict(evidence)))
-    return evidence.choice

@@ -11,21 +11,21 @@ from typing import Any, TypeVar
 
 import click
 
-from agent.cli.options import PATH, PROGRAM, option
+from agent.cli.options import PATH, PROGRAM, duration, option
 from agent.config import Settings
 from agent.errors import BadUsage
 from agent.paths import StatePaths
-from state.spec.units import parse_duration
+from state.spec.units import parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _LABEL_MOST = re.compile(r"\s*([^\s=,]+)\s*=\s*([0-9]{1,6})\s*")
 
 
-def _duration(context: click.Context, param: click.Parameter, said: str | None) -> float | None:
-    """Seconds, written as in documents."""
+def _size(context: click.Context, param: click.Parameter, said: str | None) -> int | None:
+    """Bytes, written as in documents."""
     try:
-        return None if said is None else parse_duration(said)
+        return None if said is None else parse_size(said)
     except ValueError as error:
         raise click.BadParameter(str(error), context, param) from error
 
@@ -152,8 +152,14 @@ def source_options(function: F) -> F:
             help="More VMs are destroyed at once only if approved.  [default: half of those that run, 3 at least]",
         ),
         option(
+            "--disk-floor",
+            callback=_size,
+            metavar="SIZE",
+            help="Where less of the disk is free, nothing new begins and no image is fetched.  [default: 512MiB]",
+        ),
+        option(
             "--drain-timeout",
-            callback=_duration,
+            callback=duration,
             metavar="DURATION",
             help="How long running jobs may go on when the agent is to leave.  [default: 60s]",
         ),

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from agent.errors import BadInput, Blocked, RetryLater
 
+if TYPE_CHECKING:
+    import aiohttp
+
 _LONGEST = 30.0
 """Seconds that an answer is waited for."""
+_ON_ITS_WAY = 5.0
+"""Seconds before that from which on an agent should not begin with what would be answered too late."""
 _AGAIN = "it may be starting or leaving: try again"
 
 
@@ -40,9 +48,24 @@ def ask(
     api: Path, what: str, query: Mapping[str, str] | None = None, *, patience: float = _LONGEST
 ) -> dict[str, Any]:
     """Ask for something that does no harm when it is asked twice. Raises Unanswered, also where the answer was lost,
-    and BadInput or Blocked where the agent refuses."""
+    and BadInput or Blocked where the agent refuses. It is told until when its answer is of use, on the clock that
+    processes of a host have in common."""
+    by = time.monotonic() + patience - _ON_ITS_WAY
     try:
-        return asyncio.run(_post(api, f"/api/v1/{what}", patience, query))
+        return asyncio.run(
+            _post(api, f"/api/v1/{what}", patience, {**(query or {}), "by": f"{by}"})
+        )
+    except Unsure as error:
+        raise Unanswered(error.message, hint=_AGAIN) from error
+
+
+def follow(
+    api: Path, what: str, query: Sequence[tuple[str, str]], hear: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """As `ask`, for what takes its time: `hear` is told of each object with a key `far`, and the one without is the
+    answer. There is an end to silence, and none to what goes on."""
+    try:
+        return asyncio.run(_followed(api, f"/api/v1/{what}", query, hear))
     except Unsure as error:
         raise Unanswered(error.message, hint=_AGAIN) from error
 
@@ -52,24 +75,53 @@ async def _post(
 ) -> dict[str, Any]:
     import aiohttp
 
+    limits = aiohttp.ClientTimeout(total=patience)
+    async with _asked(api, path, list((query or {}).items()), limits) as response:
+        return _answer(response, await response.json())
+
+
+async def _followed(
+    api: Path, path: str, query: Sequence[tuple[str, str]], hear: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    import aiohttp
+
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=_LONGEST, sock_read=_LONGEST)
+    async with _asked(api, path, query, limits) as response:
+        async for line in response.content:
+            told = _answer(response, json.loads(line))
+            if "far" not in told:
+                return told
+            hear(told)
+    raise Unsure(f"asking the agent on {api}: it left before its answer was whole")
+
+
+@asynccontextmanager
+async def _asked(
+    api: Path, path: str, query: Sequence[tuple[str, str]], limits: aiohttp.ClientTimeout
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The answer, in whose block what cannot be read of it is Unsure. Raises Unanswered."""
+    import aiohttp
+
     tried = f"asking the agent on {api}"
     try:
         async with (
             aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(os.fspath(api)),
-                timeout=aiohttp.ClientTimeout(total=patience),
+                connector=aiohttp.UnixConnector(os.fspath(api)), timeout=limits
             ) as session,
             session.post(f"http://agent{path}", params=query) as response,
         ):
-            told = await response.json()
-            status = response.status
+            yield response
     except aiohttp.ClientConnectorError as error:
         raise Unanswered(f"{tried}: {error}", hint=_AGAIN) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise Unsure(f"{tried}: {str(error) or 'no answer'}") from error
+
+
+def _answer(response: aiohttp.ClientResponse, told: object) -> dict[str, Any]:
+    """What was told. Raises BadInput or Blocked where the agent refuses, and ValueError for what is no answer."""
     if not isinstance(told, dict):
-        raise Unsure(f"{tried}: it answered {status} and no JSON object")
-    if status == 200:
+        raise ValueError(f"it answered {response.status} and no JSON object")  # noqa: TRY004
+    if response.status == 200:
         return told
-    refusal = BadInput if status == 404 else Blocked
+    refusal = BadInput if response.status == 404 else Blocked
     raise refusal(str(told.get("error")), hint=str(told.get("hint") or ""))

@@ -6,10 +6,13 @@ It turns requests into calls and errors into answers, and decides nothing.
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,7 @@ from agent.errors import BadInput, Blocked, HoldfastError, StateUnusable
 from agent.jobs.requests import Requests
 from agent.operator import Operator
 from state.ids import Name
+from state.observed import HowFar
 from state.records import LedgerUnreadable
 from state.runs import Run
 
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
 
     _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+_LOOK_AFTER = 2.0
+"""Seconds from one look at the socket's name to the next."""
+_TOLD_EVERY = 0.2
+"""Seconds from one line on how far a fetch is to the next."""
 _LAST_ANSWERS = 1.0
 """Seconds that the requests under way get when the agent leaves."""
 
@@ -55,7 +63,8 @@ def _remove(path: Path) -> None:
 
 
 async def serve(listener: socket.socket, requests: Requests, operator: Operator) -> None:
-    """Answer, for ever. Raises LedgerUnreadable once nothing can be recorded any more."""
+    """Answer, for ever, on a new socket where somebody removes the one that was there. Raises LedgerUnreadable once
+    nothing can be recorded any more."""
     from aiohttp import web
 
     lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -76,15 +85,37 @@ async def serve(listener: socket.socket, requests: Requests, operator: Operator)
             web.post("/api/v1/resume", control.resume),
             web.post("/api/v1/reconcile", control.reconcile),
             web.post("/api/v1/prune", control.prune),
+            web.post("/api/v1/fetch", control.fetch),
         ]
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS)
     await runner.setup()
+    path = Path(listener.getsockname())
+    with ExitStack() as sockets_made:
+        try:
+            site, inode = web.SockSite(runner, listener), _inode(path)
+            await site.start()
+            while not lost.done():
+                await asyncio.wait((lost,), timeout=_LOOK_AFTER)
+                if _inode(path) == inode:
+                    continue
+                with suppress(
+                    StateUnusable
+                ):  # somebody removed it; the next look may find it mended
+                    anew = sockets_made.enter_context(listening(path))
+                    await site.stop()
+                    site, inode = web.SockSite(runner, anew), _inode(path)
+                    await site.start()
+            await lost
+        finally:
+            await runner.cleanup()
+
+
+def _inode(path: Path) -> int | None:
     try:
-        await web.SockSite(runner, listener).start()
-        await lost
-    finally:
-        await runner.cleanup()
+        return path.lstat().st_ino
+    except OSError:
+        return None
 
 
 class _Control:
@@ -105,7 +136,11 @@ class _Control:
         return _told(await self._requests.cancel(Name(request.match_info["name"])))
 
     async def approve(self, request: web.Request) -> web.StreamResponse:
-        return _json({"approved": await self._operator.approve(request.query.get("id"))})
+        try:
+            by = float(request.query.get("by", math.inf))
+        except ValueError as error:
+            raise Blocked("approving: `by` is no number of seconds") from error
+        return _json({"approved": await self._operator.approve(request.query.get("id"), by)})
 
     async def suspend(self, _: web.Request) -> web.StreamResponse:
         return _json({"changed": await self._operator.suspend()})
@@ -115,18 +150,39 @@ class _Control:
 
     async def reconcile(self, _: web.Request) -> web.StreamResponse:
         desired = await self._operator.reconcile()
-        source = desired.source if desired is not None else None
+        source = desired.source
         return _json(
             {
-                "source": source.location if source else None,
-                "commit": source.commit if source else None,
-                "error": (source.error or source.refused) if source else None,
+                "source": source.location,
+                "commit": source.commit,
+                "error": source.error or source.refused,
             }
         )
 
     async def prune(self, request: web.Request) -> web.StreamResponse:
         taken = await self._operator.prune(dry_run="dry_run" in request.query)
         return _json({"images": [stock.told(one) for one in taken]})
+
+    async def fetch(self, request: web.Request) -> web.StreamResponse:
+        """A line of JSON now and then on how far it is, and a last one on what came of it. Who leaves wants no more."""
+        from aiohttp import web
+
+        images = self._operator.ordered(request.query.getall("image", []))
+        far: dict[str, HowFar] = {}
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        fetching = asyncio.ensure_future(self._operator.fetch(images, far.__setitem__))
+        try:
+            while not fetching.done():
+                await asyncio.wait((fetching,), timeout=_TOLD_EVERY)
+                await response.write(_line({"far": {key: asdict(one) for key, one in far.items()}}))
+            await response.write(_line({"images": [asdict(one) for one in fetching.result()]}))
+        except ConnectionError:
+            pass
+        finally:
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
+        return response
 
     async def answered(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """What the handler answers, or the error that it met, in one sentence."""
@@ -147,6 +203,10 @@ class _Control:
             return _refused(500, HoldfastError(str(error)))
         except Exception as bug:  # noqa: BLE001 - whoever asks is told, and the agent goes on
             return _refused(500, HoldfastError(f"the agent met a bug of holdfast: {bug!r}"))
+
+
+def _line(told: dict[str, Any]) -> bytes:
+    return json.dumps(told).encode() + b"\n"
 
 
 def _told(run: Run) -> web.StreamResponse:

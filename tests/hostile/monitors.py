@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
+
+from tests.waiting import eventually
 
 GREETING = b'{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}\n'
 WORDS = {
@@ -23,20 +25,48 @@ WORDS = {
 }
 
 
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
 @asynccontextmanager
-async def saying(words: bytes, at: Path) -> AsyncIterator[None]:
-    """Say it to everybody who comes, and then nothing, and read whatever is said."""
+async def talking(talk: Talk, at: Path) -> AsyncIterator[None]:
+    """Talk so with everybody who comes, until they are gone."""
+    there: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there.add(writer)
         with suppress(OSError):
-            writer.write(words)
-            await writer.drain()
-            while await reader.read(1 << 16):
-                pass
+            await talk(reader, writer)
         writer.close()
+        there.discard(writer)
 
     server = await asyncio.start_unix_server(serve, at)
     try:
         yield
     finally:
         server.close()
+        await eventually(lambda: not there, "everybody is gone")
+
+
+def saying(words: bytes, at: Path) -> AbstractAsyncContextManager[None]:
+    """Say it to everybody who comes, and then nothing, and read whatever is said."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(words)
+        await writer.drain()
+        while await reader.read(1 << 16):
+            pass
+
+    return talking(talk, at)
+
+
+def dripping(at: Path) -> AbstractAsyncContextManager[None]:
+    """Say a byte now and then, for ever."""
+
+    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    return talking(talk, at)

@@ -14,7 +14,7 @@ from state.ids import Uid
 from tests.hostile.monitors import WORDS, saying
 from tests.waiting import eventually
 
-TIMING = Timing(heartbeat=0.1, silence=0.1, command=0.3, connect=0.3)
+TIMING = Timing(heartbeat=0.1, question=0.2, silence=0.1, command=0.3, connect=0.3)
 
 
 @pytest.mark.parametrize("words", WORDS.values(), ids=WORDS.keys())

@@ -24,7 +24,7 @@ from agent.jobs.store import RunStore
 from agent.operator import Operator
 from agent.paths import SOCKET_PATH_LIMIT, StatePaths
 from agent.web import control
-from agent.web.client import Unanswered, Unsure, ask_of_job
+from agent.web.client import Unanswered, Unsure, ask, ask_of_job
 from state.desired import SourceRef
 from state.ids import Name, run_id
 from state.ledger import Ledger
@@ -212,3 +212,12 @@ async def test_what_may_have_been_done_is_not_asked_again(tmp_path: Path) -> Non
         with pytest.raises(Unanswered):
             await asyncio.to_thread(ask_of_job, api, "tests", "cancel")
     assert len(asked) == 2
+
+
+async def test_an_agent_knows_when_an_answer_comes_too_late(tmp_path: Path) -> None:
+    """Sabotage: do not tell it. What nobody waits for any more is done minutes later."""
+    async with serving(tmp_path / "state") as served:
+        with pytest.raises(Blocked, match=r"took too long to answer \(nothing was approved\)"):
+            await asyncio.to_thread(partial(ask, served.api, "approve", patience=5.0))
+        with pytest.raises(Blocked, match="nothing waits for it"):
+            await asyncio.to_thread(ask, served.api, "approve")

@@ -53,13 +53,14 @@ def test_many_deletions_wait_for_an_approval(holdfast: Call, tmp_path: Path) -> 
         assert plan.returncode == 2
         assert f"`holdfast approve {found[1]}` lets it pass" in plan.stdout
         assert json.loads(holdfast("plan -o json").stdout)["id"] == found[1]
-        wrong = holdfast("approve 0123456789ab")
-        assert (wrong.returncode, wrong.stderr) == (
-            1,
-            "holdfast: approving 0123456789ab: it is not what waits"
-            f" (what waits is plan {found[1]})\n",
-        )
-        told = holdfast(f"approve {found[1]}")
+        for said in ("0123456789ab", found[1][:3], f"{found[1]}0"):
+            wrong = holdfast(f"approve {said}")
+            assert (wrong.returncode, wrong.stderr) == (
+                1,
+                f"holdfast: approving {said}: it is not what waits"
+                f" (what waits is plan {found[1]})\n",
+            )
+        told = holdfast(f"approve {found[1][:11].upper()}")
         assert (told.returncode, told.stdout) == (0, "approved: the destruction of 5 VMs\n")
         until(lambda: there(holdfast) == {"web"})
         assert "Approved" in holdfast("events").stdout
@@ -119,6 +120,44 @@ def test_what_is_said_without_an_agent_counts_for_the_next(holdfast: Call, tmp_p
     assert holdfast("approve").stdout == "approved: the destruction of 5 VMs\n"
     assert holdfast(f"{run} --once").returncode == 0
     assert there(holdfast) == {"web"}
+
+
+def test_what_plan_has_fetched_can_be_approved_without_an_agent(
+    holdfast: Call, tmp_path: Path
+) -> None:
+    """Sabotage: approve what the last agent has seen alone. *Nothing waits for it*, right after `plan` has named it."""
+    repository = Repository(tmp_path / "remote")
+    image = DOCUMENTS.replace("source: tiny.qcow2", "source: https://images.example/x.qcow2")
+    repository.commit({"all.yaml": image, "vm-0.yaml": VM.format(name="vm-0")})
+    run = f"run --hypervisor memory --git {repository.bare} --branch main"
+    assert holdfast(f"{run} --once").returncode == 0
+    tip = repository.commit({"vm-1.yaml": VM.format(name="vm-1")}, "--amend")
+    plan = holdfast("plan")
+    assert plan.returncode == 1
+    assert f"`holdfast approve {tip[:12]}` lets it pass" in plan.stderr
+    assert holdfast(f"approve {tip[:12]}").stdout == f"approved: commit {tip[:12]}\n"
+    assert "create vm-1" in holdfast("plan").stdout
+    assert holdfast(f"{run} --once").returncode == 0
+    assert there(holdfast) == {"web", "vm-0", "vm-1"}
+
+
+def test_a_clone_that_changes_while_it_is_read_is_said_in_a_sentence(
+    holdfast: Call, tmp_path: Path
+) -> None:
+    """Sabotage: let what copies it end with a traceback."""
+    repository = Repository(tmp_path / "remote")
+    image = DOCUMENTS.replace("source: tiny.qcow2", "source: https://images.example/x.qcow2")
+    repository.commit({"all.yaml": image})
+    assert holdfast(f"run --once --hypervisor memory --git {repository.bare}").returncode == 0
+    [key] = (one for one in (tmp_path / "state" / "git").iterdir() if one.is_dir())
+    (key / "repo.git" / "objects" / "gone").symlink_to("/no/such/file")
+    plan = holdfast("plan")
+    assert (plan.returncode, plan.stderr) == (
+        1,
+        f"holdfast: reading what {tmp_path}/state has of {repository.bare}: it keeps changing (try again)\n",
+    )
+    (key / "repo.git" / "objects" / "gone").unlink()
+    assert holdfast("plan").returncode in (0, 2)
 
 
 def test_reconcile_looks_now_and_says_what_came_of_it(holdfast: Call, tmp_path: Path) -> None:

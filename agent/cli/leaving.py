@@ -1,0 +1,39 @@
+"""Hears the signals that ask an agent to leave, from the first moment of its event loop to the last."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Leaving:
+    """Counts what it is told, so that nothing that comes while one answer takes the place of another is lost: a handler
+    that is exchanged may already stand in the loop's queue."""
+
+    def __init__(self) -> None:
+        """Listens to SIGTERM and SIGINT, in the running event loop and for as long as that lasts."""
+        self._told = 0
+        self._answer: Callable[[], object] = lambda: None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._tell)
+
+    async def unless_told(self, doing: Coroutine[Any, Any, T]) -> T | None:
+        """What it returns; None where the agent was told to leave, after it was broken off and has cleaned up."""
+        task = asyncio.ensure_future(doing)
+        self.answer(task.cancel)
+        await asyncio.wait((task,))
+        return None if self._told else task.result()
+
+    def answer(self, leave: Callable[[], object]) -> None:
+        """What is done from now on, each time that it is told; at once for what it was told before."""
+        self._answer = leave
+        for _ in range(self._told):
+            leave()
+
+    def _tell(self) -> None:
+        self._told += 1
+        self._answer()

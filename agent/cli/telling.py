@@ -1,0 +1,89 @@
+"""What an agent tells of itself and its machines while it runs: metrics that are kept, and answers over HTTP."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.cli.reading import alive_of
+from agent.hypervisor.api import Backend
+from agent.intent import Clock
+from agent.metrics.poll import Poller
+from agent.metrics.tally import Tally
+from agent.paths import StatePaths
+from agent.record import Pass
+from state.clock import Moment
+from state.ledger import Ledger
+
+Task = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass
+class Telling:
+    """`interval`: seconds from one look of the loop to the next at the latest; `measure`: those from one sweep over the
+    machines to the next, 0 for none; `listener`: the socket of the answers, None for none; `host`: what documents call
+    this host."""
+
+    paths: StatePaths
+    host: str
+    interval: float
+    measure: float
+    listener: socket.socket | None
+    tally: Tally = field(default_factory=Tally)
+    _last: Moment | None = None
+
+    def tasks(self, ledger: Ledger, backend: Backend, clock: Clock) -> list[Task]:
+        """What has to run beside the loop."""
+        found: list[Task] = []
+        poller = None
+        for run in ledger.runs():
+            self.tally.ran(run)
+        if self.measure:
+            poller = Poller(backend.meter, ledger, self.paths.metrics, clock, self.measure)
+            found.append(poller.run)
+        if self.listener is not None:
+            found.append(self._server(self.listener, poller, clock))
+        return found
+
+    def passed(self, done: Pass, now: Moment) -> None:
+        """The loop has looked."""
+        self._last = now
+        self.tally.passed(done, now.wall)
+
+    def _server(self, listener: socket.socket, poller: Poller | None, clock: Clock) -> Task:
+        from agent.metrics import export
+        from agent.web import public
+        from agent.web.views import Views
+
+        views = Views(self.paths, lambda reader: alive_of(reader, os.getpid()))
+
+        def metrics() -> tuple[bytes, str]:
+            with views.reading() as reader:
+                found, retries = views.status_of(reader), reader.retries().values()
+            usage = poller.latest if poller is not None else {}
+            return export.page(_version(), found, self.tally, usage, retries), export.CONTENT_TYPE
+
+        names = frozenset({socket.gethostname(), socket.getfqdn(), self.host})
+        told = public.Told(
+            views,
+            metrics,
+            stuck=lambda: self._stuck(clock()),
+            now=lambda: clock().wall,
+            names=frozenset(map(str.lower, names)),
+        )
+        return lambda: public.serve(listener, told)
+
+    def _stuck(self, now: Moment) -> str:
+        if self._last is None:
+            return "the loop has not looked yet"
+        away = now.boottime - self._last.boottime
+        return f"the loop has not looked for {away:.0f} s" if away > 3 * self.interval + 60 else ""
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("holdfast")

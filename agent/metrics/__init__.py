@@ -1,0 +1,1 @@
+"""What machines use of their host: polled, kept, and shown."""
