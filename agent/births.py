@@ -3,6 +3,7 @@ Pure."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from agent.leases import Leases, forwards_of
@@ -13,6 +14,10 @@ from state.desired import WantedVm
 from state.ids import instance_uid
 from state.observed import Instance, Observed, Seen
 from state.spec.units import format_size
+
+NO_DISK = "NotEnoughDisk"
+LOOK_AGAIN = 5.0
+"""Seconds until it is looked whether there is room by now."""
 
 
 class Births:
@@ -35,6 +40,17 @@ class Births:
             "memory",
         )
 
+    def _no_disk(self, wanted: WantedVm) -> Wait | None:
+        """The wait of whatever is new where the disk is nearly full: what is there needs the rest."""
+        free, floor = self._observed.free_disk, self._policy.disk_floor
+        if free is None or free >= floor:
+            return None
+        said = (
+            f"the disk has {format_size(free >> 20 << 20)} left, and nothing new begins below"
+            f" {format_size(floor)}"
+        )
+        return replace(_wait(wanted, NO_DISK, said), until=LOOK_AGAIN)
+
     def choose(
         self,
         wanted: WantedVm,
@@ -46,6 +62,8 @@ class Births:
         making was cut off; `own`: the instances of the name that it is to replace."""
         spec = wanted.spec
         if (wait := self.too_large(wanted)) is not None:
+            return wait
+        if (wait := self._no_disk(wanted)) is not None:
             return wait
         port = self._leases.ssh_port(spec.name) if spec.image.nocloud else None
         if spec.image.nocloud and port is None:

@@ -13,10 +13,10 @@ _SOURCE = ("desired", "git", "branch", "path", "verify_signatures", "status_ref"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """None and empty: not said. Paths are absolute; `drain_timeout` is seconds; `capacity_map` holds for a label the
-    VMs of jobs that may run at once. Documents come from `desired`, or from `path` of `branch` of the repository
-    `git`, whose commits those must have signed that `verify_signatures` lists; what became of them goes to its
-    `status_ref`."""
+    """None and empty: not said. Paths are absolute; `drain_timeout` is seconds, `disk_floor` bytes; `capacity_map`
+    holds for a label the VMs of jobs that may run at once. Documents come from `desired`, or from `path` of `branch` of
+    the repository `git`, whose commits those must have signed that `verify_signatures` lists; what became of them goes
+    to its `status_ref`."""
 
     desired: Path | None = None
     git: str | None = None
@@ -34,6 +34,7 @@ class Settings:
     capacity_map: tuple[tuple[str, int], ...] = ()
     drain_timeout: float | None = None
     max_destroy: int | None = None
+    disk_floor: int | None = None
 
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> Self:

@@ -21,6 +21,8 @@ ROOM_TO_WRITE = 32 << 20
 """Bytes that are free on the host's disk before a guest is let go on that found none."""
 LOOK_FOR_ROOM = 5.0
 """Seconds from one look at that to the next."""
+ASKED_IN_VAIN = 10.0
+"""Seconds that a new agent asks a guest before it says that it does not answer in time."""
 REBOOT_LOOP = 3
 """Resets in a row from which a guest that is not ready is said to go round in circles."""
 _LET_GO = frozenset({Phase.STARTING, Phase.RUNNING})
@@ -230,8 +232,7 @@ def _powered(question: Question, state: RunState) -> Step:
 def _running(question: Question) -> Step:
     step = _answering(question)
     if remark := question.seen.view.remark:
-        lost = "what its guest has written goes with it when it ends: save that from inside"
-        return _keep(question, "FilesLost", f"{remark}; {lost}; {step.because}")
+        return _keep(question, "FilesLost", f"{remark}; {step.because}")
     return step
 
 
@@ -257,7 +258,9 @@ def _not_ready(question: Question) -> Step:
     waited = question.now.boottime - ticks / TICKS_PER_SECOND
     if health is not None:
         return _keep(question, "Booting", f"it has not passed its health check yet ({health})")
-    if waited > spec.image.boot_timeout:
+    # Of one that booted long ago, as where the ledger was lost, it is only not known yet.
+    asked = question.now.boottime - question.began
+    if waited > spec.image.boot_timeout and asked > ASKED_IN_VAIN:
         return _keep(question, "BootTimeout", f"no SSH within {spec.image.boot_timeout:g} s")
     return _keep(question, "Booting", "it does not answer over SSH yet")
 

@@ -42,8 +42,6 @@ class Leases:
     """The ports and uids of one pass: those that are taken, and those that this pass gives away."""
 
     def __init__(self, desired: Desired, observed: Observed, policy: Policy) -> None:
-        self._policy = policy
-        self._listeners = observed.listeners
         self._leased = {
             record.ssh_port: name for name, record in observed.names.items() if record.ssh_port
         }
@@ -72,10 +70,13 @@ class Leases:
             for port in vm.spec.ports:
                 self._wanted.setdefault(port.host, []).append((port.address, vm.spec.name))
         self._fixed = self._wanted.keys() | self._forwarded.keys()
-        self._listening = {listener.port for listener in observed.listeners}
+        self._listening: dict[int, list[Listener]] = {}
+        for listener in observed.listeners:
+            self._listening.setdefault(listener.port, []).append(listener)
         ports, first = policy.ssh_ports, policy.first_ssh_port
         at = ports.index(first) if first in ports else 0
         self._untried = chain(ports[at:], ports[:at])
+        self._untried_uids = iter(policy.run_as or ())
 
     def kept(
         self, name: Name, has: Iterable[Forward], wanted: Iterable[Forward]
@@ -107,11 +108,7 @@ class Leases:
 
     def run_as(self) -> int | None:
         """A uid of the host that no other instance runs as; None where the agent is not root or none is free."""
-        for uid in self._policy.run_as or ():
-            if uid not in self._run_as:
-                self._run_as.add(uid)
-                return uid
-        return None
+        return next((uid for uid in self._untried_uids if uid not in self._run_as), None)
 
     def conflict(self, name: Name, forwards: Iterable[Forward], own: Iterable[Seen]) -> str | None:
         """Why one of `forwards` cannot be bound for `name`, naming the owner; None when all can. What the `own`
@@ -127,8 +124,8 @@ class Leases:
             for address, owner in self._forwarded.get(forward.host, ()):
                 if owner != name and overlaps(address, forward.address):
                     return f"port {forward.host} of {address} is leased to {owner}"
-            for listener in self._listeners:
-                if listener.port != forward.host or not overlaps(listener.address, forward.address):
+            for listener in self._listening.get(forward.host, ()):
+                if not overlaps(listener.address, forward.address):
                     continue
                 mine = listener.pid in pids or (
                     listener.pid is None and (forward.address, forward.host) in held

@@ -27,6 +27,8 @@ class Question(NamedTuple):
     free_disk: int | None = None
     failed: str = ""
     """Why it could not be restarted the last time; empty: it could, or was not."""
+    began: float = 0.0
+    """The CLOCK_BOOTTIME since which it may have been asked whether it is ready."""
 
 
 def live_changes(question: Question) -> Step | None:

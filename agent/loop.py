@@ -14,7 +14,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from agent.doing import Doing
+from agent.errors import RetryLater
 from agent.execute import Executor
+from agent.fetches import HOW_FAR_EVERY
 from agent.fetching import Fetching
 from agent.hypervisor.api import Backend
 from agent.intent import Clock
@@ -92,6 +94,7 @@ class Agent:
         self._on_pass = on_pass
         self.wake = Wake()
         self._doing = Doing()
+        self._fetching = Fetching(world.ledger, world.backend, world.clock, self._doing)
         self._fetches: set[asyncio.Task[None]] = set()
         self._reader: Worker | None = None
         self._loading: asyncio.Future[Desired] | None = None
@@ -126,7 +129,6 @@ class Agent:
         """Converge, and go on converging. `watching` runs beside the loop and ends with it."""
         executor = Executor(self._ledger, self._backend, self._clock, self._doing, self._store)
         self._runner = executor.runner
-        fetching = Fetching(self._ledger, self._backend, self._clock, self._doing)
         readiness = Readiness(self._ledger, self._backend, self._clock, self.wake.notify)
         await self._backend.hypervisor.open(self._changed)
         try:
@@ -144,7 +146,7 @@ class Agent:
                             break
                         timeout = self._interval
                         if (done := await self._guarded_turn(reasons)) is not None:
-                            self._fetch_for(done, fetching, beside)
+                            self._fetch_for(done, beside)
                             self._act(done, executor, steps)
                             readiness.follow(done.observed, beside)
                             timeout = self._until(done)
@@ -199,32 +201,41 @@ class Agent:
                 self._bug("looking for strangers", None, bug)
 
     async def _guarded_turn(self, reasons: tuple[str, ...]) -> Pass | None:
-        """One turn; None where a bug of ours broke it off, which is told and must not end what else runs."""
+        """One turn; None where the host or a bug of ours broke it off: that is told and must not end what else runs."""
         try:
             return await self._turn(reasons)
         except LedgerUnreadable:
             raise
+        except RetryLater as error:
+            self._tell("PassFailed", str(error))
         except Exception as bug:  # noqa: BLE001 - a bug in a look is no reason to let go of what is there
             self._bug("a pass", None, bug)
-            return None
+        return None
 
     async def _turn(self, reasons: tuple[str, ...]) -> Pass | None:
         """Look, decide, and record why; None when told to stop before the source has answered. Nothing is recorded of
         an agent that is about to leave: it does not do what it would have decided."""
         self._passes += 1
-        now = self._clock()
+        self.operator.began()
+        begun, now = asyncio.get_running_loop().time(), self._clock()
         desired = await self._load(now.wall)
         if desired is None:
             return None
-        observed = await observe(self._ledger, self._backend, desired, self._doing)
-        while await self._ledger.free():
+        id = f"{int(now.wall):x}-{self._passes}"
+        while True:
             observed = await observe(self._ledger, self._backend, desired, self._doing)
-        decided = plan(desired, observed, self._policy, now)
-        done = Pass(f"{int(now.wall):x}-{self._passes}", reasons, desired, observed, decided)
+            if await self._ledger.free():
+                continue
+            decided = plan(desired, observed, self._policy, now)
+            short = self._policy.disk_floor - (observed.free_disk or 0)
+            if self._stopping or not await self._fetching.make_way(decided, short, id, desired):
+                break
+        took = asyncio.get_running_loop().time() - begun
+        done = Pass(id, reasons, desired, observed, decided, took)
         self._desired = desired
         if not self._stopping:
             self._recorder.record(done, now.wall)
-            self.operator.passed(decided, desired, reasons)
+            self.operator.passed(decided, desired)
             self._on_pass(done)
         return done
 
@@ -240,11 +251,11 @@ class Agent:
                 raise
             return None
 
-    def _fetch_for(self, done: Pass, fetching: Fetching, group: asyncio.TaskGroup) -> None:
+    def _fetch_for(self, done: Pass, group: asyncio.TaskGroup) -> None:
         """Begin to fetch what the pass asks for, unless the agent is about to leave."""
         for image in () if self._stopping else done.plan.fetches:
             self._doing.images[image] = "asked for"
-            task = group.create_task(self._fetch(fetching, image, done))
+            task = group.create_task(self._fetch(image, done))
             self._fetches.add(task)
             task.add_done_callback(self._fetches.discard)
 
@@ -275,9 +286,9 @@ class Agent:
             self._doing.end(step)
             self.wake.notify(f"{step.name}: {step.action} ended")
 
-    async def _fetch(self, fetching: Fetching, image: ImageSpec, done: Pass) -> None:
+    async def _fetch(self, image: ImageSpec, done: Pass) -> None:
         try:
-            await fetching.fetch(image, done.id, done.desired)
+            await self._fetching.fetch(image, done.id, done.desired)
         except LedgerUnreadable:
             raise
         except Exception as bug:  # noqa: BLE001 - as above
@@ -287,9 +298,12 @@ class Agent:
             self.wake.notify(f"image {image.label} was fetched")
 
     def _bug(self, doing: str, name: Name | None, bug: Exception) -> None:
-        message = f"{doing} met a bug of holdfast: {''.join(traceback.format_exception(bug))}"
+        said = f"{doing} met a bug of holdfast: {''.join(traceback.format_exception(bug))}"
+        self._tell("Bug", said, name)
+
+    def _tell(self, reason: str, message: str, name: Name | None = None) -> None:
         with self._ledger.transaction() as change:
-            change.event(Event(at=self._clock().wall, reason="Bug", message=message, name=name))
+            change.event(Event(at=self._clock().wall, reason=reason, message=message, name=name))
 
     def _changed(self, uid: Uid, word: str) -> None:
         instance = self._ledger.instance(uid)
@@ -298,6 +312,8 @@ class Agent:
     def _until(self, done: Pass) -> float:
         """Seconds until the next look, if nothing wakes the loop before."""
         waits = [step.until for step in done.plan.steps if isinstance(step, Wait) and step.until]
+        if done.plan.fetches:
+            waits.append(HOW_FAR_EVERY)
         if done.desired.look_again is not None:
             waits.append(done.desired.look_again)
         return max(SHORTEST_WAIT, min([self._interval, *waits]))

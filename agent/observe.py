@@ -6,12 +6,12 @@ import json
 from typing import Protocol
 
 from agent.doing import Doing
-from agent.hypervisor.api import Backend
+from agent.hypervisor.api import Backend, needed
 from agent.leases import forwards_of
 from state.desired import Desired, WantedVm
 from state.ids import Name, Uid
 from state.lifecycle import Cause, Phase
-from state.observed import Instance, Listener, NameRecord, Observed, Retry, RunState, Seen, Verdict
+from state.observed import Instance, Listener, NameRecord, Observed, Retry, Seen, Verdict
 from state.records import APPROVED_KEY, SUSPENDED_KEY
 from state.runs import Run
 from state.spec.resolved import VmSpec
@@ -67,7 +67,6 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
         wanted = wanted | more
     runs = records.runs()
     waiting = any(not run.phase.ended for run in runs) or bool(desired.jobs)
-    blocked = any(one.view.state is RunState.IO_ERROR for one in seen)
     return Observed(
         instances=seen,
         names=records.names(),
@@ -79,17 +78,19 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
         retries=records.retries(),
         runs=tuple(runs),
         free_memory=backend.host.free_memory(_promised(seen)) if waiting else None,
-        free_disk=backend.host.free_disk() if waiting or blocked else None,
+        free_disk=backend.host.free_disk(),
         suspended=bool(records.meta(SUSPENDED_KEY)),
         approved=frozenset(map(Uid, json.loads(records.meta(APPROVED_KEY) or "[]"))),
     )
 
 
 def _promised(seen: tuple[Seen, ...]) -> dict[int, int]:
-    """For each live guest of a job, by pid, its memory in bytes. What vms may use is for their documents' author to
-    add up: they are there whether there is room for jobs or not."""
+    """For each live guest of a job, by pid, the bytes that it may come to take. What vms may use is for their
+    documents' author to add up: they are there whether there is room for jobs or not."""
     return {
-        one.instance.process.pid: VmSpec.from_canonical(one.instance.spec).memory
+        one.instance.process.pid: needed(
+            VmSpec.from_canonical(one.instance.spec).memory, one.instance.accelerator
+        )
         for one in seen
         if one.instance.kind == "job"
         and one.verdict is Verdict.ALIVE

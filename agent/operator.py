@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from agent.doing import Doing
 from agent.errors import Blocked
+from agent.fetching import Fetching
 from agent.hypervisor.api import Backend
 from agent.intent import Clock
+from agent.orders import Brought, Tell, bring, ordered
 from agent.steps import Fence, Plan
 from agent.stock import described, prune, unneeded
 from state.desired import Desired
@@ -21,6 +25,7 @@ from state.history import Event
 from state.ledger import Ledger
 from state.observed import StoredImage
 from state.records import APPROVED_KEY, SUSPENDED_KEY
+from state.spec.resolved import ImageSpec
 
 RECONCILE = "somebody asked for it"
 
@@ -32,13 +37,13 @@ class Repository(Protocol):
         """The commit that waits for a person's approval."""
 
     async def approve(self, commit: str) -> str:
-        """Follow it; the whole of its id. Raises Blocked."""
+        """Follow it; the whole of its id. Raises Blocked. Waits for no server."""
 
     def soon(self) -> None:
         """Ask the server now."""
 
     async def ask(self) -> None:
-        """As `soon`; returns when it has answered, or has not."""
+        """As `soon`; returns when it has answered what it was asked since, or has not."""
 
 
 class Operator:
@@ -59,20 +64,27 @@ class Operator:
         self.repository = repository
         self._fence: Fence | None = None
         self._desired: Desired | None = None
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[asyncio.Future[Desired]] = []
+        self._served: list[asyncio.Future[Desired]] = []
 
-    def passed(self, plan: Plan, desired: Desired, reasons: tuple[str, ...]) -> None:
+    def began(self) -> None:
+        """A pass begins: it is one for all who have asked so far, and for nobody who asks later."""
+        self._served += self._waiting
+        self._waiting = []
+
+    def passed(self, plan: Plan, desired: Desired) -> None:
         """A pass was made: what waits for approval is what it found."""
         self._fence, self._desired = plan.fence, desired
-        if RECONCILE in reasons:
-            waiting, self._waiting = self._waiting, []
-            for one in waiting:
-                if not one.done():
-                    one.set_result(None)
+        served, self._served = self._served, []
+        for one in served:
+            if not one.done():
+                one.set_result(desired)
 
-    async def approve(self, said: str | None) -> str:
+    async def approve(self, said: str | None, by: float = math.inf) -> str:
         """Let that plan, or that commit, pass; None: the only one that waits. What was approved, as a sentence part.
-        Raises Blocked where it is not what waits."""
+        Raises Blocked where it is not what waits, and where it is later than `by`, in seconds of the loop's clock."""
+        await self._ledger.free()
+        self._in_time(by)
         commit = self.repository.refused() if self.repository is not None else None
         fence = self._fence
         waits = [id for id in (fence.id if fence else None, commit) if id is not None]
@@ -85,15 +97,16 @@ class Operator:
                 hint=self._hint(commit),
             )
         if fence is not None and found == [fence.id]:
-            await self._put(APPROVED_KEY, json.dumps(sorted(fence.uids)))
+            self._put(APPROVED_KEY, json.dumps(sorted(fence.uids)))
             number = len(fence.uids)
             what = f"the destruction of {number} VM{'s' * (number != 1)}"
-            await self._tell("Approved", f"{what} (plan {fence.id}) by hand")
+            self._tell("Approved", f"{what} (plan {fence.id}) by hand")
         else:
             assert self.repository is not None  # noqa: S101 - what waits is its commit
             commit = await self.repository.approve(found[0])
+            await self._ledger.free()
             what = f"commit {commit[:12]}"
-            await self._tell("Approved", f"{what} by hand")
+            self._tell("Approved", f"{what} by hand")
             self.repository.soon()
         self._look("an approval")
         return what
@@ -102,8 +115,9 @@ class Operator:
         """Leave everything alone from now on, also the agents after this one; whether it was not so already."""
         if self._ledger.meta(SUSPENDED_KEY):
             return False
-        await self._put(SUSPENDED_KEY, str(self._clock().wall))
-        await self._tell("Suspended", "everything is left as it is, by hand")
+        await self._ledger.free()
+        self._put(SUSPENDED_KEY, str(self._clock().wall))
+        self._tell("Suspended", "everything is left as it is, by hand")
         self._look("it is suspended")
         return True
 
@@ -111,20 +125,25 @@ class Operator:
         """Go on; whether the agent was suspended."""
         if not self._ledger.meta(SUSPENDED_KEY):
             return False
-        await self._put(SUSPENDED_KEY, "")
-        await self._tell("Resumed", "everything is kept as the documents say, by hand")
+        await self._ledger.free()
+        self._put(SUSPENDED_KEY, "")
+        self._tell("Resumed", "everything is kept as the documents say, by hand")
         self._look("it is resumed")
         return True
 
-    async def reconcile(self) -> Desired | None:
-        """Ask the repository, if there is one, and look; what was wanted then."""
+    async def reconcile(self) -> Desired:
+        """Ask the repository, if there is one, and look; what is wanted by a pass that began after that."""
         if self.repository is not None:
             await self.repository.ask()
-        seen: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        seen: asyncio.Future[Desired] = asyncio.get_running_loop().create_future()
         self._waiting.append(seen)
         self._look(RECONCILE)
-        await seen
-        return self._desired
+        return await seen
+
+    def _in_time(self, by: float) -> None:
+        """What is answered too late is taken for not done, and must not be."""
+        if asyncio.get_running_loop().time() > by:
+            raise Blocked("approving: it took too long to answer", hint="nothing was approved")
 
     def _hint(self, commit: str | None) -> str:
         waits = [f"plan {self._fence.id}"] if self._fence else []
@@ -148,15 +167,30 @@ class Operator:
         taken = await prune(self._ledger, self._backend, desired)
         await self._ledger.free()
         for one in taken:
-            await self._tell("ImageRemoved", f"{described(one)} was removed by hand")
+            self._tell("ImageRemoved", f"{described(one)} was removed by hand")
         return taken
 
-    async def _put(self, key: str, value: str) -> None:
-        await self._ledger.free()
+    def ordered(self, words: Sequence[str]) -> list[ImageSpec]:
+        """The images that are meant. Raises BadInput and Blocked: see `agent.orders`."""
+        if self._desired is None:
+            hint = "try again in a moment"
+            raise Blocked("fetching images: no documents were read yet", hint=hint)
+        return ordered(self._desired, words)
+
+    async def fetch(self, images: Sequence[ImageSpec], tell: Tell) -> list[Brought]:
+        """Have the images in the store, now; what came of each."""
+        assert self._desired is not None  # noqa: S101 - they are of it
+        fetching = Fetching(self._ledger, self._backend, self._clock, Doing())
+        found = await bring(images, fetching, self._backend.images, self._desired, tell)
+        if any(one.fetched for one in found):
+            self._look("an image was fetched by hand")
+        return found
+
+    def _put(self, key: str, value: str) -> None:
         with self._ledger.transaction() as change:
             change.put_meta(key, value)
 
-    async def _tell(self, word: str, said: str) -> None:
+    def _tell(self, word: str, said: str) -> None:
         with self._ledger.transaction() as change:
             change.event(Event(at=self._clock().wall, reason=word, message=said))
 

@@ -193,8 +193,15 @@ class _Pass:
         spec = wanted.spec
         if not seen:
             return self._upkeep.unstarted(wanted, None)
-        if spec.image.digest is None and self._turn.fetches.missing(spec.image):
-            # What its source holds now is not known; only after a fetch can it be told whether that is a change.
+        # One that is larger than its map allows by now is no less there for what stands on it.
+        stands = any(
+            one.instance.started_at is not None
+            and one.instance.base.virtual_size <= spec.image.max_size
+            for one in seen
+        )
+        if (stands or spec.image.digest is None) and self._turn.fetches.missing(spec.image):
+            # What its source holds now is not known, and only after a fetch can it be told whether that is a change; or
+            # what its disk stands on is gone, or no longer what it was.
             self._turn.fetches.ask_for(spec.image)
         latest = seen[-1]
         because, fields = self._forced(latest.instance, spec)

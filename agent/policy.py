@@ -5,9 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from state.observed import DISK_FLOOR
+
 SSH_PORTS = range(22000, 32768)
 """Ports that SSH forwards are leased from: above the registered services that a host is likely to run, below the
 kernel's default ephemeral range (32768 to 60999), from which any outgoing connection may take one."""
+ENOUGH = 1000
+"""Ports that a range to lease from should have."""
+
+
+def ssh_ports(ephemeral: range) -> range:
+    """Where to lease SSH forwards from on a host whose outgoing connections take their ports from `ephemeral`: what of
+    the usual range lies beside it, or else what of all that need no rights does. Where that is little, the usual."""
+    for usual in (SSH_PORTS, range(1024, 65536)):
+        below = range(usual.start, min(usual.stop, ephemeral.start))
+        above = range(max(usual.start, ephemeral.stop), usual.stop)
+        most = max(below, above, key=len)
+        if len(most) >= ENOUGH:
+            return most
+    return SSH_PORTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +33,8 @@ class Policy:
     agent is not root and each runs as the agent's user. `memory`: bytes that one guest may have at most, None where
     nobody said. `max_concurrency`: VMs of jobs at once; `capacity`: of those that a label means; `drain_timeout`:
     seconds that running jobs get when the agent is to leave. `max_destroy`: VMs that a pass may destroy without being
-    asked to, None for half of those that run."""
+    asked to, None for half of those that run. `began`: the CLOCK_BOOTTIME since which guests are asked whether they are
+    ready. `disk_floor`: bytes; where fewer are free, nothing new begins."""
 
     state_id: str
     accelerator: str
@@ -28,4 +45,6 @@ class Policy:
     drain_timeout: float = 60.0
     max_concurrency: int = 2
     max_destroy: int | None = None
+    disk_floor: int = DISK_FLOOR
     capacity: Mapping[str, int] = field(default_factory=dict)
+    began: float = 0.0

@@ -36,13 +36,14 @@ _EXPECTED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One turn of the loop, as it was. `reasons` are what woke it."""
+    """One turn of the loop, as it was. `reasons` are what woke it; `seconds`: what looking and deciding took."""
 
     id: str
     reasons: tuple[str, ...]
     desired: Desired
     observed: Observed
     plan: Plan
+    seconds: float = 0.0
 
 
 class Recorder:
@@ -81,8 +82,8 @@ class Recorder:
                 change.remove_finding(key)
             for key, finding in fresh.items():
                 change.put_finding(key, finding)
-                if _worth_telling(finding, self._findings.get(key)):
-                    change.event(_event(finding, done.id, wall))
+                if (told := _to_tell(finding, self._findings.get(key))) is not None:
+                    change.event(_event(told, done.id, wall))
             for name, step in over.items():
                 change.event(_released(name, self._held[name], step, done.id, wall))
             for instance in moved:
@@ -129,13 +130,29 @@ def _moved(done: Pass) -> list[Instance]:
     ]
 
 
+def _to_tell(new: Finding, old: Finding | None) -> Finding | None:
+    """What is told as having happened where a finding is new or says something else; None: nothing."""
+    if _worth_telling(new, old):
+        return new
+    if old is not None and _answers_again(new, old):
+        return replace(new, reason="Responsive", message="its monitor answers again")
+    return None
+
+
 def _worth_telling(new: Finding, old: Finding | None) -> bool:
     if new.scope in _QUIET or new.reason in _EXPECTED:
         return False
     if new.scope == "holding" and new.reason == "InvalidDocument":
         # Each problem of its document is a finding of its own, and told as such.
         return False
+    if old is not None and new.reason == old.reason == "FetchingImage":
+        return False  # how far it is
     return old is None or (old.reason, old.message) != (new.reason, new.message)
+
+
+def _answers_again(new: Finding, old: Finding) -> bool:
+    """Whether a machine that was told to be silent has been heard."""
+    return old.reason == "Unresponsive" and new.scope == "kept" and new.reason != "Connecting"
 
 
 def _released(name: Name, kind: str, step: Step | None, pass_id: str, wall: float) -> Event:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from functools import cached_property
 
 from agent.errors import HoldfastError
 from agent.hypervisor.api import Found, Hypervisor
@@ -46,29 +47,11 @@ async def take_in_strangers(
     names that a step is at: it records by itself what it does. `told` are processes that were told of before."""
     now, before = clock(), ledger.changes
     told = set() if told is None else told
-    for found in hypervisor.scan():
-        known = ledger.instance(found.uid)
-        if known is not None:
-            if known.process != found.process and known.name not in busy:
-                _see_to(ledger, hypervisor, known, found, told, now.wall)
-            continue
-        lost = _from_record(found.uid, found.record)
-        if lost is not None:
-            # Where it was never let go, its start was cut off.
-            phase = Phase.STARTING if lost.started_at is None else Phase.RUNNING
-            alive = replace(lost, process=found.process, phase=phase)
-            said = f"taken in as pid {found.process.pid}: the ledger had lost it"
-            _take_in(ledger, alive, said, now.wall)
-            continue
+    places = _Places(ledger)
+    unknown = _take_in_running(ledger, hypervisor, places, busy, told, now.wall)
+    _take_in_kept(ledger, hypervisor, places, now.wall)
+    for found in unknown:
         await _reap(ledger, hypervisor, found, now.wall)
-    for kept in hypervisor.kept():
-        lost = _from_record(kept.uid, kept.record) if ledger.instance(kept.uid) is None else None
-        if lost is not None:
-            dead = replace(lost, process=None)
-            if lost.phase is not Phase.STOPPED and lost.started_at is not None:
-                dead = replace(dead, phase=Phase.CRASHED, cause=Cause.EXIT)
-            said = "taken in from its files, without a process: the ledger had lost it"
-            _take_in(ledger, dead, said, now.wall)
     for uid in hypervisor.leftovers():
         if ledger.instance(uid) is None:
             await _clear_away(ledger, hypervisor, uid, now.wall)
@@ -93,25 +76,83 @@ def _take_in_runs(ledger: Ledger, runs: Iterable[Run], wall: float) -> None:
             )
 
 
-def _take_in(ledger: Ledger, instance: Instance, said: str, wall: float) -> None:
-    for other in ledger.instances():
-        if (other.name, other.generation) == (instance.name, instance.generation):
-            # One uid belongs to one generation, so that one of the two files was not written by us.
-            said = (
-                f"{instance.uid} says that it is generation {instance.generation}, which is {other.uid}; "
-                f"it is left alone (end it, and remove instances/{instance.uid})"
-            )
-            with ledger.transaction() as change:
-                change.event(_event(instance.uid, instance.name, "RecoverFailed", said, wall))
-            return
+class _Places:
+    """Which generations and SSH ports the ledger knows, looked at once for all that are taken in."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    @cached_property
+    def generations(self) -> dict[tuple[Name, int], Uid]:
+        """Whose each is."""
+        return {(one.name, one.generation): one.uid for one in self._ledger.instances()}
+
+    @cached_property
+    def ports(self) -> dict[int | None, Name]:
+        """To whom each is leased."""
+        return {one.ssh_port: one.name for one in self._ledger.names().values()}
+
+
+def _take_in_running(  # noqa: PLR0913 - a half of the above
+    ledger: Ledger,
+    hypervisor: Hypervisor,
+    places: _Places,
+    busy: Collection[Name],
+    told: set[Process],
+    wall: float,
+) -> list[Found]:
+    """Record the live processes that can be told; those that cannot."""
+    unknown: list[Found] = []
+    for found in hypervisor.scan():
+        known = ledger.instance(found.uid)
+        if known is not None:
+            if known.process != found.process and known.name not in busy:
+                _see_to(ledger, hypervisor, known, found, told, wall)
+            continue
+        lost = _from_record(found.uid, found.record)
+        if lost is None:
+            unknown.append(found)
+            continue
+        # Where it was never let go, its start was cut off.
+        phase = Phase.STARTING if lost.started_at is None else Phase.RUNNING
+        alive = replace(lost, process=found.process, phase=phase)
+        said = f"taken in as pid {found.process.pid}: the ledger had lost it"
+        _take_in(ledger, places, alive, said, wall)
+    return unknown
+
+
+def _take_in_kept(ledger: Ledger, hypervisor: Hypervisor, places: _Places, wall: float) -> None:
+    """Record the machines of which only files are left."""
+    for kept in hypervisor.kept():
+        lost = _from_record(kept.uid, kept.record) if ledger.instance(kept.uid) is None else None
+        if lost is not None:
+            dead = replace(lost, process=None)
+            if lost.phase is not Phase.STOPPED and lost.started_at is not None:
+                dead = replace(dead, phase=Phase.CRASHED, cause=Cause.EXIT)
+            said = "taken in from its files, without a process: the ledger had lost it"
+            _take_in(ledger, places, dead, said, wall)
+
+
+def _take_in(ledger: Ledger, places: _Places, instance: Instance, said: str, wall: float) -> None:
+    other = places.generations.setdefault((instance.name, instance.generation), instance.uid)
+    if other != instance.uid:
+        # One uid belongs to one generation, so that one of the two files was not written by us.
+        said = (
+            f"{instance.uid} says that it is generation {instance.generation}, which is {other}; "
+            f"it is left alone (end it, and remove instances/{instance.uid})"
+        )
+        with ledger.transaction() as change:
+            change.event(_event(instance.uid, instance.name, "RecoverFailed", said, wall))
+        return
     known = ledger.name(instance.name)
-    others = {one.ssh_port for one in ledger.names().values() if one.name != instance.name}
-    record = NameRecord(
-        instance.name,
-        max(known.generation, instance.generation),
-        # A database from a backup can have leased the port to another since; who waits for it then says so.
-        known.ssh_port if instance.ssh_port in (None, *others) else instance.ssh_port,
-    )
+    ssh_port = known.ssh_port
+    # A database from a backup can have leased the port to another since; who waits for it then says so.
+    if (
+        instance.ssh_port
+        and places.ports.setdefault(instance.ssh_port, instance.name) == instance.name
+    ):
+        ssh_port = instance.ssh_port
+    record = NameRecord(instance.name, max(known.generation, instance.generation), ssh_port)
     with ledger.transaction() as change:
         change.put_instance(instance)
         change.put_name(record)

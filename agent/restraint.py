@@ -51,7 +51,6 @@ def _loses(step: Step, observed: Observed) -> TypeGuard[Destroy]:
     return (
         isinstance(step, Destroy)
         and step.kind == "vm"
-        and bool(step.uids)
         and not observed.approved.issuperset(step.uids)
     )
 
@@ -106,7 +105,7 @@ def _put_off(step: Step, why: str) -> Step:
 
 def _suspended(step: Step) -> Step:
     """A machine is supervised all the same: that does not touch it."""
-    if not step.acts or (isinstance(step, Adopt) and step.kind == "vm"):
+    if not step.acts or isinstance(step, Adopt):
         return step
     return Hold(
         kind=step.kind,

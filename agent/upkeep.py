@@ -74,6 +74,7 @@ class Upkeep:
                 now=self._turn.now,
                 free_disk=self._turn.observed.free_disk,
                 failed=failed.error if failed is not None else "",
+                began=self._turn.policy.began,
             )
         )
 

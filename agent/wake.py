@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from functools import partial
-from pathlib import Path
-
-from agent.worker import Worker
 
 QUIET = 0.01
 """Seconds without a further wake after which a burst is over: an editor's write, fsync and rename lie closer."""
 LONGEST_BURST = 0.1
 """Seconds after which a burst is answered although it goes on."""
-_LOOK_AGAIN = 2000
-"""Milliseconds between looks at whether the watched directory is still the one that bears the name."""
 
 
 class Wake:
@@ -53,72 +44,3 @@ class Wake:
             return False
         self._event.clear()
         return True
-
-
-async def watch(path: Path, wake: Wake, *, recursive: bool = True) -> None:
-    """Notify `wake` of every change below `path`, for ever. A path that is not there, or that another directory has
-    taken, is watched again as soon as it is seen; until then the timer of the loop has to do. For one that the kernel
-    does not let us watch, it is notified every two seconds."""
-    looker = Worker("watch")
-
-    async def identified() -> tuple[int, int] | None:
-        return await looker.submit(partial(_identity, path))
-
-    try:
-        await _watch(path, wake, identified, recursive=recursive)
-    finally:
-        looker.leave()
-
-
-async def _watch(
-    path: Path,
-    wake: Wake,
-    identified: Callable[[], Awaitable[tuple[int, int] | None]],
-    *,
-    recursive: bool,
-) -> None:
-    from watchfiles import awatch
-
-    in_part = False
-    while True:
-        identity = await identified()
-        if identity is None:
-            await asyncio.sleep(_LOOK_AGAIN / 1000)
-            if await identified() is not None:
-                wake.notify(f"{path} appeared")
-            continue
-        try:
-            async with aclosing(
-                awatch(
-                    path,
-                    recursive=recursive,
-                    step=1,
-                    debounce=5,
-                    rust_timeout=_LOOK_AGAIN,
-                    yield_on_timeout=True,
-                    watch_filter=None,
-                    ignore_permission_denied=in_part,
-                )
-            ) as looks:
-                async for changes in looks:
-                    if await identified() != identity:
-                        wake.notify(f"{path} is another directory")
-                        break
-                    if changes:
-                        wake.notify("files changed")
-        except (OSError, RuntimeError) as error:
-            # RuntimeError is what watchfiles raises for most of what inotify refuses, such as one instance too many.
-            if isinstance(error, PermissionError) and not in_part:
-                # A part of it may not be read. Only now, since it hides every other error too.
-                in_part = True
-                continue
-            await asyncio.sleep(_LOOK_AGAIN / 1000)
-            wake.notify(f"{path} cannot be watched")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

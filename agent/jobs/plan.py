@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from agent import backoff
+from agent.hypervisor.api import needed
 from agent.jobs.machine import machine_spec
 from agent.jobs.schedule import Candidate, Room, schedule
 from agent.steps import Attempt, CancelRun, Destroy, Enqueue, Hold, Keep, Resume, Step, Wait
@@ -218,7 +219,7 @@ class JobsPass:
         return Candidate(
             id=run,
             labels=frozenset({spec.runs_on, own, *(w for w in means if means[w] == own)}),
-            memory=spec.memory,
+            memory=needed(spec.memory, self._policy.accelerator),
             disk=DISK_PER_RUN,
             priority=spec.priority,
             queued_at=queued_at,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from random import Random
 
 from agent.hypervisor.memory import Scripted
@@ -54,12 +55,12 @@ class Author:
             for name in sorted(self.broken)
         )
         vms = {
-            name: WantedVm(spec, SourceRef(f"{name}.yaml", 1))
+            name: WantedVm(spec, _at(name))
             for name, spec in self.vms.items()
             if name not in self.broken
         }
         jobs = {
-            name: WantedJob(spec, SourceRef(f"{name}.yaml", 1))
+            name: WantedJob(spec, _at(name))
             for name, spec in self.jobs.items()
             if name not in self.broken
         }
@@ -209,3 +210,8 @@ class Author:
         said += ((0.0, f"token {CANARY}\n".encode()),)
         code = chance.choices([0, 1, None], [6, 3, 1])[0]
         return Scripted(said, code, chance.choice([0.0, 1.0, 90.0]))
+
+
+@cache
+def _at(name: Name) -> SourceRef:
+    return SourceRef(f"{name}.yaml", 1)

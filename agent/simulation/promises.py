@@ -58,6 +58,7 @@ class Promises:
         self._clock = clock
         self._wishes: list[tuple[float, Desired]] = []
         self._made: dict[Uid, float] = {}
+        self._named: dict[Name, set[Uid]] = {}
         self._ran: set[Uid] = set()
         self._moved: dict[str, float] = {}
         self._begun: dict[str, list[Work]] = {}
@@ -83,6 +84,7 @@ class Promises:
         match operation:
             case "prepare":
                 self._made.setdefault(uid, self._clock())
+                self._named.setdefault(guest.machine.name, set()).add(uid)
             case "resume":
                 self._ran.add(uid)
                 self._once(uid, guest)
@@ -104,9 +106,9 @@ class Promises:
             self.broken("bug", event.message)
 
     def _once(self, uid: Uid, guest: Guest) -> None:
-        for other, one in self._host.guests.items():
-            same = other != uid and one.machine.name == guest.machine.name
-            if same and one.process is not None and one.state is not RunState.INERT:
+        for other in self._named[guest.machine.name] - {uid}:
+            one = self._host.guests.get(other)
+            if one is not None and one.process is not None and one.state is not RunState.INERT:
                 self.broken("I1", f"{one.machine.name} runs as {other} and as {uid}")
 
     def _asked_for(self, uid: Uid, guest: Guest, what: str, *, power: bool) -> None:
