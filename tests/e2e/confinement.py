@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 import struct
@@ -56,6 +57,18 @@ def listening(pid: int) -> set[tuple[str, int]]:
                 if table == "tcp":
                     address = socket.inet_ntoa(struct.pack("=I", int(address, 16)))
                 found.add((address, int(port, 16)))
+    return found
+
+
+def open_files(pid: int) -> dict[str, bool]:
+    """The regular files that the process has open, by their paths, and whether it may write to each."""
+    found: dict[str, bool] = {}
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        if stat.S_ISREG(entry.stat().st_mode):
+            told = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text()
+            flags = int(re.findall(r"^flags:\s+(\d+)", told, re.MULTILINE)[0], 8)
+            path = os.readlink(entry.path)
+            found[path] = found.get(path, False) or flags & os.O_ACCMODE != os.O_RDONLY
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -272,9 +273,15 @@ class Site:
         return found
 
     def kill(self, pid: int) -> None:
-        """SIGKILL one QEMU of this site, and nothing else."""
-        assert pid in self.processes()
-        os.kill(pid, signal.SIGKILL)
+        """SIGKILL one QEMU of this site, and nothing else. It has ended when this returns: its last thread may outlive
+        its command line, by which `processes` know it."""
+        descriptor = os.pidfd_open(pid)
+        try:
+            assert pid in self.processes()
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            assert select.select([descriptor], [], [], DEADLINE)[0], f"{pid} does not end"
+        finally:
+            os.close(descriptor)
 
     def runs(self, process: Process) -> bool:
         held = Handle.hold(process)

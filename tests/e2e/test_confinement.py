@@ -19,7 +19,12 @@ from agent.hypervisor.qemu.argv import mark
 from agent.hypervisor.qemu.driver import QemuHypervisor
 from state.spec.resolved import Forward
 from tests.contract.houses import RUN_AS, QemuHouse
-from tests.e2e.confinement import assert_confined, assert_listens_only_on, assert_private
+from tests.e2e.confinement import (
+    assert_confined,
+    assert_listens_only_on,
+    assert_private,
+    open_files,
+)
 from tests.e2e.qmp import connected
 from tests.waiting import eventually
 
@@ -182,14 +187,17 @@ async def test_a_monitor_that_is_told_to_run_a_program_dies_instead(
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["console.log", "qemu.log", "disk.qcow2", "qemu.pid"])
+@pytest.mark.parametrize(
+    "name", ["console.log", "qemu.log", "disk.qcow2", "efivars.fd", "qemu.pid"]
+)
 async def test_a_planted_link_is_not_followed(
     house: QemuHouse, hypervisor: QemuHypervisor, tmp_path: Path, name: str
 ) -> None:
-    machine = house.machine()
+    machine = house.machine(firmware="uefi")
     await hypervisor.prepare(machine)
     target, place = tmp_path / "target", house.paths.instance(machine.uid).directory / name
-    target.write_text("theirs")
+    theirs = place.read_bytes() if place.exists() else b"theirs"
+    target.write_bytes(theirs)
     place.unlink(missing_ok=True)
     place.symlink_to(target)
     if name == "qemu.log":  # put aside, as any older log is
@@ -197,7 +205,7 @@ async def test_a_planted_link_is_not_followed(
     else:
         with pytest.raises(StartFailed, match="symbolic"):
             await hypervisor.spawn(machine)
-    assert target.read_text() == "theirs"
+    assert target.read_bytes() == theirs
 
 
 @pytest.mark.parametrize("board", ["pc", "q35"])
@@ -212,9 +220,6 @@ async def test_every_board_takes_the_seed_on_every_bus(
 
 
 @pytest.mark.parametrize("board", ["pc", "q35"])
-@pytest.mark.skipif(
-    not any(path.is_dir() for path in firmware.DESCRIPTORS), reason="no UEFI firmware installed"
-)
 async def test_uefi_writes_to_its_own_variables(
     house: QemuHouse, hypervisor: QemuHypervisor, board: str
 ) -> None:
@@ -228,7 +233,17 @@ async def test_uefi_writes_to_its_own_variables(
         lambda: variables.read_bytes() != fresh, "the firmware has saved a variable", 40
     )
     assert_confined(process.pid, run_as=machine.run_as)
-    assert_private(house.paths.instance(machine.uid))
+    mine = house.paths.instance(machine.uid)
+    assert_private(mine)
+    assert open_files(process.pid) == {
+        str(mine.disk): True,
+        str(machine.base.path): False,
+        str(firmware.find(machine.machine).code): False,
+        str(variables): True,
+        str(mine.console_log): True,
+        str(mine.qemu_log): True,
+        str(mine.pid_file): False,
+    }
     await hypervisor.stop(machine.uid, process, 0.0)
     saved = variables.read_bytes()
     await hypervisor.prepare(machine)

@@ -61,3 +61,73 @@ def test_an_image_goes_when_nobody_needs_it_and_not_before(still: Site) -> None:
     assert told[0].split()[:4] == ["DIGEST", "FORMAT", "SIZE", "VIRTUAL"]
     assert "db, web" in told[1]
     assert any(one["reason"] == "ImageRemoved" for one in still.events())
+
+
+def test_an_image_that_is_changed_or_removed_under_a_vm_is_told_and_fetched_again(
+    still: Site,
+) -> None:
+    """Sabotage: look at its size alone; start what stands on it all the same."""
+    still.vm("web")
+    away = still.image.with_suffix(".away")
+    with still.agent():
+        before = still.ready("web")
+        assert before["reason"] == "Running"
+        [image] = listed(still)
+        base, whole = Path(image["path"]), Path(image["path"]).read_bytes()
+        still.image.rename(away)
+        base.chmod(0o600)
+        base.write_bytes(whole[::-1])
+        still.until(lambda: "was changed under it" in says(still), "it is told", 30)
+        assert still.item("web")["reason"] == "FilesLost"
+        still.kill(before["pid"])
+        still.until(lambda: "was changed since it was fetched" in says(still), "it is refused", 30)
+        assert still.processes() == {}
+        away.rename(still.image)
+        again = still.ready("web", uid=before["uid"])
+        assert base.read_bytes() == whole
+        assert base.stat().st_mode & 0o777 == 0o444
+        still.image.rename(away)
+        base.unlink()
+        still.until(lambda: "was removed" in says(still), "it is told", 30)
+        away.rename(still.image)
+        still.until(lambda: still.item("web")["reason"] == "Running", "all is well", 60)
+        assert (still.item("web")["pid"], base.read_bytes()) == (again["pid"], whole)
+    lost = [one["message"] for one in still.events("web") if one["reason"] == "FilesLost"]
+    assert ["was changed" in one for one in lost] == [True, False], "no false alarm"
+
+
+def says(still: Site) -> str:
+    return str(still.item("web").get("message"))
+
+
+def test_below_the_floor_nothing_new_begins_and_what_runs_is_kept_stopped_and_removed(
+    still: Site,
+) -> None:
+    """Sabotage: forget the floor, or hold back whatever acts."""
+    still.vm("web")
+    still.vm("old")
+    with still.agent():
+        web, old = still.ready("web"), still.ready("old")
+    fresh = still.image.parent / "fresh.img"
+    write_disk(fresh, "obedient", 2 << 20)
+    images = still.desired / "images.yaml"
+    entry = f'  fresh: {{source: "{fresh}", format: raw, nocloud: false}}\n'
+    images.write_text(images.read_text() + entry)
+    still.vm("db")
+    still.vm("cache", more="image: fresh")
+    with still.agent("--disk-floor", "900TiB"):
+        names = ("db", "cache")
+        still.until(
+            lambda: {still.item(name).get("reason") for name in names} == {"NotEnoughDisk"},
+            "they wait",
+        )
+        assert "and nothing new begins below 900TiB" in still.item("db")["message"]
+        told = still.call("images fetch", "fresh")
+        assert told.returncode == 1
+        assert b"and a fetch leaves 943718400 MiB" in told.stderr
+        still.kill(web["pid"])
+        still.until(lambda: still.item("web").get("restarts") == 1, "it is started again")
+        assert still.ready("web")["uid"] == web["uid"]
+        still.delete("old")
+        still.until(lambda: still.item("old") == {}, "it is gone")
+        assert old["pid"] not in still.processes()

@@ -156,3 +156,22 @@ def started(place: Site, state: Path, log: Path) -> subprocess.Popen[bytes]:
     ]
     with log.open("wb") as file:
         return subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file)
+
+
+def test_an_agent_whose_log_nobody_reads_any_more_goes_on(still: Site) -> None:
+    """Whoever piped its standard error is gone. Sabotage: let a line that cannot be written end what says it."""
+    still.vm("web")
+    with still.open("run", *still.source()) as agent:
+        before = still.ready("web")
+        for pipe in (agent.stdout, agent.stderr):
+            assert pipe is not None
+            pipe.close()
+        still.vm("db")
+        db = still.ready("db")
+        still.kill(db["pid"])
+        still.ready("db", restarts=1)
+        assert agent.poll() is None
+        assert still.item("web")["pid"] == before["pid"]
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(DEADLINE) == 0
+    assert len(still.processes()) == 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
 
 from state.ids import Uid
-from tests.e2e.site import Site
+from tests.e2e.site import DEADLINE, Site
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(500)]
 
@@ -69,3 +70,29 @@ def delete_under(place: Site, uids: dict[str, Uid]) -> None:
     shutil.rmtree(files["sockets"].sockets)
     files["pid-file"].pid_file.unlink()
     files["console"].console_log.unlink()
+
+
+def test_an_instance_directory_that_cannot_be_read_is_one_instances_trouble(still: Site) -> None:
+    """Sabotage: let what one of them answers end the look at all."""
+    still.vm("web")
+    still.vm("db")
+    with still.agent():
+        web, db = still.ready("web"), still.ready("db")
+    mine = still.paths.instance(web["uid"])
+    paths = (mine.directory, mine.description, mine.pid_file, mine.disk, mine.console_log)
+    still.within = ["strace", "-D", "-f", "-qq", "--detach-on=execve", "-o", os.devnull]
+    still.within += [word for path in paths for word in ("-P", str(path))]
+    still.within += ["-e", "trace=%file", "-e", "inject=%file:error=EACCES"]
+    agent = still.start()
+    still.within = []
+    try:
+        still.vm("app")
+        still.ready("app")
+        assert still.ready("db")["pid"] == db["pid"]
+        assert agent.poll() is None, still.log()
+        assert web["pid"] in still.processes()
+    finally:
+        agent.terminate()
+        assert agent.wait(DEADLINE) == 0, still.log()
+    with still.agent():
+        assert still.ready("web")["pid"] == web["pid"]

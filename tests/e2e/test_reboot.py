@@ -6,6 +6,8 @@ The boot id is a file that every command of the program sees in the place of the
 from __future__ import annotations
 
 import subprocess
+import sys
+import time
 import uuid
 
 import pytest
@@ -13,12 +15,15 @@ import pytest
 from state.runs import RunPhase
 from tests.e2e.jobs import NO_RETRIES, Jobs
 from tests.e2e.site import DEADLINE, Site, Started
+from tests.e2e.wrongclock import wrong_clock
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(400)]
 
+YEAR = 365 * 86400
 
-def boot(place: Site) -> None:
-    """The host comes up. Skips where no other boot id can be shown."""
+
+def boot(place: Site, clock: int = 0) -> None:
+    """The host comes up, with its wall clock wrong by so many seconds. Skips where no other boot id can be shown."""
     file = place.state.parent / "boot_id"
     file.write_text(f"{uuid.uuid4()}\n")
     within = [
@@ -28,6 +33,11 @@ def boot(place: Site) -> None:
     tried = subprocess.run([*within, "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
         pytest.skip(f"no file can be mounted over another here: {tried.stderr}")
+    if clock:
+        within += wrong_clock(place.state.parent, clock)
+        seen = [*within, sys.executable, "-c", "import time; print(int(time.time()))"]
+        told = int(subprocess.run(seen, capture_output=True, text=True, check=True).stdout)
+        assert abs(told - time.time() - clock) < 3600  # noqa: TID251 - that it is wrong at all
     place.within = within
 
 
@@ -54,10 +64,12 @@ def up(place: Site, *names: str) -> bool:
     return all(found.get(name, {}).get("ready") for name in names)
 
 
+@pytest.mark.parametrize("clock", [0, -20 * YEAR, 10 * YEAR])
 def test_every_vm_comes_back_from_its_own_disk_in_order_on_its_port(
-    still: Site, free_ports: list[int]
+    still: Site, free_ports: list[int], clock: int
 ) -> None:
-    """Sabotage: believe a recorded pid of another boot."""
+    """Whatever the wall clock says: a host whose battery is empty begins years ago. Sabotage: believe a recorded pid of
+    another boot."""
     names = ("db", "app", "web")
     boot(still)
     still.vm("db", more=f"ports: [{{host: {free_ports[0]}, guest: 80}}]")
@@ -73,7 +85,7 @@ def test_every_vm_comes_back_from_its_own_disk_in_order_on_its_port(
         }
     finally:
         power_off(still, agent)
-    boot(still)
+    boot(still, clock)
     assert sorted(still.plan()) == [("restart", "db")], "the others wait for it"
     with still.agent():
         still.until(lambda: up(still, *names), "all are back", 60)
@@ -88,6 +100,25 @@ def test_every_vm_comes_back_from_its_own_disk_in_order_on_its_port(
         assert restarted == list(names)
         assert len(still.processes()) == len(names)
         assert still.plan() == []
+
+
+def test_what_failed_before_a_reboot_is_tried_again_though_the_wall_clock_was_set_back(
+    still: Site,
+) -> None:
+    """Sabotage: keep by the wall clock when it is tried again."""
+    boot(still)
+    image, late = still.state.parent / "still.img", still.state.parent / "late.img"
+    still.write("images.yaml", (still.desired / "images.yaml").read_text().replace("deaf", "late"))
+    still.vm("web", more="image: late")
+    agent = still.start()
+    try:
+        still.until(lambda: "late.img" in still.log(), "its image cannot be had", 60)
+    finally:
+        power_off(still, agent)
+    late.hardlink_to(image)
+    boot(still, -20 * YEAR)
+    with still.agent():
+        still.until(lambda: up(still, "web"), "it is tried again", 60)
 
 
 @pytest.mark.guest

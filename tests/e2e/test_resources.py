@@ -109,7 +109,8 @@ async def test_a_disk_that_was_removed_under_its_machine_is_said(
     disk = house.paths.instance(machine.uid).disk
     os.unlink(disk)
     await eventually(
-        lambda: hypervisor.view(machine.uid).remark == f"its disk {disk} was removed", "it is said"
+        lambda: hypervisor.view(machine.uid).remark.startswith(f"its disk {disk} was removed; "),
+        "it is said",
     )
     await hypervisor.stop(machine.uid, process, 0.0)
     with pytest.raises(Blocked, match="is missing"):

@@ -424,7 +424,25 @@ async def test_a_job_that_can_never_fit_stops_no_other(lab: Lab, whose: str) -> 
         assert waits.because == (
             "memory 64GiB is more than this host has (4GiB)"
             if whose == "host"
-            else "memory: it needs 3GiB, 2GiB are free where no job runs"
+            else "memory: it needs 3200MiB, 2GiB are free where no job runs"
+        )
+
+
+async def test_what_emulation_takes_beside_a_live_guest_is_kept_for_it(lab: Lab) -> None:
+    """Sabotage: of a job under way, count its guest's memory alone."""
+    lab.host.memory = 2 * (1 << 30) + (128 << 20)
+    lab.host.scripts[Name("first")] = FOR_EVER
+    async with lab.running():
+        lab.edit(desired(job("first", memory=1 << 30)))
+        await phase(lab, RunPhase.RUNNING, "first")
+        lab.edit(desired(job("first", memory=1 << 30), job("second", memory=1 << 30)))
+        await phase(lab, RunPhase.QUEUED, "second")
+        await lab.until(
+            lambda: any(
+                step.because == "memory: the first in line needs 1152MiB, 1GiB are free"
+                for step in lab.passes[-1].plan.steps
+            ),
+            "it waits for the other's end",
         )
 
 

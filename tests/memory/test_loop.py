@@ -724,10 +724,10 @@ async def test_a_database_that_another_program_holds_delays_a_step_and_ends_no_a
 
 async def test_a_guest_that_found_no_room_goes_on_when_there_is_some(lab: Lab) -> None:
     """Sabotage: let it go on at once, whatever is free."""
-    lab.host.free_disk = 0
     async with lab.running():
         lab.edit(desired(vm("web")))
         await lab.settled()
+        lab.host.free_disk = 0
         uid, process = lab.instance().uid, lab.instance().process
         lab.host.guest(uid, RunState.IO_ERROR)
         await lab.until(lambda: _reason(lab, "web") == "IOError", "it is told")

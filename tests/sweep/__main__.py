@@ -1,4 +1,4 @@
-"""`python -m tests.sweep [lines|operations] [--sample N] [--seed S]`: status 1 if a promise was broken."""
+"""`python -m tests.sweep [lines|operations|fetches] [--sample N] [--seed S]`: status 1 if a promise was broken."""
 
 from __future__ import annotations
 

@@ -9,18 +9,22 @@ from __future__ import annotations
 import os
 import random
 import re
+import signal
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agent.statedir import holder
 from tests.bootsectors import write_disk
 from tests.e2e.site import STILL_IMAGES
 from tests.sweep.engine import ALL, DEADLINE, Share, Told, falls_to, inhabited_ground, unharmed
 from tests.sweep.scenarios import Ground
 
 CALLS = ("write", "pwrite64", "fsync", "fdatasync", "rename", "fallocate")
+STUCK = 124
+"""In place of the exit status of an agent that does not leave, as of timeout(1)."""
 ERRORS = ("EIO", "ENOSPC", "EINTR")
 
 
@@ -50,7 +54,7 @@ def sweep(
             chance = random.Random(seed)  # noqa: S311 - the same each time is the point
             points = chance.sample(points, min(sample, len(points)))
         for point in points:
-            _fail_at(here, point, found)
+            fail_at(here, point, found)
             told(f"{found.points} of {len(points)} operations, {len(found.violations)} violations")
     found.seconds = time.monotonic() - began
     return found
@@ -88,7 +92,8 @@ def _prepare(here: Ground) -> None:
     here.site.vm("web", memory="32MiB", more="image: fresh\nstop_timeout: 0s")
 
 
-def _fail_at(here: Ground, point: Operation, found: Told) -> None:
+def fail_at(here: Ground, point: Operation, found: Told) -> None:
+    """Let one operation fail, see it made good, and note what is wrong then."""
     _prepare(here)
     inject = f"inject={point.call}:error={point.error}:when={point.number}"
     status = _run(here, ["-o", os.devnull, "-e", f"trace={point.call}", "-e", inject])
@@ -107,7 +112,11 @@ def _run(here: Ground, how: list[str]) -> int:
     # strace itself is started by an exec of the program, which must not be what it lets go of.
     words = ["strace", "-f", "-qq", "--detach-on=execve", *how, *here.site.words("run")]
     with (here.site.state.parent / "agent.log").open("ab") as log:
-        done = subprocess.run(
-            [*words, *here.site.source(), "--once"], stdout=log, stderr=log, timeout=DEADLINE
-        )
-    return done.returncode
+        whole = [*words, *here.site.source(), "--once"]
+        with subprocess.Popen(whole, stdout=log, stderr=log) as tracer:
+            try:
+                return tracer.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                if (agent := holder(here.site.paths)) is not None:
+                    os.kill(agent, signal.SIGKILL)
+                return STUCK

@@ -12,10 +12,10 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
-from tests.sweep import engine, operations
+from tests.sweep import engine, fetches, operations
 from tests.sweep.engine import Share, Told
 
-SWEEPS = {"lines": engine.sweep, "operations": operations.sweep}
+SWEEPS = {"lines": engine.sweep, "operations": operations.sweep, "fetches": fetches.sweep}
 
 
 def swept(share: Share, what: str, sample: int | None, seed: int) -> Told:

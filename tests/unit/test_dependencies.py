@@ -57,7 +57,8 @@ def ended(spec: VmSpec, **fields: Any) -> Seen:
 
 
 def decide(wish: Desired, *seen: Seen, **more: Any) -> dict[str, Step]:
-    steps = plan(wish, observed(*seen, **more), Policy(STATE_ID, "tcg"), moment(100.0)).steps
+    policy = Policy(STATE_ID, "tcg", disk_floor=0)  # the disk is full all the while
+    steps = plan(wish, observed(*seen, **more), policy, moment(100.0)).steps
     return {step.name: step for step in steps}
 
 
@@ -146,7 +147,9 @@ def test_a_restart_waits_and_a_replacement_leaves_the_old_one_serving() -> None:
 
 def rest(wish: Desired, *seen: Seen) -> bool | None:
     told = observed(*seen)
-    return settled(wish, told, plan(wish, told, Policy(STATE_ID, "tcg"), moment(100.0)))
+    return settled(
+        wish, told, plan(wish, told, Policy(STATE_ID, "tcg", disk_floor=0), moment(100.0))
+    )
 
 
 def test_waiting_for_what_may_become_ready_is_under_way() -> None:

@@ -299,7 +299,6 @@ def test_a_file_that_is_no_yaml_hides_every_document_in_it() -> None:
     ("line", "problem"),
     [
         ("images: {a: {}}", "4:13: key `source` is missing (write a URL or a path)"),
-        ("images: {a: {source: x, local_path: y}}", "4:37: `local_path` stands beside `source`"),
         ("images: {a: {source: x, sha256: zz}}", "4:33: `sha256`: `zz` is no sha256"),
         (
             "images: {a: {source: x, formt: raw}}",
@@ -317,9 +316,19 @@ def test_a_file_that_is_no_yaml_hides_every_document_in_it() -> None:
         ("images: {a: {source: x, ssh_user: 'a b'}}", "4:35: `ssh_user`: `a b` is no user name"),
         ("images: {a: {source: x, boot_timeout: 0s}}", "4:39: `boot_timeout`: 0s is out of range"),
         (
-            "images: {a: {source: x, defaults: {cpu: 1}}}",
-            "4:36: unknown key `cpu` (did you mean `cpus`?)",
+            "images: {a: {source: x, defaults: {mem: 1}}}",
+            "4:36: unknown key `mem` (did you mean `memory`?)",
         ),
+        (
+            "images: {a: {source: x, max_size: 65TiB}}",
+            "4:35: `max_size`: 65TiB is out of range (from 1MiB",
+        ),
+        ("images: {a: {source: x, max_size: 10}}", "4:35: `max_size`: `10` is no size"),
+        (
+            "sizes: {small: {cpus: 1, cpu: 1}}",
+            "4:31: `cpu` stands beside `cpus` (keep one)",
+        ),
+        ("sizes: {small: {ram_mb: 512MiB}}", "4:25: `ram_mb`: `512MiB` is no whole number"),
         ("images: {a b: {source: x}}", "4:10: `a b`: `a b` is no label"),
         ("images: {24.04: {source: x}}", "4:10: key `24.04` is no text (put it in quotes)"),
         ("sizes: {small: {memory: 1G}}", "4:25: `memory`: `1G` is no size"),

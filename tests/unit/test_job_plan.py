@@ -20,12 +20,12 @@ GIB = 1 << 30
 BUSY = Name("busy")
 
 
-def answer(*, places: int = 2, **world: Any) -> Step:
+def answer(*, places: int = 2, accelerator: str = "kvm", **world: Any) -> Step:
     """What is decided of the job `tests`, which has a queued run, beside the job `busy`."""
     wish = desired(job(memory=GIB), job("busy", memory=GIB))
     runs = (run(job(memory=GIB)), *world.pop("runs", ()))
     observed = Observed(images={IMAGE: BASE}, busy={BUSY: "x"}, runs=runs, **world)
-    policy = Policy(STATE_ID, "tcg", max_concurrency=places)
+    policy = Policy(STATE_ID, accelerator, max_concurrency=places)
     [found] = [one for one in plan(wish, observed, policy, moment()).steps if one.name == "tests"]
     return found
 
@@ -50,6 +50,14 @@ def test_memory_is_kept_for_an_attempt_that_has_no_process_yet() -> None:
     told = answer(given=given, free_memory=GIB)
     assert told.because == "memory: the first in line needs 1GiB, none is free"
     assert isinstance(answer(given=given, free_memory=2 * GIB), Attempt)
+
+
+def test_memory_is_kept_for_what_emulation_takes_beside_its_guest() -> None:
+    """Sabotage: count the guest's memory alone."""
+    assert isinstance(answer(free_memory=GIB), Attempt)
+    told = answer(accelerator="tcg", free_memory=GIB)
+    assert told.because == "memory: it needs 1152MiB, 1GiB are free where no job runs"
+    assert isinstance(answer(accelerator="tcg", free_memory=GIB + (128 << 20)), Attempt)
 
 
 def test_a_capacity_holds_for_every_word_that_means_the_image() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from state.spec.effects import IMAGE_EFFECTS, JOB_EFFECTS, VM_EFFECTS, Effect
+from state.spec.images import TWO_SPELLINGS
 from state.spec.jsonschema import DIALECT, schema
 from state.spec.kinds import KINDS
 
@@ -45,6 +46,9 @@ def test_every_field_of_an_image_says_its_effect() -> None:
             assert entry[key]["x-effect"] == effect
     assert entry["sha256"]["x-effect"] == entry["sha512"]["x-effect"] == IMAGE_EFFECTS["digest"]
     assert entry["local_path"]["x-effect"] == IMAGE_EFFECTS["source"]
+    size = schema("images")["$defs"]["SizePreset"]["properties"]
+    for ours, theirs in TWO_SPELLINGS:
+        assert size[ours]["x-effect"] == size[theirs]["x-effect"] == VM_EFFECTS[ours]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, None])

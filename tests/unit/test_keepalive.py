@@ -47,6 +47,7 @@ def ask(
     listeners: tuple[Listener, ...] = (),
     free_disk: int | None = None,
     failed: str = "",
+    began: float = 0.0,
 ) -> Step:
     """The answer for an instance that shall be as `spec` says: by default as it is."""
     spec = spec or VmSpec.from_canonical(seen.instance.spec)
@@ -63,6 +64,7 @@ def ask(
             now=now,
             free_disk=free_disk,
             failed=failed,
+            began=began,
         )
     )
 
@@ -102,6 +104,14 @@ def test_one_that_does_not_answer_yet_is_given_its_boot_timeout() -> None:
     assert kept(ask(seen, now=moment(300.6))) == ("BootTimeout", "no SSH within 300 s")
     patient = running(vm(image=replace(IMAGE, boot_timeout=900.0)), ready_at=None)
     assert kept(ask(alive(patient), now=moment(700.0)))[0] == "Booting"
+
+
+def test_one_that_a_new_agent_has_hardly_asked_is_not_too_late() -> None:
+    """Its ledger may be lost, and with it that it was ready. Sabotage: count from the start of its process alone."""
+    seen = alive(running(ready_at=None))
+    late = moment(5000.0)
+    assert kept(ask(seen, now=late, began=late.boottime - 10.0))[0] == "Booting"
+    assert kept(ask(seen, now=late, began=late.boottime - 10.1))[0] == "BootTimeout"
 
 
 def test_one_whose_image_takes_no_key_is_not_waited_for() -> None:
@@ -585,11 +595,11 @@ def test_a_start_after_a_reboot_that_failed_is_tried_again_whatever_restart_says
 
 
 def test_a_machine_whose_files_are_amiss_is_told_of_while_it_runs() -> None:
-    view = View(RunState.RUNNING, remark="its disk /x was removed")
+    view = View(RunState.RUNNING, remark="its disk /x was removed; save that")
     step = ask(Seen(running(), Verdict.ALIVE, view, attached=True))
     assert isinstance(step, Keep)
     assert step.reason == "FilesLost"
-    assert step.because.startswith("its disk /x was removed; what its guest has written goes")
+    assert step.because.startswith("its disk /x was removed; save that; it ")
 
 
 def test_what_was_in_the_way_of_a_restart_is_said_while_the_next_is_waited_for() -> None:

@@ -57,3 +57,15 @@ def test_a_damaged_key_is_reported_and_not_replaced(paths: StatePaths) -> None:
     with pytest.raises(StateUnusable, match="id_ed25519"):
         keys.client_key(paths)
     assert paths.client_key.read_text() == "not a key"
+
+
+def test_a_key_that_cannot_be_read_is_named_with_what_to_do(paths: StatePaths) -> None:
+    """Sabotage: let the library's error through."""
+    keys.client_key(paths)
+    paths.client_key.write_bytes(b"\xff")
+    with pytest.raises(StateUnusable, match=r"id_ed25519 cannot be used: it is no text \(make it"):
+        keys.client_key(paths)
+    paths.client_key.unlink()
+    paths.client_key.mkdir()
+    with pytest.raises(StateUnusable, match=r"id_ed25519 cannot be used: Is a directory \(make"):
+        keys.client_key(paths)

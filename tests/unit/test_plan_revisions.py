@@ -75,6 +75,18 @@ def test_what_a_merge_would_do_is_said_with_what_forces_it(
     assert "- destroy api with its disk" in back.stdout
 
 
+def test_all_jobs_of_a_merge_are_said_to_run(
+    holdfast: Call, work: Repository, tmp_path: Path
+) -> None:
+    """Sabotage: plan for one host at one moment, on which a few of them wait for each other."""
+    jobs = {f"jobs/{number}.yaml": job(f"job-{number}") for number in range(9)}
+    work.commit_only(jobs)
+    (tmp_path / "link").symlink_to(work.work / "jobs")
+    told = holdfast("plan --git link --from main")
+    assert told.returncode == 2
+    assert told.stdout.count("attempt 1 of run 1") == 9
+
+
 def test_a_directory_of_the_repository_for_one_host(holdfast: Call, work: Repository) -> None:
     work.commit_only({"sites/images.yaml": MAP, "sites/a.yaml": vm("a", "hosts: [edge-*]")})
     of = "plan --git work --from change~1 --to change --path sites"

@@ -18,7 +18,7 @@ from state.ids import Name, Uid
 from state.ledger import Ledger
 from state.lifecycle import Cause
 from state.observed import Observed, Seen, Verdict
-from state.records import SOURCE_KEY
+from state.records import APPROVED_KEY, SOURCE_KEY
 from tests.builders import DIRECTORY, broken, desired, running, vm
 
 WEB = Name("web")
@@ -96,6 +96,21 @@ def test_a_new_reason_is_told_once_and_again_when_it_says_something_else(
         (4.0, "PortTaken", "nginx has it"),
     ]
     assert {(one.name, one.kind, one.pass_id) for one in told} == {(WEB, "vm", "p-1")}
+
+
+def test_a_silent_machine_that_answers_again_is_told(ledger: Ledger, told: list[Event]) -> None:
+    """Sabotage: tell of its silence alone."""
+    recorder = Recorder(ledger)
+    for at, step in enumerate([keep("Unresponsive"), keep("Connecting"), keep("Unresponsive")]):
+        recorder.record(a_pass(step), float(at))
+    for at, step in enumerate([keep("Running"), keep("Ready")], 3):
+        recorder.record(a_pass(step), float(at))
+    assert [(one.at, one.reason) for one in told] == [
+        (0.0, "Unresponsive"),
+        (2.0, "Unresponsive"),
+        (3.0, "Responsive"),
+    ]
+    assert told[-1].message == "its monitor answers again"
 
 
 @pytest.mark.parametrize(
@@ -212,6 +227,25 @@ def test_another_commit_of_the_source_is_written_though_nothing_else_changed(
         assert json.loads(ledger.reader.meta(SOURCE_KEY) or "")["commit"] == commit
 
 
+def test_an_approval_ends_when_its_vm_is_wanted_again_or_gone(ledger: Ledger) -> None:
+    """Sabotage: forget it with the VM alone. Months later the next deletion of that VM asks nobody."""
+
+    def approved() -> list[str]:
+        return list(json.loads(ledger.reader.meta(APPROVED_KEY) or "null"))
+
+    web, db = (Seen(running(vm(name)), Verdict.ALIVE) for name in ("web", "db"))
+    recorder = Recorder(ledger)
+    recorder.record(a_pass(keep(), seen=(web, db)), 100.0)
+    whole = frozenset({web.instance.uid, db.instance.uid, Uid("gone")})
+    same = a_pass(keep(), seen=(web, db))
+    recorder.record(replace(same, observed=replace(same.observed, approved=whole)), 200.0)
+    assert approved() == [db.instance.uid], "though nothing else has changed"
+    still = replace(same, observed=replace(same.observed, approved=frozenset({db.instance.uid})))
+    before = ledger._connection.total_changes
+    recorder.record(still, 300.0)
+    assert ledger._connection.total_changes == before
+
+
 def test_a_reason_whose_document_moved_is_written_and_not_told_again(
     ledger: Ledger, told: list[Event]
 ) -> None:
@@ -219,4 +253,14 @@ def test_a_reason_whose_document_moved_is_written_and_not_told_again(
     recorder.record(a_pass(wait()), 100.0)
     recorder.record(a_pass(replace(wait(), source=MOVED)), 200.0)
     assert ledger.reader.findings()["vm/web"].file == "moved/web.yaml"
+    assert len(told) == 1
+
+
+def test_how_far_an_image_is_is_told_once(ledger: Ledger, told: list[Event]) -> None:
+    """Sabotage: tell whatever differs. A large image is then an event each second."""
+    recorder = Recorder(ledger)
+    for second in range(3):
+        recorder.record(a_pass(wait(f"it is on its way: {second}%", "FetchingImage")), 100.0)
+        [finding] = ledger.reader.findings().values()
+        assert finding.message == f"it is on its way: {second}%"
     assert len(told) == 1

@@ -119,6 +119,15 @@ def test_an_unknown_label_offers_the_likeliest() -> None:
     )
 
 
+def test_of_many_labels_the_first_are_named() -> None:
+    many = images(images={f"image-{n}": {"source": SOURCE} for n in range(1000)})
+    message, _ = refusal(document(image="windows"), many)
+    assert message == (
+        "unknown image `windows` (known: image-0, image-1, image-2, image-3, image-4, image-5, image-6, image-7"
+        " and 992 more)"
+    )
+
+
 def test_aliases_in_a_circle_are_an_error_of_their_map_and_of_who_uses_them() -> None:
     one = images(aliases={"a": "b", "b": "c", "c": "b", "d": "d"})
     assert refusal(document(image="a"), one) == (

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from agent.plan import plan
 from agent.policy import Policy
-from agent.steps import Adopt, Destroy, Hold, Plan, Wait
+from agent.steps import Adopt, Destroy, Hold, Plan, Wait, target
 from state.desired import Desired
 from state.ids import Name
-from state.observed import Observed, Seen, Verdict
+from state.observed import Observed, Retry, Seen, Verdict, step_key
 from tests.builders import STATE_ID, desired, job, moment, running, vm
 from tests.strategies import POLICY, worlds
 
@@ -71,6 +71,66 @@ def test_those_that_only_go_later_count_too(why: str) -> None:
     assert destroyed(planned(desired(), approved)) == MANY[:2]
 
 
+def of_jobs(names: Sequence[str]) -> tuple[Seen, ...]:
+    """Machines of jobs, whose runs are not known any more."""
+    return tuple(
+        replace(one, instance=replace(one.instance, kind="job")) for one in world(names).instances
+    )
+
+
+@pytest.mark.parametrize("others", ["gone", "unknown", "of jobs"])
+def test_half_is_of_the_vms_that_are_known_to_run(others: str) -> None:
+    """Sabotage: count whatever there is. The few that still run after a crash go at once."""
+    rest = {
+        "gone": world(MANY[4:], Verdict.GONE).instances,
+        "unknown": world(MANY[4:], Verdict.UNKNOWN).instances,
+        "of jobs": of_jobs(MANY[4:]),
+    }[others]
+    observed = Observed(instances=(*world(MANY[:4]).instances, *rest))
+    wanted = desired() if others == "of jobs" else kept(MANY[4:])
+    found = planned(wanted, observed)
+    assert found.fence is not None
+    assert len(found.fence.uids) == 4
+    assert destroyed(found) == (MANY[4:] if others == "of jobs" else []), "those have ended anyway"
+
+
+def test_others_that_are_busy_or_let_go_before_do_not_count() -> None:
+    """Sabotage, each: count those that are wanted, that are approved, that fail to go, that are a job's."""
+    wanted, approved, failing, jobs = MANY[1:3], MANY[3:5], MANY[5:7], MANY[7:]
+    late = world(approved, Verdict.UNKNOWN).instances
+    observed = Observed(
+        instances=(*world([MANY[0], *wanted, *failing]).instances, *late, *of_jobs(jobs)),
+        busy=dict.fromkeys(map(Name, (*wanted, *jobs)), "update: it is being done"),
+        approved=frozenset(one.instance.uid for one in late),
+    )
+    free = planned(kept(wanted), observed, max_destroy=10)
+    assert destroyed(free) == [MANY[0], *failing]
+    tried = [
+        Retry(step_key(one.name, "destroy"), target(one), 2, moment().boottime + 60, "boot-1", "no")
+        for one in free.steps
+        if one.name in failing
+    ]
+    observed = replace(observed, retries={one.key: one for one in tried})
+    found = planned(kept(wanted), observed, max_destroy=1)
+    assert (destroyed(found), found.fence) == ([MANY[0]], None)
+    reasons = [getattr(step, "reason", "") for step in found.steps]
+    busy, late_ones, back_off = ["InProgress"] * 2, ["Unknown"] * 2, ["BackOff"] * 2
+    assert reasons == ["", *busy, *late_ones, *back_off, *["InProgress"] * 3]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ALIVE, Verdict.UNKNOWN])
+def test_a_vm_that_is_being_replaced_is_let_go_with_all_there_is_of_it(verdict: Verdict) -> None:
+    """Sabotage: take the approval of an instance for one of its name."""
+    old, new = (Seen(running(vm("web"), generation=one), verdict, attached=True) for one in (1, 2))
+    observed = Observed(instances=(*world(MANY[:1]).instances, old, new))
+    for one in (old, new):
+        half = replace(observed, approved=frozenset({one.instance.uid}))
+        assert destroyed(planned(desired(), half, max_destroy=1)) == []
+    both = replace(observed, approved=frozenset({old.instance.uid, new.instance.uid}))
+    found = planned(desired(), both, max_destroy=1)
+    assert destroyed(found) == [MANY[0], *["web"] * (verdict is Verdict.ALIVE)]
+
+
 def test_what_waits_says_for_what_and_how_it_passes() -> None:
     found = planned(kept(MANY[6:]), world(MANY))
     assert found.fence is not None
@@ -107,7 +167,8 @@ def test_the_id_stays_while_other_things_change() -> None:
     one = planned(kept(MANY[6:]), world(MANY))
     other = planned(desired(*map(vm, MANY[6:]), vm("new"), job()), world(MANY))
     assert one.id == other.id
-    assert one.id != planned(kept(MANY[5:]), world(MANY), max_destroy=1).id
+    ids = {planned(kept(MANY[at:]), world(MANY), max_destroy=0).id for at in range(1, 11)}
+    assert len(ids) == 10, "each is of other VMs"
 
 
 def test_a_job_that_takes_a_name_and_machines_of_jobs_are_counted_by_what_is_lost() -> None:
@@ -119,8 +180,7 @@ def test_a_job_that_takes_a_name_and_machines_of_jobs_are_counted_by_what_is_los
 def test_never_more_than_is_allowed_is_destroyed(some: tuple[Desired, Observed], most: int) -> None:
     """Sabotage: count the steps after the first of them was let through."""
     found = plan(*some, replace(POLICY, max_destroy=most), moment())
-    lost = [step for step in found.steps if isinstance(step, Destroy) and step.uids]
-    assert len([step for step in lost if step.kind == "vm"]) <= most
+    assert len([step for step in found.steps if isinstance(step, Destroy) and step.uids]) <= most
     free = plan(*some, replace(POLICY, max_destroy=1 << 30), moment())
     waits = {step.name for step in found.steps if getattr(step, "reason", "") == "ApprovalNeeded"}
     other = [step for step in found.steps if step.name not in waits]
@@ -136,7 +196,7 @@ def test_suspended_nothing_is_done_but_to_look_after_what_runs(
     found = plan(wanted, replace(observed, suspended=True), POLICY, moment())
     free = plan(wanted, observed, POLICY, moment())
     assert found.fetches == ()
-    assert all(isinstance(step, Adopt) and step.kind == "vm" for step in found.acting)
+    assert all(isinstance(step, Adopt) for step in found.acting)
     for before, step in zip(free.steps, found.steps, strict=True):
         if step != before:
             assert isinstance(step, Hold)
