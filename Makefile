@@ -62,7 +62,7 @@ test: lint types imports setup-test guest ## everything but the Debian guest
 test-debian: setup-test guest-debian ## the end-to-end test on a real cloud image
 	@$(PYTEST) -n 2 --dist worksteal --durations=10 -m debian
 
-sweep: setup-test ## kill an agent at every line of its code (WHAT=operations: fail each write), on real QEMU
+sweep: setup-test ## kill an agent at every line of its code, on real QEMU (WHAT=operations: fail each write; fetches: kill those)
 	@$(PYTHON) -m tests.sweep $(WHAT) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 nemesis: setup-test guest ## everything that can go wrong at once on ten VMs and a stream of jobs, for SECONDS, by SEED
@@ -73,7 +73,7 @@ reboot-test: setup-test guest ## an agent in a VM whose power is cut; its own VM
 	@guests/debian/build.sh .cache/guests/host.qcow2 python3 qemu-system-x86 qemu-utils procps
 	@$(PYTHON) -m tests.reboot .cache/guests/host.qcow2
 
-bench: guest ## what it costs
+bench: setup-test guest ## what it costs
 	@$(PYTHON) -m bench
 
 lock: ## make the locks anew from pyproject.toml

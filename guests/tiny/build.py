@@ -1,8 +1,9 @@
-"""Build the tiny test guest: one BIOS-bootable qcow2 out of Debian packages, without root and without loop devices.
+"""Build the tiny test guest: one disk for BIOS and UEFI out of Debian packages, without root and without loop devices.
 
-The disk holds an MBR with syslinux, a FAT partition with kernel and initramfs, and an ext4 partition that
-the guest mounts on /persist. Everything else the guest needs is in the initramfs: busybox, dropbear, sftp-server,
-a handful of modules and the files below `root/`. Nothing of the build host gets into the image.
+The disk holds an MBR with syslinux, a FAT partition with kernel and initramfs, and an ext4 partition that the guest
+mounts on /persist. UEFI firmware starts systemd-boot, where it looks for a loader on any FAT partition. Everything else
+that the guest needs is in the initramfs: busybox, dropbear, sftp-server, a handful of modules and the files below
+`root/`. Nothing of the build host gets into the image.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ from __future__ import annotations
 import gzip
 import os
 import re
-import stat
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from guests.apt import kernel_package, package_versions
@@ -32,6 +31,7 @@ from guests.image import (
     run,
     tree,
 )
+from guests.tiny.cpio import Archive
 
 HERE = Path(__file__).resolve().parent
 OVERLAY = HERE / "root"
@@ -41,6 +41,7 @@ PACKAGES = (
     "busybox-static",
     "dropbear-bin",
     "openssh-sftp-server",
+    "systemd-boot-efi",
     "libc6",
     "libcrypt1",
     "libgmp10",
@@ -62,8 +63,9 @@ MODULES = (
     "pvpanic-mmio",
     "pvpanic-pci",
 )
-# And these where no virtio disk has the seed.
+# And these where no virtio disk has the seed, or where UEFI has started it.
 LATER_MODULES = ("sr_mod", "ata_piix", "virtio_scsi", "sd_mod")
+UEFI_MODULES = ("efivarfs",)
 PROGRAMS = {  # where the guest has it -> where its package has it
     "usr/sbin/dropbear": "usr/sbin/dropbear",
     "usr/bin/dropbearconvert": "usr/bin/dropbearconvert",
@@ -112,6 +114,19 @@ COMMAND_LINE = (
     " noreplace-smp init_on_alloc=0 cryptomgr.notests edd=off audit=0 ipv6.disable=1 lsm="
     f" initcall_blacklist={','.join(UNUSED)}"
 )
+LOADER_FILES = {  # of syslinux and of systemd-boot
+    "syslinux.cfg": f"""DEFAULT linux
+PROMPT 0
+TIMEOUT 0
+LABEL linux
+ LINUX linux
+ INITRD initrd
+ APPEND {COMMAND_LINE}
+""",
+    "loader/loader.conf": "timeout 0\n",
+    "loader/entries/linux.conf": f"linux /linux\ninitrd /initrd\noptions {COMMAND_LINE}\n",
+}
+UEFI_LOADER = "EFI/BOOT/BOOTX64.EFI"  # where the firmware looks on a disk that it does not know
 
 BOOT_START, BOOT_SIZE = 1 * MIB, 30 * MIB
 PERSIST_START, PERSIST_SIZE = 31 * MIB, 32 * MIB
@@ -133,56 +148,6 @@ def unpack_packages(versions: dict[str, str], work: Path) -> Path:
     for package in sorted(downloads.glob("*.deb")):
         run("dpkg-deb", "-x", package, unpacked)
     return unpacked
-
-
-@dataclass
-class Archive:
-    """A cpio archive in the kernel's "newc" form, written by hand so that it can hold root's files without root."""
-
-    entries: dict[str, tuple[int, bytes, tuple[int, int]]] = field(default_factory=dict)
-
-    def directory(self, name: str) -> None:
-        for parent in reversed(Path(name).parents):
-            if parent != Path() and str(parent) not in self.entries:
-                self.directory(str(parent))
-        self.entries.setdefault(name, (stat.S_IFDIR | 0o755, b"", (0, 0)))
-
-    def file(self, name: str, content: bytes, mode: int = 0o644) -> None:
-        self.directory(str(Path(name).parent))
-        self.entries[name] = (stat.S_IFREG | mode, content, (0, 0))
-
-    def link(self, name: str, target: str) -> None:
-        self.entries.setdefault(name, (stat.S_IFLNK | 0o777, target.encode(), (0, 0)))
-
-    def device(self, name: str, major: int, minor: int) -> None:
-        self.entries[name] = (stat.S_IFCHR | 0o600, b"", (major, minor))
-
-    def pack(self) -> bytes:
-        packed = bytearray()
-        entries = {**self.entries, "TRAILER!!!": (0, b"", (0, 0))}
-        for number, (name, (mode, content, (major, minor))) in enumerate(entries.items(), start=1):
-            fields = (
-                number,
-                mode,
-                0,
-                0,
-                1,
-                EPOCH,
-                len(content),
-                0,
-                0,
-                major,
-                minor,
-                len(name) + 1,
-                0,
-            )
-            packed += (
-                b"070701" + b"".join(b"%08X" % value for value in fields) + name.encode() + b"\0"
-            )
-            packed += b"\0" * (-len(packed) % 4)
-            packed += content
-            packed += b"\0" * (-len(packed) % 4)
-        return bytes(packed)
 
 
 def modinfo(module: Path, key: str) -> str:
@@ -261,23 +226,37 @@ def initramfs(unpacked: Path) -> bytes:
         archive.directory(str(Path(applet).parent))
         archive.link(applet, "/bin/busybox")
 
-    modules = ordered_modules(unpacked, (*MODULES, *LATER_MODULES))
-    first = ordered_modules(unpacked, MODULES)
-    for module, path in modules.items():
-        archive.file(f"lib/modules/{module}.ko", unsigned(path.read_bytes()))
-    for when, names in (("first", first), ("later", modules.keys() - first.keys())):
-        order = [name for name in modules if name in names]
+    packed: set[str] = set()
+    for when, wanted in (("first", MODULES), ("later", LATER_MODULES), ("uefi", UEFI_MODULES)):
+        modules = ordered_modules(unpacked, wanted)
+        order = [name for name in modules if name not in packed]
+        for name in order:
+            archive.file(f"lib/modules/{name}.ko", unsigned(modules[name].read_bytes()))
         archive.file(f"lib/modules/{when}", "".join(f"{name}\n" for name in order).encode())
+        packed |= set(order)
     return gzip.compress(archive.pack(), 9, mtime=0)
+
+
+def boot_files(unpacked: Path, work: Path) -> Path:
+    """A directory with all that the boot partition holds, but for what `syslinux --install` puts there itself."""
+    root = work / "boot"
+    (kernel,) = (unpacked / "boot").glob("vmlinuz-*")
+    contents = {
+        "linux": kernel.read_bytes(),
+        "initrd": initramfs(unpacked),
+        UEFI_LOADER: (unpacked / "usr/lib/systemd/boot/efi/systemd-bootx64.efi").read_bytes(),
+        **{name: text.encode() for name, text in LOADER_FILES.items()},
+    }
+    for name, content in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    for path in root.rglob("*"):
+        os.utime(path, (EPOCH, EPOCH))
+    return root
 
 
 def write_disk(unpacked: Path, work: Path) -> Path:
     disk, boot = work / "disk.raw", f"{work / 'disk.raw'}@@{BOOT_START}"
-    (kernel,) = (unpacked / "boot").glob("vmlinuz-*")
-    (work / "initrd").write_bytes(initramfs(unpacked))
-    (work / "syslinux.cfg").write_text(
-        f"DEFAULT linux\nPROMPT 0\nTIMEOUT 0\nLABEL linux\n LINUX linux\n INITRD initrd\n APPEND {COMMAND_LINE}\n"
-    )
     with disk.open("wb") as image:
         image.truncate(DISK_SIZE)
         mbr = Path("/usr/lib/syslinux/mbr/mbr.bin").read_bytes()
@@ -285,13 +264,10 @@ def write_disk(unpacked: Path, work: Path) -> Path:
         image.write(
             master_boot_record(mbr, boot_partition, partition(PERSIST_START, PERSIST_SIZE, LINUX))
         )
-    for path in (kernel, work / "initrd", work / "syslinux.cfg"):
-        os.utime(path, (EPOCH, EPOCH))
     sectors = str(BOOT_SIZE // SECTOR)
     run("mformat", "-i", boot, "-T", sectors, "-h", "64", "-s", "32", "-H", str(BOOT_START // SECTOR),
         "-N", "484f4c44", "-v", "BOOT", "::")  # fmt: skip
-    run("mcopy", "-m", "-i", boot, kernel, "::linux")
-    run("mcopy", "-m", "-i", boot, work / "initrd", work / "syslinux.cfg", "::")
+    run("mcopy", "-s", "-m", "-i", boot, *sorted(boot_files(unpacked, work).iterdir()), "::")
     run("syslinux", "--install", "-t", str(BOOT_START), disk)
     run(
         "mke2fs", "-q", "-F", "-t", "ext4", "-L", "holdfast", "-U", FILE_SYSTEM_ID, "-m", "0",
