@@ -34,7 +34,7 @@ from state.desired import Desired, Problem, WantedVm
 from state.ids import Name
 from state.observed import Instance, Observed, Seen, Verdict, step_key
 from state.spec.effects import Effect
-from state.spec.resolved import VmSpec, changes
+from state.spec.resolved import ImageSpec, VmSpec, changes
 
 
 def plan(desired: Desired, observed: Observed, policy: Policy, now: Moment) -> Plan:
@@ -193,13 +193,9 @@ class _Pass:
         spec = wanted.spec
         if not seen:
             return self._upkeep.unstarted(wanted, None)
-        # One that is larger than its map allows by now is no less there for what stands on it.
-        stands = any(
-            one.instance.started_at is not None
-            and one.instance.base.virtual_size <= spec.image.max_size
-            for one in seen
-        )
-        if (stands or spec.image.digest is None) and self._turn.fetches.missing(spec.image):
+        if self._turn.fetches.missing(spec.image) and (
+            spec.image.digest is None or _stands(spec.image, seen)
+        ):
             # What its source holds now is not known, and only after a fetch can it be told whether that is a change; or
             # what its disk stands on is gone, or no longer what it was.
             self._turn.fetches.ask_for(spec.image)
@@ -297,3 +293,12 @@ class _Pass:
             old=tuple(one.instance.uid for one in old),
             fetch=self._turn.fetches.missing(spec.image),
         )
+
+
+def _stands(image: ImageSpec, seen: list[Seen]) -> bool:
+    """Whether a disk stands on the image. One that is larger than its map allows by now is no less there for what
+    stands on it."""
+    return any(
+        one.instance.started_at is not None and one.instance.base.virtual_size <= image.max_size
+        for one in seen
+    )

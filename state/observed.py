@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from state.desired import SourceRef
 from state.ids import Digest, Name, Process, RunId, Uid
@@ -192,8 +192,7 @@ def image_key(image: ImageSpec) -> str:
     return f"image/{made_of}" + (f" {image.max_size}" if image.max_size != MAX_SIZE else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(NamedTuple):
     """A TCP port of this host that something listens on; `address` is IPv4, `0.0.0.0` for every address (IPv6
     wildcard sockets count as that). `owner` is a sentence part that names who, `pid` where it could be found."""
 
@@ -256,5 +255,6 @@ class Observed:
             if seen.instance.kind == kind:
                 grouped.setdefault(seen.instance.name, []).append(seen)
         for same in grouped.values():
-            same.sort(key=lambda seen: seen.instance.generation)
+            if len(same) > 1:
+                same.sort(key=lambda seen: seen.instance.generation)
         return grouped

@@ -54,6 +54,10 @@ class ImageSpec:
     max_size: int = MAX_SIZE
     copy: str | None = field(default=None, compare=False)
 
+    def __hash__(self) -> int:
+        """Of little, since each pass asks for it several times a name, and images of one source are few."""
+        return hash(self.source)
+
     def as_copy(self) -> ImageSpec | None:
         """The image as its copy holds it. None where none may be taken: beside a source that is on this host, too, and
         of one that comes packed and is pinned, since its digest says nothing of what it unpacks to."""

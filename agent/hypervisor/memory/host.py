@@ -299,6 +299,8 @@ class MemoryFacts:
     def listeners(self, of_interest: Collection[int]) -> Sequence[Listener]:
         own = [
             Listener(forward.address, forward.host, guest.process.pid, f"vm {guest.machine.name}")
+            if forward.host in of_interest
+            else Listener(forward.address, forward.host)
             for guest in self._host.guests.values()
             if guest.process
             for forward in guest.forwards

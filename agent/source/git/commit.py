@@ -218,7 +218,7 @@ class CommitTree:
         self._files = CommitFiles(objects, "", below.strip("/"))
         self._verdicts = Verdicts()
         self._last = Look()
-        self._sizes: dict[str, int] = {}
+        self._weights: dict[str, int] = {}
         self._is_weighed = False
         self._refused: Look | None = None
 
@@ -260,11 +260,12 @@ class CommitTree:
     def _weigh(self, look: Look) -> None:
         """Raises TooLarge where the documents are more than an agent should keep in its memory."""
         oids = [str(entry.stamp) for entry in look.entries]
-        new = [oid for oid in dict.fromkeys(oids) if oid not in self._sizes]
-        if new:
-            known = self._sizes | dict(zip(new, self._objects.sizes(new), strict=True))
-            self._sizes = {oid: known[oid] for oid in oids}
-        if sum(max(self._sizes[oid], 1 << 10) for oid in oids) > MOST_TEXT:
+        new = [*(set(oids) - self._weights.keys())]
+        if len(self._weights) + len(new) > 2 * len(oids):
+            self._weights = {oid: self._weights[oid] for oid in oids if oid in self._weights}
+        for oid, size in zip(new, self._objects.sizes(new) if new else (), strict=True):
+            self._weights[oid] = max(size, 1 << 10)
+        if sum(map(self._weights.__getitem__, oids)) > MOST_TEXT:
             raise TooLarge(f"its documents are larger than {MOST_TEXT >> 20} MiB together")
         self._is_weighed = True
 
