@@ -5,5 +5,5 @@ seconds.
 """
 
 from agent.hypervisor.memory.host import MemoryHost as MemoryHost
-from agent.hypervisor.memory.host import MemoryImages as MemoryImages
+from agent.hypervisor.memory.images import MemoryImages as MemoryImages
 from agent.hypervisor.memory.work import Scripted as Scripted

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
-from pathlib import Path
+from functools import cache
 
-from agent.errors import ImageUnavailable, MonitorError, NotReady, StartFailed
-from agent.guest.flights import Flights, Progress
+from agent.errors import MonitorError, NotReady, StartFailed
 from agent.hypervisor.api import (
     Backend,
-    BaseImage,
     Exit,
     Found,
-    HowFar,
     Kept,
     Machine,
     OnChange,
@@ -24,14 +19,13 @@ from agent.hypervisor.api import (
     View,
     Ways,
 )
+from agent.hypervisor.memory.images import MemoryImages
 from agent.hypervisor.memory.meter import MemoryMeter
 from agent.hypervisor.memory.session import MemorySession
 from agent.hypervisor.memory.world import Guest, MemoryWorld
-from state.ids import Digest, Name, Process, Uid
-from state.observed import Listener, StoredImage, image_key
-from state.spec.resolved import Forward, HealthSpec, ImageSpec
-
-_DEFAULT_VIRTUAL_SIZE = 2 << 30
+from state.ids import Name, Process, Uid
+from state.observed import Listener
+from state.spec.resolved import Forward, HealthSpec
 
 
 @cache
@@ -192,58 +186,6 @@ class MemoryHypervisor:
             name = guest.machine.name if guest else uid
             raise MonitorError(f"asking the monitor of {name}: it does not answer")
         return guest
-
-
-class MemoryImages:
-    """Images that are fetched by saying so. An image's digest is the pinned one, or the one that the host was told its
-    source holds, or one made from the source's name."""
-
-    def __init__(self, host: MemoryWorld) -> None:
-        self._host = host
-        self._flights = Flights()
-
-    async def look(self, images: Collection[ImageSpec]) -> Mapping[ImageSpec, BaseImage]:
-        stored = self._host.images
-        return {
-            image: found
-            for image in images
-            if (found := stored.get(image_key(image))) and found.digest == self._digest(image)
-        }
-
-    async def fetch(self, image: ImageSpec, progress: Progress) -> BaseImage:
-        return await self._flights.join(image_key(image), partial(self._bring, image), progress)
-
-    async def _bring(self, image: ImageSpec, progress: Progress) -> BaseImage:
-        progress(HowFar(0, 1))
-        await self._host.act("fetch")
-        if image.digest is not None and self._digest(image) != image.digest:
-            raise ImageUnavailable(
-                f"fetching {image.source}: its digest is {self._digest(image)}, not {image.digest}"
-            )
-        digest = self._digest(image)
-        base = BaseImage(
-            Path("/memory") / digest.replace(":", "-"), image.format, _DEFAULT_VIRTUAL_SIZE, digest
-        )
-        self._host.images[image_key(image)] = base
-        return base
-
-    async def stored(self) -> Sequence[StoredImage]:
-        bases = dict.fromkeys(self._host.images.values())
-        return [StoredImage(base, "", base.virtual_size, 0.0, 0.0) for base in bases]
-
-    async def remove(self, image: StoredImage) -> None:
-        images = self._host.images
-        found = [key for key, base in images.items() if base == image.base]
-        for key in found:
-            del images[key]
-        if found and self._host.free_disk is not None:
-            self._host.free_disk += image.size
-
-    def _digest(self, image: ImageSpec) -> Digest:
-        if (told := self._host.contents.get(image.source)) is not None:
-            return told
-        made = hashlib.sha256(image.source.encode()).hexdigest()
-        return image.digest or Digest(f"sha256:{made}")
 
 
 class MemoryDoorway:
