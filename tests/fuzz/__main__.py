@@ -37,7 +37,7 @@ def main() -> None:
     seeds = [*target.seeds, *(one.read_bytes() for one in FOUND.glob(f"{said.target}/*"))]
     for seed in seeds:
         (corpus / sha256(seed).hexdigest()).write_bytes(seed)
-    tokens = {token for seed in seeds for token in re.findall(rb"[A-Za-z_]\w+", seed)}
+    tokens = {token for seed in seeds for token in re.findall(rb"[A-Za-z_]\w+", seed)} or {b"QFI"}
     dictionary = said.corpus / f"{said.target}.dict"
     dictionary.write_text("".join(f'"{token.decode()}"\n' for token in sorted(tokens)))
     words = [
