@@ -163,6 +163,7 @@ def _run(
         open_source,
         policy_of,
         publisher_of,
+        secrets_of,
     )
     from agent.jobs.store import RunStore
     from agent.loop import Agent, World
@@ -179,7 +180,7 @@ def _run(
         if accelerator is None:
             return
         source = open_source(settings, held.paths)
-        store = RunStore(held.paths, source.attachment)
+        store = RunStore(held.paths, source.attachment, secrets_of(settings))
 
         clock = clock_of(backend)
         policy = policy_of(settings, held.state_id, accelerator)
