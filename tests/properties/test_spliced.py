@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,20 +109,42 @@ def test_the_documents_are_wanted_as_they_are() -> None:
     assert len(BENIGN) == 2
 
 
-@settings(max_examples=400)
+ATTACKS = (
+    ",guestfwd=tcp:10.0.2.100:80-cmd:id",
+    "a,process=evil",
+    ",readonly=on,file=/etc/shadow",
+    "-sandbox",
+    "{}",
+)
+
+
+def said_at(place: tuple[str | int, ...], text: str, *, behind: bool) -> dict[str, Any]:
+    """The documents with this text in a place, or behind what stands there."""
+    documents = copy.deepcopy(WHOLE)
+    inner: Any = documents
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = f"{inner[place[-1]]}{text}" if behind else text
+    return documents
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_attack_that_is_known_works_anywhere(attack: str) -> None:
+    """Refused, or said where it cannot be anything but text. Sabotage: take any text for an address, and let `hostfwd`
+    say it unparsed."""
+    for place in PLACES:
+        for behind in (True, False):
+            found = lines(said_at(place, attack, behind=behind))
+            assert all(line in BENIGN for line in found), (place, behind)
+
+
+@settings(max_examples=200)
 @given(place=st.sampled_from(PLACES), text=hostile, behind=st.booleans())
 def test_no_text_of_a_document_changes_the_structure(
     place: tuple[str | int, ...], text: str, behind: bool
 ) -> None:
-    """Refused, or said where it cannot be anything but text. Sabotage: `-drive file=…` with a name of the document, or
-    `hostfwd` without its address parsed."""
-    documents = copy.deepcopy(WHOLE)
-    inner = documents
-    for step in place[:-1]:
-        inner = inner[step]  # type: ignore[index]
-    before = inner[place[-1]]  # type: ignore[index]
-    inner[place[-1]] = f"{before}{text}" if behind else text  # type: ignore[index]
-    assert all(line in BENIGN for line in lines(documents))
+    """The same for whatever anybody might write."""
+    assert all(line in BENIGN for line in lines(said_at(place, text, behind=behind)))
 
 
 @given(place=st.sampled_from(KEYS), text=hostile)
