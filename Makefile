@@ -11,7 +11,7 @@ PYTEST := $(PYTHON) -m pytest
 export HOLDFAST_TINY_IMAGE := $(CURDIR)/$(TINY)
 export HOLDFAST_DEBIAN_IMAGE := $(CURDIR)/$(DEBIAN)
 
-.PHONY: help setup setup-test guest guest-debian demo down format lint types imports unit e2e test test-debian sweep nemesis reboot-test bench lock clean
+.PHONY: help setup setup-test guest guest-debian demo down format lint types imports unit e2e test test-debian sweep nemesis fuzz reboot-test bench lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -67,6 +67,10 @@ sweep: setup-test ## kill an agent at every line of its code, on real QEMU (WHAT
 
 nemesis: setup-test guest ## everything that can go wrong at once on ten VMs and a stream of jobs, for SECONDS, by SEED
 	@$(PYTHON) -m tests.nemesis $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+fuzz: setup-test ## drive the readers of documents, images and QMP with made-up bytes, each for SECONDS (600)
+	@for target in documents inspector monitor; do \
+	$(PYTHON) -m tests.fuzz $$target --seconds $(or $(SECONDS),600) || exit 1; done
 
 reboot-test: setup-test guest ## an agent in a VM whose power is cut; its own VMs come back (root, minutes)
 	@$(if $(SKIP_PACKAGES),,tools/setup.sh packages guests/debian/packages)

@@ -16,7 +16,7 @@ class Settings:
     """None and empty: not said. Paths are absolute; `drain_timeout` is seconds, `disk_floor` bytes; `capacity_map`
     holds for a label the VMs of jobs that may run at once. Documents come from `desired`, or from `path` of `branch` of
     the repository `git`, whose commits those must have signed that `verify_signatures` lists; what became of them goes
-    to its `status_ref`."""
+    to its `status_ref`. `secrets` lists the secrets that jobs may have; no value of one is a setting."""
 
     desired: Path | None = None
     git: str | None = None
@@ -25,6 +25,7 @@ class Settings:
     verify_signatures: Path | None = None
     status_ref: str | None = None
     images: Path | None = None
+    secrets: Path | None = None
     image_root: tuple[Path, ...] = ()
     host: str | None = None
     accel: str | None = None
@@ -40,7 +41,7 @@ class Settings:
     def from_options(cls, options: dict[str, Any]) -> Self:
         """The settings among a command's options."""
         said = {one.name: options[one.name] for one in fields(cls) if one.name in options}
-        for name in ("desired", "images", "verify_signatures"):
+        for name in ("desired", "images", "verify_signatures", "secrets"):
             if said.get(name) is not None:
                 said[name] = Path(said[name]).absolute()
         said["capacity_map"] = tuple(

@@ -28,6 +28,7 @@ from state.runs import Run
 
 if TYPE_CHECKING:
     from agent.fetcher import Fetcher
+    from agent.jobs.store import Give
     from agent.publisher import Publisher
     from agent.source.git.origin import Origin
     from agent.statedir import StateDirectory
@@ -82,6 +83,15 @@ def open_source(settings: Settings, paths: StatePaths) -> Source:
         images_file=settings.images,
         image_roots=settings.image_root,
     )
+
+
+def secrets_of(settings: Settings) -> Give | None:
+    """What gives secrets of this host to jobs, where that is asked for."""
+    if settings.secrets is None:
+        return None
+    from agent.source.hostsecrets import HostSecrets
+
+    return HostSecrets(settings.secrets, os.environ)
 
 
 def fetcher_of(settings: Settings, source: Source, wake: Wake, interval: float) -> Fetcher | None:

@@ -63,14 +63,22 @@ T = TypeVar("T")
     metavar="ADDR:PORT",
     help="Answer over HTTP there, to be read only: /metrics, /healthz, /readyz, /api/v1/status.",
 )
+@option(
+    "--loopback",
+    type=click.Choice(["fence", "open"]),
+    default="fence",
+    show_default=True,
+    help="fence: guests reach no address of this host, where root and nftables allow that; open: they may.",
+)
 @source_options
 @state_option
-def run(
+def run(  # noqa: PLR0913 - one for each option
     state: StatePaths,
     once: bool,
     interval: float,
     metrics_interval: float,
     listen: str | None,
+    loopback: str,
     **options: Any,
 ) -> int:
     """The agent: keep the VMs of this host as the documents say, and run their jobs, until it is told to stop.
@@ -101,11 +109,23 @@ def run(
         api = stack.enter_context(control.listening(held.paths.api_socket))
         with ledger.transaction() as change:
             change.put_meta(SETTINGS_KEY, settings.to_json())
+        if loopback == "fence" and settings.hypervisor != "memory":
+            _fence()
         if showing is not None:
             for under_way in ledger.runs():
                 if not under_way.phase.ended:
                     showing.told(under_way)
         return _run(ledger, held, settings, Beside(api, showing, telling), interval)
+
+
+def _fence() -> None:
+    """Keep guests from the host itself, or say why that cannot be."""
+    from agent import log
+    from agent.host import run_as_range
+    from agent.hypervisor.qemu import fence
+
+    if (why := fence.put_up(run_as_range())) is not None:
+        log.say("LoopbackOpen", f"guests with egress reach what listens on this host: {why}")
 
 
 def _each(*told: Callable[[T], None]) -> Callable[[T], None]:
@@ -143,6 +163,7 @@ def _run(
         open_source,
         policy_of,
         publisher_of,
+        secrets_of,
     )
     from agent.jobs.store import RunStore
     from agent.loop import Agent, World
@@ -159,7 +180,7 @@ def _run(
         if accelerator is None:
             return
         source = open_source(settings, held.paths)
-        store = RunStore(held.paths, source.attachment)
+        store = RunStore(held.paths, source.attachment, secrets_of(settings))
 
         clock = clock_of(backend)
         policy = policy_of(settings, held.state_id, accelerator)

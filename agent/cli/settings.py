@@ -114,6 +114,12 @@ def source_options(function: F) -> F:
         ),
         option("--images", type=PATH, metavar="FILE", help="An image map outside the tree."),
         option(
+            "--secrets",
+            type=PATH,
+            metavar="FILE",
+            help="The secrets of this host that jobs may have, and which jobs those are.",
+        ),
+        option(
             "--image-root",
             type=PATH,
             multiple=True,

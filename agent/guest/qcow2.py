@@ -11,6 +11,9 @@ import struct
 HEADER_LENGTH = 104
 MAX_VIRTUAL_SIZE = 64 << 40
 
+_SECTOR = 512
+"""Bytes. QEMU rounds other sizes down, and an overlay of the size that the header says would not fit its base."""
+
 _MAGIC = b"QFI\xfb"
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))
 _KNOWN = _DIRTY | _COMPRESSION | _EXTENDED_L2
@@ -41,6 +44,8 @@ def virtual_size(header: bytes) -> int:
         _check_features(header)
     if not 0 < size <= MAX_VIRTUAL_SIZE:
         raise NotUsable(f"its virtual size is {size} bytes")
+    if size % _SECTOR:
+        raise NotUsable(f"its virtual size is {size} bytes, which are no whole sectors")
     return int(size)
 
 

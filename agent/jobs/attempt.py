@@ -8,7 +8,7 @@ and it leaves the VM to its lease: the next pass takes it away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -17,6 +17,7 @@ from agent.errors import GuestRefused, HoldfastError, NotReady, RetryLater, Sess
 from agent.hypervisor.api import Backend, Limits, Session
 from agent.intent import Clock
 from agent.jobs.clocks import Clocks
+from agent.jobs.masking import with_lines
 from agent.jobs.outcome import Ending, Fault, exited
 from agent.jobs.progress import Stage
 from agent.jobs.store import RunStore
@@ -68,10 +69,12 @@ class Attempted:
         clock: Clock,
         progress: Callable[[str], None],
         interruption: Interruption,
+        secrets: Mapping[str, str],
         resumed: bool = False,
     ) -> None:
-        """`progress` is told a sentence part now and then; `interruption` is looked at often, and may be filled in.
-        `resumed`: another agent began the attempt."""
+        """`secrets` are values that the host gives, by the names of their variables. `progress` is told a sentence part
+        now and then; `interruption` is looked at often, and may be filled in. `resumed`: another agent began the
+        attempt."""
         self._run_id = run
         self._spec = spec
         self._instance = instance
@@ -81,6 +84,7 @@ class Attempted:
         self._clock = clock
         self._progress = progress
         self._interruption = interruption
+        self._secrets = secrets
         self._log: Transcript | None = None
         self._clocks = Clocks(spec, clock().boottime, resumed=resumed)
 
@@ -93,6 +97,7 @@ class Attempted:
     async def see_through(self) -> Ending:
         """Return how the attempt ended. Raises nothing but bugs and cancellation."""
         secrets = [value for name, value in self._spec.env if name in self._spec.secrets]
+        secrets = with_lines([*secrets, *self._secrets.values()])
         with ExitStack() as files:
 
             def opened() -> Transcript:
@@ -211,8 +216,9 @@ class Attempted:
         run, spec = self._run, self._spec
         if first := run.phase is RunPhase.BOOTING:
             self._progress("uploading")
+            env = {**dict(spec.env), **self._secrets}
             await session.upload(
-                run.id, self._store.script(run, spec), dict(spec.env), self._store.files(run, spec)
+                run.id, self._store.script(run, spec), env, self._store.files(run, spec)
             )
             await self._ledger.free()
             # From here on the script may have begun, whatever becomes of us. Read anew: it may have been cancelled.

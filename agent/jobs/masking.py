@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 SHORTEST = 4
 """Characters. Hiding what is shorter would hide half of a log, and tell where it stands."""
+SHORTEST_LINE = 8
+"""Characters of a line that is hidden by itself."""
 MASK = b"***"
 
 
@@ -33,6 +35,15 @@ class Taken:
     length: int
     seam: Seam
     full: bool = False
+
+
+def with_lines(secrets: Iterable[str]) -> list[str]:
+    """The secrets, and each line of those that have several: a key is printed with another end of line, or indented."""
+    found = list(secrets)
+    for secret in list(found):
+        lines = [line.strip() for line in secret.splitlines()]
+        found += [line for line in lines if len(line) >= SHORTEST_LINE]
+    return found
 
 
 class Masker:

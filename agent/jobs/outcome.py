@@ -18,6 +18,8 @@ class Fault(StrEnum):
 
     MACHINERY = "machinery"
     """QEMU, the boot, the login or the upload failed, before the script began."""
+    REFUSED = "refused"
+    """The host does not give it what it asks for: it is not tried again until a person wants that."""
     CUT_OFF = "cut off"
     """The VM or the way to it was lost after the script may have begun."""
     SILENT = "silent"
@@ -98,6 +100,8 @@ def _judged(run: Run, spec: JobSpec, ending: Ending) -> tuple[RunPhase, Spent]:
             return _retried(run, spec, "script", RunPhase.FAILED)
         case Fault.MACHINERY:
             return _retried(run, spec, "infrastructure", RunPhase.ERROR)
+        case Fault.REFUSED:
+            return RunPhase.ERROR, run.spent
         case Fault.DRAINED if run.phase is not RunPhase.RUNNING:
             return RunPhase.QUEUED, run.spent
         case Fault.CUT_OFF | Fault.DRAINED:

@@ -6,10 +6,11 @@ says, and a VM that outlives its attempt, for whatever reason, is the next plan'
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from agent.doing import Doing
-from agent.errors import HoldfastError
+from agent.errors import Blocked, HoldfastError
 from agent.hypervisor.api import Backend
 from agent.intent import Clock, Intent
 from agent.jobs import outcome
@@ -137,6 +138,11 @@ class Runner:
             with self._ledger.transaction() as change:
                 change.put_run(run)
                 change.event(intent.event("Queued", f"run {run.number}", None))
+        try:
+            secrets = await self._store.secrets(JobSpec.from_canonical(run.spec))
+        except Blocked as error:
+            return Ending("SecretRefused", str(error), fault=Fault.REFUSED)
+        await self._ledger.free()
         self._doing.names[step.name] = f"attempt {run.attempt + 1} of run {run.number}: booting"
         instance = await self._machines.born(step.birth, intent, step.birth.forwards)
         now = self._clock()
@@ -159,7 +165,7 @@ class Runner:
             instance = await self._let_go(instance, step)
         except HoldfastError as error:
             return Ending(type(error).__name__, str(error), fault=Fault.MACHINERY)
-        return await self._seen_through(run, instance, interruption)
+        return await self._seen_through(run, instance, interruption, secrets)
 
     async def _let_go(self, instance: Instance, step: Attempt) -> Instance:
         instance = await self._machines.let_go(instance, step.birth.spec)
@@ -170,6 +176,11 @@ class Runner:
     async def _resumed(self, step: Resume, intent: Intent, interruption: Interruption) -> Ending:
         intent.write()
         run = self._known(step.run)
+        try:
+            secrets = await self._store.secrets(JobSpec.from_canonical(run.spec))
+        except Blocked as error:
+            return self._lost(run, f"its log could not be kept on without its secrets: {error}")
+        await self._ledger.free()
         instance = self._ledger.instance(run.uid) if run.uid else None
         if instance is None:
             return self._lost(run, "its VM is not recorded any more")
@@ -187,7 +198,7 @@ class Runner:
                 instance = await self._started(instance)
         except HoldfastError as error:
             return self._lost(run, str(error))
-        return await self._seen_through(run, instance, interruption, resumed=True)
+        return await self._seen_through(run, instance, interruption, secrets, resumed=True)
 
     async def _started(self, instance: Instance) -> Instance:
         """An attempt's VM whose agent died while it was starting it: saying it again changes nothing but the record."""
@@ -211,6 +222,7 @@ class Runner:
         run: Run,
         instance: Instance,
         interruption: Interruption,
+        secrets: Mapping[str, str],
         *,
         resumed: bool = False,
     ) -> Ending:
@@ -227,6 +239,7 @@ class Runner:
             clock=self._clock,
             progress=progress,
             interruption=interruption,
+            secrets=secrets,
             resumed=resumed,
         )
         return await attempt.see_through()

@@ -6,19 +6,20 @@ the ledger, so that a lost ledger makes no finished job run again.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from agent import durable
-from agent.errors import StartFailed
+from agent.errors import Blocked, StartFailed
 from agent.jobs.told import result
 from agent.paths import RunPaths, StatePaths
-from state.ids import Digest, RunId, Uid
+from state.ids import Digest, Name, RunId, Uid
 from state.run_rows import run_of, run_row
 from state.runs import Run
 from state.spec.resolved_job import Attachment, JobSpec
@@ -27,14 +28,21 @@ from state.work import Content
 Bring = Callable[[str, Digest], bytes]
 """Returns the bytes of a file of the source, by its path and digest."""
 
+Give = Callable[[Name, Sequence[str]], Mapping[str, str]]
+"""Returns the values of secrets of the host for a job, by their names. Raises Blocked."""
+
 
 class RunStore:
     """The runs of one state directory."""
 
-    def __init__(self, paths: StatePaths, bring: Bring | None = None) -> None:
-        """`bring` hands over files of the source, and may take its time; without it no run is queued here."""
+    def __init__(
+        self, paths: StatePaths, bring: Bring | None = None, give: Give | None = None
+    ) -> None:
+        """`bring` hands over files of the source, and may take its time; without it no run is queued here. `give` hands
+        over secrets; without it there are none."""
         self._paths = paths
         self._bring = bring
+        self._give = give
 
     def of(self, run: RunId) -> RunPaths:
         """Where the files of a run lie."""
@@ -98,6 +106,19 @@ class RunStore:
     def files(self, run: Run, spec: JobSpec) -> list[tuple[str, Content, int]]:
         """What goes into the guest beside the program: absolute path, content, mode. Nothing of it is read here."""
         return [(one.path, self._input(run, one.content), one.mode) for one in spec.files]
+
+    async def secrets(self, spec: JobSpec) -> Mapping[str, str]:
+        """The values of secrets that the host has for the job, by their names; they are written down nowhere. Raises
+        Blocked."""
+        wanted = spec.secrets_of_the_host
+        if not wanted:
+            return {}
+        if self._give is None:
+            raise Blocked(
+                f"giving the secret `{wanted[0]}` to {spec.name}: this agent has none to give",
+                hint="list it in a file, and say --secrets FILE, or put it into `env`",
+            )
+        return await asyncio.to_thread(self._give, spec.name, wanted)
 
     def _input(self, run: Run, one: Attachment) -> Path:
         found = self.of(run.id).input(one.digest)

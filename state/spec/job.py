@@ -21,7 +21,7 @@ from state.spec.document import (
 from state.spec.guestpaths import GuestPath, GuestPattern
 from state.spec.quantities import BootTime, Duration, Wait
 from state.spec.units import format_duration
-from state.spec.words import did_you_mean, quoted
+from state.spec.words import quoted
 
 ATTACHMENT_LIMIT = 64 << 20
 """Bytes of one file that a job's document names: it goes into the guest over SSH, and more belongs into an image."""
@@ -128,7 +128,8 @@ class JobDocument(Document):
     secrets: Annotated[tuple[VariableName, ...], FewItems] = Field(
         default=(),
         max_length=256,
-        description="Keys of `env` whose values the log masks; not those of fewer than 4 characters.",
+        description="Variables whose values the log masks, but for those of fewer than 4 characters; one that is no"
+        " key of `env` is a secret of the host.",
     )
     files: Annotated[tuple[FileEntry, ...], FewItems] = Field(
         default=(), max_length=MOST_FILES, description="Files that are put into the guest."
@@ -183,10 +184,6 @@ class JobDocument(Document):
                     "env",
                     name,
                 )
-        for index, name in enumerate(self.secrets):
-            if name not in self.env:
-                hint = did_you_mean(name, self.env)
-                raise wrong_at(f"{quoted(name)} is no key of `env`{hint}", "secrets", index)
 
     def _check_files(self) -> None:
         """Sorted by their components, a path stands directly before one that lies below it."""

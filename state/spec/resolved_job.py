@@ -48,7 +48,8 @@ class Retries:
 @dataclass(frozen=True)
 class JobSpec:
     """A job as it is wanted. `memory` and `disk` are bytes (`disk` None: the image's size); `boot`, `silence`, `total`
-    and `keep_on_failure` seconds. `runs_on` is the label that led to the image; `secrets` are names of `env`."""
+    and `keep_on_failure` seconds. `runs_on` is the label that led to the image; `secrets` are names of
+    variables that no log shows; those that are not in `env` have their values from the host."""
 
     name: Name
     runs_on: str
@@ -68,6 +69,12 @@ class JobSpec:
     retries: Retries = Retries()
     keep_on_failure: float = 0.0
     priority: int = 0
+
+    @property
+    def secrets_of_the_host(self) -> tuple[str, ...]:
+        """Names of secrets whose values no document holds."""
+        own = {name for name, _ in self.env}
+        return tuple(name for name in self.secrets if name not in own)
 
     def canonical(self) -> str:
         """Equal specs, and only they, have equal texts."""

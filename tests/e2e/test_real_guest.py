@@ -44,8 +44,8 @@ def process_of(hypervisor: QemuHypervisor) -> Process:
 async def test_it_reaches_its_host_sees_its_disk_grow_and_keeps_it_when_it_is_told_to_end(
     house: QemuHouse, hypervisor: QemuHypervisor, guest: Guest
 ) -> None:
-    """That it reaches the host's loopback is nothing that holdfast would choose: QEMU's user network has no way to
-    refuse it, and what is written on security says so. When this fails, that is to be changed."""
+    """That it reaches the host's loopback where no fence stands is nothing that holdfast would choose: QEMU's user
+    network has no way to refuse it, and what is written on security says so. When this fails, that is to be changed."""
     uid, process = guest.machine.uid, process_of(hypervisor)
     with canary() as heard:
         await guest.run(f"echo hello | timeout 3 nc 10.0.2.2 {heard.getsockname()[1]}")

@@ -21,6 +21,7 @@ WORDS = {
     "answers that nobody asked for": GREETING + b'{"return": {}, "id": "nobody"}\n' * 1000,
     "events without an end": GREETING
     + b'{"event": "RESET", "timestamp": {}, "data": {}}\n' * 10_000,
+    "bytes that are no text": GREETING + b'{"return": {}}\n{"return": "\x96"}\n' * 9,
     "an error without words": GREETING + b'{"error": 1}\n',
 }
 

@@ -85,6 +85,7 @@ BY_HEADER: dict[str, tuple[Make, str]] = {
     "a mark of corruption": (patched(72, ">Q", 2), "marked as corrupt"),
     "no size": (patched(24, ">Q", 0), "its virtual size is 0"),
     "an absurd size": (patched(24, ">Q", 1 << 63), "its virtual size is 9223372036854775808 bytes"),
+    "a size in the midst of a sector": (patched(24, ">Q", SIZE + 42), "no whole sectors"),
     "more than is allowed": (patched(24, ">Q", 60 << 40), "and its max_size is 1073741824"),
     "encryption": (patched(32, ">I", 1), "is encrypted"),
     "version 1": (patched(4, ">I", 1), "of version 1"),

@@ -116,7 +116,7 @@ def test_without_a_time_of_its_own_a_boot_has_that_of_its_image(tmp_path: Path) 
         ("env: {N: 0x10}", "5:10: `N`: `0x10` is no text (put it in quotes)"),
         ('env: {A: "x\\0y"}', "5:10: the text has a control character in it"),
         ("env: [A]", "5:6: `env`: a list is no mapping"),
-        ("secrets: [TOKN]\nenv: {TOKEN: x}", "5:11: `TOKN` is no key of `env` (did you mean `TOK"),
+        ("secrets: [no-name]", "5:11: `secrets`: `no-name` is no name of a variable"),
         ("secrets: [A, A]\nenv: {A: x}", "5:14: `A` is listed twice (remove one)"),
         ("files: [{path: /a}]", "5:9: key `source` is missing"),
         ("files: [{path: a, source: x}]", "5:16: `path`: `a` is no path of a file in the guest"),

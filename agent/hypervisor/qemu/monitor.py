@@ -41,11 +41,19 @@ STATES = {
 }
 """QEMU's RunState (qapi/run-state.json); what is not here is OTHER."""
 
+_MOST_SAID = 300
+"""Characters of what QEMU says that are passed on: a guest may have taken it over."""
+
 _SAID = {
     RunState.OFF: "the guest powered itself off",
     RunState.PANICKED: "the guest's kernel panicked",
     RunState.IO_ERROR: "the host could not read or write its disk",
 }
+
+
+_LOST = (QMPError, OSError, EOFError, TimeoutError, AssertionError, ValueError, RecursionError)
+"""What qemu.qmp 0.0.6 raises when a line is lost, or holds what no QEMU says: it asserts that a line lives on once it
+has greeted, and lets through what Python says of bytes that are no text and of brackets without an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,7 @@ class Monitor:
             reply = await self._ask(client, "query-uuid", deadline=self._timing.connect)
             if reply.get("UUID") != self._uid:
                 raise MonitorError(
-                    f"another machine answers at its monitor: {printable(str(reply.get('UUID')))}"
+                    f"another machine answers at its monitor: {_told(reply.get('UUID'))}"
                 )
             self._client = client
             yield client
@@ -128,7 +136,7 @@ class Monitor:
             # them. A socket that cannot be flushed is let go.
             closing = asyncio.ensure_future(client.disconnect())
             closing.add_done_callback(lambda done: done.cancelled() or done.exception())
-            with suppress(QMPError, OSError, EOFError, TimeoutError):
+            with suppress(*_LOST):
                 async with asyncio.timeout(1):
                     await asyncio.shield(closing)
 
@@ -159,9 +167,7 @@ class Monitor:
     def _answered(self, status: str) -> None:
         state = STATES.get(status, RunState.OTHER)
         detail = (
-            _SAID.get(state, "")
-            if state is not RunState.OTHER
-            else f"QEMU says: {printable(status)}"
+            _SAID.get(state, "") if state is not RunState.OTHER else f"QEMU says: {_told(status)}"
         )
         if self._trouble and state is RunState.IO_ERROR:
             detail += f": {self._trouble}"
@@ -189,11 +195,11 @@ class Monitor:
         data = data if isinstance(data, dict) else {}
         match event.get("event"):
             case "SHUTDOWN":
-                self.parting = str(data.get("reason", ""))
+                self.parting = _told(data.get("reason", ""))
             case "RESET" if data.get("guest"):
                 self._resets.count(asyncio.get_running_loop().time())
             case "BLOCK_IO_ERROR":
-                self._trouble = printable(str(data.get("reason", "")))
+                self._trouble = _told(data.get("reason", ""))
             case "RTC_CHANGE" | "BALLOON_CHANGE" | "NIC_RX_FILTER_CHANGED":
                 return False
             case _:
@@ -295,10 +301,16 @@ def _translated(command: str) -> Iterator[None]:
     try:
         yield
     except ExecuteError as error:
-        raise MonitorError(f"QEMU refused {command}: {printable(str(error))}") from error
+        raise MonitorError(f"QEMU refused {command}: {_told(error)}") from error
     except TimeoutError as error:
         raise MonitorError(f"{command} was not answered in time") from error
     except ConnectError as error:
-        raise MonitorError(f"its monitor cannot be reached: {printable(str(error.exc))}") from error
-    except (QMPError, OSError, EOFError) as error:
+        raise MonitorError(f"its monitor cannot be reached: {_told(error.exc)}") from error
+    except _LOST as error:
         raise MonitorError(f"its monitor was lost during {command}") from error
+
+
+def _told(said: object) -> str:
+    """What the other side said, harmless and short."""
+    text = printable(str(said)[:_MOST_SAID])
+    return text if len(text) <= _MOST_SAID else text[: _MOST_SAID - 1] + "…"

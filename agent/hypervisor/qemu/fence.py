@@ -1,0 +1,81 @@
+"""Keeps guests from the host itself: a table of nftables that lets no QEMU of ours begin a connection to its addresses.
+
+In QEMU's user network the gateway 10.0.2.2 is the host's loopback, and the host sees a connection through it as its
+own: what listens on 127.0.0.1 for the host alone, other machines' SSH ports among it, would be every guest's to talk to
+(QEMU 7.2 has no switch for that but `restrict`, which takes away the whole network).
+
+The table is one for the host, the same whoever puts it up, and replaced whole. It knows QEMUs by their users, so it
+needs root, and users of their own for machines. Connections *into* guests are answered as before, and the resolver that
+QEMU asks for its guests is let through. It stays when the agent leaves, since machines run on.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+TABLE = "holdfast"
+_PATIENCE = 10.0
+_RESOLVERS = Path("/etc/resolv.conf")
+
+
+def put_up(uids: range | None) -> str | None:
+    """Put the fence up around the processes of these users. Why it cannot be, as a sentence part; None where it is."""
+    if uids is None:
+        return "only root can fence off QEMUs, by users of their own"
+    try:
+        done = subprocess.run(
+            ["nft", "-f", "-"],
+            input=rules(uids, resolvers(_RESOLVERS)),
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "there is no nft (Debian: nftables)"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"nft does not run: {error}"
+    if done.returncode:
+        said = next(iter(done.stderr.splitlines()), f"status {done.returncode}")
+        return f"nft refuses: {said}"
+    return None
+
+
+def rules(uids: range, asked: Sequence[IPv4Address | IPv6Address]) -> str:
+    """What nft(8) reads. Whatever goes to an address of the host leaves by `lo`, whichever address that is."""
+    spared = "".join(
+        f"    {'ip' if one.version == 4 else 'ip6'} daddr {one} meta l4proto {{ tcp, udp }} th dport 53 accept\n"
+        for one in asked
+    )
+    return f"""\
+table inet {TABLE}
+delete table inet {TABLE}
+table inet {TABLE} {{
+  chain guests {{
+{spared}    reject
+  }}
+  chain output {{
+    type filter hook output priority filter; policy accept;
+    oifname "lo" meta skuid {uids[0]}-{uids[-1]} ct state new jump guests
+  }}
+}}
+"""
+
+
+def resolvers(configured: Path) -> list[IPv4Address | IPv6Address]:
+    """The servers that resolv.conf(5) names."""
+    try:
+        lines = configured.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    found: list[IPv4Address | IPv6Address] = []
+    for words in (line.split() for line in lines):
+        if len(words) > 1 and words[0] == "nameserver":
+            try:
+                found.append(ip_address(words[1].partition("%")[0]))
+            except ValueError:
+                continue
+    return found

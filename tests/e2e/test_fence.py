@@ -1,0 +1,125 @@
+"""A guest that is let out reaches the world, and not the host that it runs on; tried in a network of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from agent.host import run_as_range
+from agent.hypervisor.qemu import fence
+from tests.e2e.site import DEADLINE, Site
+
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root has networks and rules")
+LISTENS = """\
+import socket, sys
+with socket.create_server((sys.argv[1], 0)) as listener:
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        with listener.accept()[0] as who:
+            print("heard", who.recv(99), flush=True)
+"""
+
+
+@contextmanager
+def network() -> Iterator[list[str]]:
+    """What a command is started behind to be in a network that nothing else is in."""
+    holder = subprocess.Popen(
+        ["unshare", "--net", "--", "sh", "-c", "ip link set lo up; echo up; read line"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"up\n"
+        yield ["nsenter", f"--net=/proc/{holder.pid}/ns/net", "--"]
+    finally:
+        holder.communicate(b"\n")
+
+
+@contextmanager
+def canary(within: list[str], address: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A listener in that network: it says its port, and then a line for everybody who comes."""
+    words = [*within, sys.executable, "-c", LISTENS, address]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as listener:
+        try:
+            yield listener
+        finally:
+            listener.kill()
+
+
+def said(listener: subprocess.Popen[bytes]) -> bytes:
+    assert listener.stdout is not None
+    return listener.stdout.readline()
+
+
+@ROOT_ONLY
+@pytest.mark.qemu
+@pytest.mark.guest
+@pytest.mark.timeout(400)
+def test_a_guest_with_egress_reaches_no_address_of_its_host_and_is_reached(tiny: Site) -> None:
+    """Sabotage: put no rule up, or one for other users: the canary hears the first word."""
+    with network() as within, canary(within, "0.0.0.0") as listener:
+        port = int(said(listener))
+        subprocess.run([*within, "ip", "addr", "add", "192.0.2.9/32", "dev", "lo"], check=True)
+        tiny.within = within
+        tiny.vm("web")
+        with tiny.agent("--loopback", "fence"):
+            tiny.ready("web")
+            for address in ("10.0.2.2", "192.0.2.9", "127.0.0.1"):
+                tiny.ssh("web", f"echo fenced | timeout 5 nc {address} {port}; true")
+        with tiny.agent("--loopback", "open"):
+            subprocess.run([*within, "nft", "delete", "table", "inet", fence.TABLE], check=True)
+            tiny.ssh("web", f"echo open | timeout 5 nc 10.0.2.2 {port}; true")
+            assert said(listener) == b"heard b'open\\n'\n", "it hears, and heard nothing before"
+        assert tiny.call("down", "--yes", "--volumes").returncode == 0
+        tiny.within = []
+    assert "LoopbackOpen" not in tiny.log()
+
+
+@ROOT_ONLY
+def test_it_stands_once_however_often_it_is_put_up_and_spares_the_resolver() -> None:
+    uids = run_as_range()
+    assert uids is not None
+    text = fence.rules(uids, [ip_address("127.0.0.53"), ip_address("::1")])
+    with network() as within:
+        for _ in range(2):
+            subprocess.run([*within, "nft", "-f", "-"], input=text, text=True, check=True)
+        told = subprocess.run(
+            [*within, "nft", "list", "ruleset"], capture_output=True, text=True, check=True
+        ).stdout
+        assert told.count("skuid") == told.count("reject") == 1
+        with canary(within, "127.0.0.1") as listener:
+            port = int(said(listener))
+            for uid, heard in ((uids[0], False), (uids[-1], False), (uids[-1] + 1, True)):
+                assert _connects(within, uid, port) is heard
+
+
+def _connects(within: list[str], uid: int, port: int) -> bool:
+    words = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
+    tried = f"import socket; socket.create_connection(('127.0.0.1', {port}), {DEADLINE}).close()"
+    whole = [*within, *words, "/usr/bin/python3", "-c", tried]
+    done = subprocess.run(whole, capture_output=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode == 0
+
+
+def test_without_root_it_is_told_why_there_is_none() -> None:
+    assert fence.put_up(None) == "only root can fence off QEMUs, by users of their own"
+
+
+def test_resolvers_are_addresses_or_nothing(tmp_path: Path) -> None:
+    """Text of a file that others may write goes into rules."""
+    path = tmp_path / "resolv.conf"
+    path.write_text(
+        "nameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver x accept\nsearch a\n"
+    )
+    found = [str(one) for one in fence.resolvers(path)]
+    assert found == ["127.0.0.53", "fe80::1"]
+    assert fence.resolvers(tmp_path / "none") == []
