@@ -26,6 +26,7 @@ from agent.jobs.runner import Runner
 from agent.jobs.store import RunStore
 from agent.observe import observe
 from agent.operator import Operator
+from agent.parting import power_down
 from agent.plan import plan
 from agent.policy import Policy
 from agent.ready import Readiness
@@ -117,7 +118,8 @@ class Agent:
 
     def stop(self) -> None:
         """Leave at the next turn; steps under way are finished first, fetches are given up, and runs have the policy's
-        `drain_timeout` to end. Said once more: they end now."""
+        `drain_timeout` to end. Said once more: they end now. Machines run on, unless the policy's `on_stop` says
+        otherwise."""
         if self._stopping:
             self._drain()
         self._stopping = True
@@ -157,6 +159,8 @@ class Agent:
                         self._policy.drain_timeout, self._drain
                     )
                 drain.cancel()
+                if self._policy.on_stop == "shutdown":
+                    await power_down(self._ledger, self._backend.hypervisor, executor)
                 readiness.follow(Observed(), beside)
                 for helper in helpers:
                     helper.cancel()

@@ -41,6 +41,7 @@ _COMMANDS = {
     "suspend": ("agent.cli.operate", "Leave everything alone until `resume`."),
     "resume": ("agent.cli.operate", "Keep the VMs as the documents say again."),
     "reconcile": ("agent.cli.operate", "Fetch and look now."),
+    "stop": ("agent.cli.stop", "Let the agent leave; VMs run on, or are powered down."),
     "ssh": ("agent.cli.ssh", "Into a guest, with pinned keys."),
     "console": ("agent.cli.console", "A VM's serial line."),
     "down": ("agent.cli.down", "Destroy everything of a state directory."),
