@@ -44,6 +44,7 @@ _COMMANDS = {
     "stop": ("agent.cli.stop", "Let the agent leave; VMs run on, or are powered down."),
     "ssh": ("agent.cli.ssh", "Into a guest, with pinned keys."),
     "console": ("agent.cli.console", "A VM's serial line."),
+    "install-service": ("agent.cli.service", "Write the units that systemd runs the agent by."),
     "down": ("agent.cli.down", "Destroy everything of a state directory."),
     "simulate": ("agent.cli.simulate", "Random faults on a host in memory; the promises checked."),
     "schema": ("agent.cli.validate", "JSON Schema of the documents, for editors."),
@@ -60,7 +61,7 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, _ = _COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), cmd_name)
+        command = getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)  # noqa: S101 - a bug of this table
         return command
 

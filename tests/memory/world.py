@@ -12,6 +12,7 @@ from typing import Literal
 from agent.hypervisor.memory import MemoryHost
 from agent.jobs.store import RunStore
 from agent.loop import Agent, World
+from agent.notify import Manager
 from agent.paths import StatePaths
 from agent.policy import Policy
 from agent.record import Pass
@@ -59,6 +60,7 @@ class Lab:
     drain_timeout: float = 0.2
     on_stop: Literal["leave", "shutdown"] = "leave"
     most_memory: int | None = None
+    manager: Manager | None = None
     agent: Agent | None = None
     ledger: Ledger | None = None
 
@@ -101,7 +103,7 @@ class Lab:
             drain_timeout=self.drain_timeout,
             on_stop=self.on_stop,
         )
-        self.agent = Agent(world, policy, interval=5.0, on_pass=self._passed)
+        self.agent = Agent(world, policy, interval=5.0, on_pass=self._passed, manager=self.manager)
         return self.agent
 
     def _passed(self, done: Pass) -> None:
