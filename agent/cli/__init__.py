@@ -43,6 +43,7 @@ _COMMANDS = {
     "reconcile": ("agent.cli.operate", "Fetch and look now."),
     "stop": ("agent.cli.stop", "Let the agent leave; VMs run on, or are powered down."),
     "ssh": ("agent.cli.ssh", "Into a guest, with pinned keys."),
+    "cp": ("agent.cli.cp", "Files into a guest and out of it."),
     "console": ("agent.cli.console", "A VM's serial line."),
     "install-service": ("agent.cli.service", "Write the units that systemd runs the agent by."),
     "down": ("agent.cli.down", "Destroy everything of a state directory."),

@@ -1,6 +1,6 @@
 """`python -m tests.reboot IMAGE`: an agent inside a VM, as the service that `install-service` makes of it under a
-Debian's systemd, and its own VMs inside that. It is restarted, the outer VM is rebooted in order, and then its power is cut.
-Status 1 if anything of the inner ones is not as it was, or was not told what was coming.
+Debian's systemd, and its own VMs inside that. The agent is restarted, the outer VM rebooted in order, and then its
+power cut. Status 1 if anything of the inner ones is not as it was, or was not told what was coming.
 
 The outer VM is kept by holdfast too. Everything is emulated, twice over within: it takes minutes.
 """
