@@ -47,6 +47,7 @@ _COMMANDS = {
     "console": ("agent.cli.console", "A VM's serial line."),
     "install-service": ("agent.cli.service", "Write the units that systemd runs the agent by."),
     "down": ("agent.cli.down", "Destroy everything of a state directory."),
+    "doctor": ("agent.cli.doctor", "What is wrong with this host, and what to do."),
     "simulate": ("agent.cli.simulate", "Random faults on a host in memory; the promises checked."),
     "schema": ("agent.cli.validate", "JSON Schema of the documents, for editors."),
 }

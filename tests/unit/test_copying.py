@@ -159,7 +159,9 @@ class Liar(Sftp):
 
 
 @pytest.mark.parametrize("mode", [FILE, DIRECTORY])
-@pytest.mark.parametrize("name", [b"..", b"../out", b"/etc/out", b"a/../../out", b"", b".", b"a\0"])
+@pytest.mark.parametrize(
+    "name", [b"..", b"../out", b"/proc/out", b"a/../../out", b"", b".", b"a\0"]
+)
 def test_no_name_leads_out_of_the_directory(tmp_path: Path, name: bytes, mode: int) -> None:
     """Sabotage: take names as they come."""
     with pytest.raises(HoldfastError):
