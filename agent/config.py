@@ -34,6 +34,7 @@ class Settings:
     max_concurrency: int | None = None
     capacity_map: tuple[tuple[str, int], ...] = ()
     drain_timeout: float | None = None
+    on_stop: str | None = None
     max_destroy: int | None = None
     disk_floor: int | None = None
 

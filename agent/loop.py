@@ -24,10 +24,13 @@ from agent.jobs.outcome import Fault
 from agent.jobs.requests import Requests
 from agent.jobs.runner import Runner
 from agent.jobs.store import RunStore
+from agent.notify import Manager
 from agent.observe import observe
 from agent.operator import Operator
+from agent.parting import power_down
 from agent.plan import plan
 from agent.policy import Policy
+from agent.pulse import Pulse
 from agent.ready import Readiness
 from agent.record import Pass, Recorder
 from agent.recover import recover, take_in_strangers
@@ -73,7 +76,8 @@ class World:
 class Agent:
     """Keeps one backend as one source says, until it is told to stop, or until nothing can be recorded any more.
 
-    `interval`: seconds after which it looks again although nothing woke it. `on_pass` is told of every pass.
+    `interval`: seconds after which it looks again although nothing woke it. `on_pass` is told of every pass. `manager`
+    is told when the loop begins, that it lives, and when it leaves.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Agent:
         *,
         interval: float = 30.0,
         on_pass: Callable[[Pass], None] = lambda _: None,
+        manager: Manager | None = None,
     ) -> None:
         self._source = world.source
         self._ledger = world.ledger
@@ -92,6 +97,7 @@ class Agent:
         self._policy = policy
         self._interval = interval
         self._on_pass = on_pass
+        self._pulse = Pulse(manager or Manager())
         self.wake = Wake()
         self._doing = Doing()
         self._fetching = Fetching(world.ledger, world.backend, world.clock, self._doing)
@@ -117,7 +123,8 @@ class Agent:
 
     def stop(self) -> None:
         """Leave at the next turn; steps under way are finished first, fetches are given up, and runs have the policy's
-        `drain_timeout` to end. Said once more: they end now."""
+        `drain_timeout` to end. Said once more: they end now. Machines run on, unless the policy's `on_stop` says
+        otherwise."""
         if self._stopping:
             self._drain()
         self._stopping = True
@@ -139,9 +146,10 @@ class Agent:
                 helpers.append(beside.create_task(self._look_for_strangers()))
                 async with asyncio.TaskGroup() as steps:
                     self.wake.notify("start")
+                    self._pulse.ready()
                     timeout = self._interval
                     while not self._stopping:
-                        reasons = await self.wake.wait(timeout)
+                        reasons = await self._pulse.wait(self.wake, timeout)
                         if self._stopping:
                             break
                         timeout = self._interval
@@ -150,6 +158,7 @@ class Agent:
                             self._act(done, executor, steps)
                             readiness.follow(done.observed, beside)
                             timeout = self._until(done)
+                    self._pulse.leaving()
                     for fetch in self._fetches:
                         fetch.cancel()
                     helpers.append(beside.create_task(self._look_on(executor)))
@@ -157,6 +166,8 @@ class Agent:
                         self._policy.drain_timeout, self._drain
                     )
                 drain.cancel()
+                if self._policy.on_stop == "shutdown":
+                    await power_down(self._ledger, self._backend.hypervisor, executor)
                 readiness.follow(Observed(), beside)
                 for helper in helpers:
                     helper.cancel()
@@ -179,7 +190,7 @@ class Agent:
         """See, while runs get their time to end, which of them nobody wants any more. Nothing is begun by it."""
         timeout = self._interval
         while True:
-            reasons = await self.wake.wait(timeout)
+            reasons = await self._pulse.wait(self.wake, timeout)
             if (done := await self._guarded_turn(reasons)) is not None:
                 self._end_unwanted(done, executor)
                 timeout = self._until(done)
@@ -244,7 +255,8 @@ class Agent:
         self._reader = self._reader or Worker("reader of the source")
         self._loading = self._reader.submit(partial(self._source.load, wall))
         try:
-            return await self._loading
+            await self._pulse.until(self._loading)
+            return self._loading.result()
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from state.observed import DISK_FLOOR
 
@@ -12,6 +13,8 @@ SSH_PORTS = range(22000, 32768)
 kernel's default ephemeral range (32768 to 60999), from which any outgoing connection may take one."""
 ENOUGH = 1000
 """Ports that a range to lease from should have."""
+DRAIN_TIMEOUT = 60.0
+"""Seconds that running jobs get when the agent is to leave."""
 
 
 def ssh_ports(ephemeral: range) -> range:
@@ -34,7 +37,8 @@ class Policy:
     nobody said. `max_concurrency`: VMs of jobs at once; `capacity`: of those that a label means; `drain_timeout`:
     seconds that running jobs get when the agent is to leave. `max_destroy`: VMs that a pass may destroy without being
     asked to, None for half of those that run. `began`: the CLOCK_BOOTTIME since which guests are asked whether they are
-    ready. `disk_floor`: bytes; where fewer are free, nothing new begins."""
+    ready. `disk_floor`: bytes; where fewer are free, nothing new begins. `on_stop`: what becomes of VMs when the agent
+    leaves."""
 
     state_id: str
     accelerator: str
@@ -42,9 +46,10 @@ class Policy:
     first_ssh_port: int = SSH_PORTS.start
     run_as: range | None = None
     memory: int | None = None
-    drain_timeout: float = 60.0
+    drain_timeout: float = DRAIN_TIMEOUT
     max_concurrency: int = 2
     max_destroy: int | None = None
     disk_floor: int = DISK_FLOOR
     capacity: Mapping[str, int] = field(default_factory=dict)
     began: float = 0.0
+    on_stop: Literal["leave", "shutdown"] = "leave"

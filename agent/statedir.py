@@ -53,7 +53,7 @@ class StateDirectory:
     def _enter(self, root: Path) -> bool:
         """Make it and hold it; False where its last holder removed it meanwhile, lock and all."""
         made = _make(self.paths.root)
-        _check_private(self.paths.root)
+        check_private(self.paths.root)
         self._directory = os.open(self.paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock = -1
         try:
@@ -167,7 +167,8 @@ def _make(directory: Path) -> bool:
     return True
 
 
-def _check_private(root: Path) -> None:
+def check_private(root: Path) -> None:
+    """Raises StateUnusable for a directory that another user owns, may enter or may exchange, and OSError."""
     found = root.stat()
     if found.st_uid != os.geteuid():
         raise StateUnusable(

@@ -41,9 +41,13 @@ _COMMANDS = {
     "suspend": ("agent.cli.operate", "Leave everything alone until `resume`."),
     "resume": ("agent.cli.operate", "Keep the VMs as the documents say again."),
     "reconcile": ("agent.cli.operate", "Fetch and look now."),
+    "stop": ("agent.cli.stop", "Let the agent leave; VMs run on, or are powered down."),
     "ssh": ("agent.cli.ssh", "Into a guest, with pinned keys."),
+    "cp": ("agent.cli.cp", "Files into a guest and out of it."),
     "console": ("agent.cli.console", "A VM's serial line."),
+    "install-service": ("agent.cli.service", "Write the units that systemd runs the agent by."),
     "down": ("agent.cli.down", "Destroy everything of a state directory."),
+    "doctor": ("agent.cli.doctor", "What is wrong with this host, and what to do."),
     "simulate": ("agent.cli.simulate", "Random faults on a host in memory; the promises checked."),
     "schema": ("agent.cli.validate", "JSON Schema of the documents, for editors."),
 }
@@ -59,7 +63,7 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, _ = _COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), cmd_name)
+        command = getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)  # noqa: S101 - a bug of this table
         return command
 

@@ -237,6 +237,8 @@ def policy_of(settings: Settings, state_id: str, accelerator: str) -> Policy:
         policy = replace(policy, max_destroy=settings.max_destroy)
     if settings.drain_timeout is not None:
         policy = replace(policy, drain_timeout=settings.drain_timeout)
+    if settings.on_stop == "shutdown":
+        policy = replace(policy, on_stop="shutdown")
     if settings.hypervisor == "memory":
         return policy
     uids = run_as_range()

@@ -1,13 +1,29 @@
-"""Which instance a person means by a name, for the commands that go into a guest."""
+"""Which instance a person means by a name, and the way into its guest, for the commands that go there."""
 
 from __future__ import annotations
 
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
 from agent.cli.reading import in_memory, open_reader, still_runs
-from agent.errors import BadInput
+from agent.errors import BadInput, NotReady
 from agent.paths import StatePaths
 from state.ids import Name
 from state.lifecycle import Phase
 from state.observed import Instance
+
+if TYPE_CHECKING:
+    from agent.guest.ssh import Transport
+
+T = TypeVar("T")
+
+_LOGIN = 20.0
+_PATIENCE = 10.0
+"""Seconds after which a login that fails is not tried again."""
 
 
 def running_instance(state: StatePaths, name: str) -> Instance:
@@ -40,3 +56,32 @@ def running_instance(state: StatePaths, name: str) -> Instance:
     if finding is not None and finding.scope == "kept" and own and own[-1].phase is Phase.RUNNING:
         why = "its process is gone, and no agent has seen to it yet"
     raise BadInput(f"{name} does not run just now: {why}", hint=f"see `holdfast explain {name}`")
+
+
+@contextmanager
+def entered(state: StatePaths, name: str) -> Iterator[Transport]:
+    """Logged into the guest of `name`, as long as the block lasts. Raises BadInput, NotReady, HostKeyChanged."""
+    from agent.guest.ssh import endpoint, session
+
+    instance = running_instance(state, name)
+    if instance.ssh_port is None:
+        raise BadInput(
+            f"{name} cannot be logged into: its image takes no keys (nocloud is false)",
+            hint=f"try `holdfast console {name}`",
+        )
+    user = json.loads(instance.spec)["image"]["ssh_user"]
+    to = endpoint(state, instance.name, instance.ssh_port, user)
+    with ExitStack() as stack:
+        yield _patiently(lambda: stack.enter_context(session(state, instance.name, to, _LOGIN)))
+
+
+def _patiently(enter: Callable[[], T]) -> T:
+    """Try again for a while: cloud-init restarts the SSH server of a guest that has just let us in."""
+    waiting, end = threading.Event(), time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return enter()
+        except NotReady:
+            if time.monotonic() > end:
+                raise
+        waiting.wait(0.5)

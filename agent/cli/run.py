@@ -167,6 +167,7 @@ def _run(
     )
     from agent.jobs.store import RunStore
     from agent.loop import Agent, World
+    from agent.notify import Manager
     from agent.settled import settled
 
     collector.be_patient()
@@ -197,7 +198,8 @@ def _run(
                 agent.stop()
 
         world = World(source, ledger, backend, clock, store)
-        agent = Agent(world, policy, interval=interval, on_pass=look)
+        manager = Manager.of(os.environ, os.getpid())
+        agent = Agent(world, policy, interval=interval, on_pass=look, manager=manager)
         leaving.answer(_said(agent.stop))
         _tell_start(held.paths, settings, accelerator)
         fetcher = fetcher_of(settings, source, agent.wake, interval)

@@ -169,6 +169,11 @@ def source_options(function: F) -> F:
             metavar="DURATION",
             help="How long running jobs may go on when the agent is to leave.  [default: 60s]",
         ),
+        option(
+            "--on-stop",
+            type=click.Choice(["leave", "shutdown"]),
+            help="What becomes of VMs when the agent leaves; shutdown: they are powered down.  [default: leave]",
+        ),
     ]
     for one in reversed(options):
         function = one(function)

@@ -6,28 +6,21 @@ import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
 from agent.cli import terminal
-from agent.cli.guests import running_instance
+from agent.cli.guests import entered
 from agent.cli.options import state_option
 from agent.cli.output import OutputLost, write_all
-from agent.errors import BadInput, NotReady
 from agent.paths import StatePaths
+from state.ids import Name
 
 if TYPE_CHECKING:
     from agent.guest.ssh import Channel
 
-T = TypeVar("T")
-
-_LOGIN = 20.0
-_PATIENCE = 10.0
-"""Seconds after which a login that fails is not tried again."""
 _CHUNK = 1 << 15
 _NO_STATUS = 255
 """What OpenSSH's client says when the connection ended without an exit status."""
@@ -39,23 +32,10 @@ _NO_STATUS = 255
 @state_option
 def ssh(state: StatePaths, name: str, command: tuple[str, ...]) -> int:
     """Into the guest of a VM: a shell, or `-- COMMAND…`, whose output and exit status are this command's."""
-    import json
+    from agent.guest.ssh import channel_of
 
-    from agent.guest.ssh import channel_of, endpoint, session
-
-    instance = running_instance(state, name)
-    if instance.ssh_port is None:
-        raise BadInput(
-            f"{name} cannot be logged into: its image takes no keys (nocloud is false)",
-            hint=f"try `holdfast console {name}`",
-        )
-    user = json.loads(instance.spec)["image"]["ssh_user"]
-    to = endpoint(state, instance.name, instance.ssh_port, user)
-    with ExitStack() as stack:
-        transport = _patiently(
-            lambda: stack.enter_context(session(state, instance.name, to, _LOGIN))
-        )
-        channel = channel_of(transport, instance.name)
+    with entered(state, name) as transport:
+        channel = channel_of(transport, Name(name))
         if command:
             channel.exec_command(" ".join(command))
             return _join(channel)
@@ -69,18 +49,6 @@ def ssh(state: StatePaths, name: str, command: tuple[str, ...]) -> int:
         signal.signal(signal.SIGWINCH, lambda *_: channel.resize_pty(*terminal.size()))
         with terminal.raw():
             return _join(channel)
-
-
-def _patiently(enter: Callable[[], T]) -> T:
-    """Try again for a while: cloud-init restarts the SSH server of a guest that has just let us in."""
-    waiting, end = threading.Event(), time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return enter()
-        except NotReady:
-            if time.monotonic() > end:
-                raise
-        waiting.wait(0.5)
 
 
 def _join(channel: Channel) -> int:

@@ -1,4 +1,4 @@
-"""Asking the agent of a state directory to leave for good, with what its jobs run cancelled first."""
+"""Asking the agent of a state directory to leave, in time for its jobs to end or with these cancelled first."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.errors import Blocked, HoldfastError, StateInUse, StateUnusable
 from agent.paths import StatePaths
+from state.records import SETTINGS_KEY
 
 if TYPE_CHECKING:
     from state.ids import RunId
@@ -47,13 +48,14 @@ def _cancel_runs(state: StatePaths) -> None:
                 ask_of_job(state.api_socket, run.name, "cancel")
 
 
-def stop_agent(state: StatePaths) -> None:
-    """Ask the agent that holds the state directory to leave, and wait until it has."""
+def stop_agent(state: StatePaths, *, cancel: bool) -> bool:
+    """Ask the agent that holds the state directory to leave, and wait until it has; whether there was one. `cancel`:
+    what its jobs run is cancelled, instead of being given the time that it gives them."""
     from agent.statedir import UNSEEN, holder
 
     pid = holder(state)
     if pid is None:
-        return
+        return False
     if pid == UNSEEN:
         raise StateInUse(
             f"the agent of {state.root} cannot be stopped from here: its process cannot be seen",
@@ -62,30 +64,43 @@ def stop_agent(state: StatePaths) -> None:
     try:
         agent = os.pidfd_open(pid)
     except ProcessLookupError:
-        return
+        return False
     try:
         # The pid may be another's by now; only if it still holds the lock is it the one that was meant.
         if holder(state) != pid:
-            return
-        _cancel_runs(state)
-        seconds = patience(state)
-        if not _left_in_time(agent, seconds, state):
+            return False
+        if cancel:
+            _cancel_runs(state)
+        seconds = patience(state) + (0.0 if cancel else _drain_timeout(state))
+        if not _left_in_time(agent, seconds, state, again=cancel):
             raise StateInUse(
                 f"the agent with pid {pid} did not leave within {seconds:.0f} s",
                 hint="see what it is doing with `holdfast events`, end it, and try again",
             )
     finally:
         os.close(agent)
+    return True
 
 
-def _left_in_time(agent: int, seconds: float, state: StatePaths) -> bool:
-    """Tell the process behind a pidfd to leave, and again while it has running jobs: told twice, it gives them no more
+def _drain_timeout(state: StatePaths) -> float:
+    from agent.cli.reading import read
+    from agent.config import Settings
+    from agent.policy import DRAIN_TIMEOUT
+
+    said = None
+    with suppress(HoldfastError), read(state) as reader:
+        said = Settings.from_json(reader.meta(SETTINGS_KEY)).drain_timeout
+    return DRAIN_TIMEOUT if said is None else said
+
+
+def _left_in_time(agent: int, seconds: float, state: StatePaths, *, again: bool) -> bool:
+    """Tell the process behind a pidfd to leave; `again` while it has running jobs: told twice, it gives them no more
     time."""
     import select
 
     end, told = time.monotonic() + seconds, False
     while (left := end - time.monotonic()) > 0:
-        if not told or _jobs_run(state):
+        if not told or (again and _jobs_run(state)):
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(agent, signal.SIGTERM)
             told = True

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import paramiko
 
     Channel = paramiko.Channel
+    Transport = paramiko.Transport
 
 LOGIN_TIMEOUT = 20.0
 """Seconds for key exchange, login and one command; a guest under emulation takes two for its first key exchange."""

@@ -112,7 +112,7 @@ def call(command: str, state: Path) -> list[str]:
 
 def test_every_command_of_the_readme_exists_with_its_options() -> None:
     context = click.Context(holdfast)
-    named = re.findall(r"(?:`|\$ |/)holdfast ([a-z]+)((?: --[a-z-]+)*)", README)
+    named = re.findall(r"(?:`|\$ |/)holdfast ([a-z-]+)((?: --[a-z-]+)*)", README)
     assert len(named) > 8
     for name, options in named:
         command = holdfast.get_command(context, name)

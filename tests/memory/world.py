@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from agent.hypervisor.memory import MemoryHost
 from agent.jobs.store import RunStore
 from agent.loop import Agent, World
+from agent.notify import Manager
 from agent.paths import StatePaths
 from agent.policy import Policy
 from agent.record import Pass
@@ -56,7 +58,9 @@ class Lab:
     passes: list[Pass] = field(default_factory=list)
     told: Callable[[Pass], object] = lambda _: None
     drain_timeout: float = 0.2
+    on_stop: Literal["leave", "shutdown"] = "leave"
     most_memory: int | None = None
+    manager: Manager | None = None
     agent: Agent | None = None
     ledger: Ledger | None = None
 
@@ -97,8 +101,9 @@ class Lab:
             run_as=range(61000, 61100),
             memory=self.most_memory,
             drain_timeout=self.drain_timeout,
+            on_stop=self.on_stop,
         )
-        self.agent = Agent(world, policy, interval=5.0, on_pass=self._passed)
+        self.agent = Agent(world, policy, interval=5.0, on_pass=self._passed, manager=self.manager)
         return self.agent
 
     def _passed(self, done: Pass) -> None:

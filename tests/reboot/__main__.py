@@ -1,5 +1,6 @@
-"""`python -m tests.reboot IMAGE`: an agent inside a VM, as a service of Debian, and its own VMs inside that; then the
-power of the outer VM is cut and it boots again. Status 1 if anything of the inner ones is not as it was.
+"""`python -m tests.reboot IMAGE`: an agent inside a VM, as the service that `install-service` makes of it under a
+Debian's systemd, and its own VMs inside that. The agent is restarted, the outer VM rebooted in order, and then its
+power cut. Status 1 if anything of the inner ones is not as it was, or was not told what was coming.
 
 The outer VM is kept by holdfast too. Everything is emulated, twice over within: it takes minutes.
 """
@@ -15,13 +16,16 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agent.parting import WHY
 from tests.e2e.site import ROOT, Site, image_path, site
 
 DEADLINE = 3600.0
 STATE = "/var/lib/holdfast"
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 HOST = "cpus: 2\ndisk: 8GiB"
 INNER = {
     "images.yaml": """\
@@ -34,17 +38,18 @@ images:
 """,
     "web.yaml": "{api: holdfast/v1, kind: vm, name: web, memory: 96MiB}\n",
 }
-UNIT = f"""\
-[Unit]
-Description=holdfast
-[Service]
-Environment=PYTHONPATH=/srv/holdfast
-ExecStart=/usr/bin/python3 -m agent run --state {STATE} --desired /srv/desired --image-root /srv/images --accel tcg
-KillMode=process
-Restart=always
-[Install]
-WantedBy=multi-user.target
+PROGRAM = """\
+#!/usr/bin/python3
+import sys
+sys.path.insert(0, "/srv/holdfast")
+from agent.cli import main
+main()
 """
+INSTALL = (
+    f"chmod 755 /usr/local/bin/holdfast && holdfast install-service --state {STATE}"
+    " --desired /srv/desired --image-root /srv/images --accel tcg && systemctl daemon-reload"
+    " && systemctl enable --now --quiet holdfast holdfast-guests"
+)
 
 
 def packed(packages: Path, tiny: Path) -> bytes:
@@ -56,7 +61,7 @@ def packed(packages: Path, tiny: Path) -> bytes:
             archive.add(ROOT / name, f"srv/holdfast/{name}")
         archive.add(tiny, "srv/images/tiny.qcow2")
         texts = {f"srv/desired/{name}": text for name, text in INNER.items()}
-        texts["etc/systemd/system/holdfast.service"] = UNIT
+        texts["usr/local/bin/holdfast"] = PROGRAM
         for path, text in texts.items():
             member = tarfile.TarInfo(path)
             member.size = len(text.encode())
@@ -78,8 +83,7 @@ class Host:
         return told.stdout.decode()
 
     def holdfast(self, words: str) -> str:
-        where = f"PYTHONPATH=/srv/holdfast HOLDFAST_STATE={STATE}"
-        return self.run(f"cd / && {where} python3 -m agent {words}")
+        return self.run(f"holdfast {words}")
 
     def items(self) -> dict[str, dict[str, Any]]:
         return {one["name"]: one for one in json.loads(self.holdfast("status -o json"))["items"]}
@@ -98,50 +102,99 @@ class Host:
         return self.items()
 
 
+class Trial:
+    """What happens to the outer VM, and what is wrong with what came of it."""
+
+    def __init__(self, place: Site) -> None:
+        self.host, self.wrong = Host(place), list[str]()
+        self._place, self._began = place, time.monotonic()
+
+    def say(self, what: str) -> None:
+        print(f"{time.monotonic() - self._began:5.0f} s  {what}", flush=True)
+
+    def expect(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            self.say(f"violation: {otherwise}")
+            self.wrong.append(otherwise)
+
+    def begin(self, packages: Path) -> dict[str, Any]:
+        """An agent as a service; its VM once that is ready."""
+        tiny = image_path("HOLDFAST_TINY_IMAGE", "tiny.qcow2")
+        self.host.run("tar xzf - -C /", packed(packages, tiny))
+        self.host.run(INSTALL)
+        self.say("an agent runs in it, and has said that it is ready")
+        state = self.host.run("systemctl is-active holdfast").strip()
+        self.expect(state == "active", f"systemd calls it {state}")
+        web = self.host.ready("web")["web"]
+        self.say("its VM is ready")
+        self.host.holdfast("ssh web -- 'echo kept >/persist/mark && sync'")
+        return web
+
+    def restarted(self, web: dict[str, Any]) -> None:
+        """The agent is another process, the VM the same."""
+        agent = self.host.run("systemctl show -P MainPID holdfast")
+        self.host.run("systemctl restart holdfast")
+        self.expect(self.host.run("systemctl show -P MainPID holdfast") != agent, "no restart")
+        now = self.host.items()["web"]
+        self.expect(now["pid"] == web["pid"], f"a restart made pid {web['pid']} {now['pid']}")
+        self.say("the agent was restarted")
+
+    def booted(self, first: dict[str, Any], how: Callable[[], None]) -> None:
+        """The outer VM is booted again by `how`, and the inner one comes back as it was."""
+        boot = self.host.run(BOOT_ID)
+        how()
+        self.until_booted(boot)
+        self.say("the outer VM has booted again")
+        second = self.host.ready("web")["web"]
+        self.say("its VM is ready again")
+        for key in ("uid", "ssh", "generation"):
+            said = f"{key} of web was {first[key]} and is {second[key]}"
+            self.expect(first[key] == second[key], said)
+        kept = self.host.holdfast("ssh web -- cat /persist/mark")
+        self.expect(kept == "kept\n", f"what was written to web's disk is {kept!r}")
+        running = self.host.run("pgrep -c qemu-system || true").strip()
+        self.expect(running == "1", f"{running} QEMUs run in it")
+
+    def until_booted(self, before: str) -> None:
+        def again() -> bool:
+            words = ("ssh", "host", "--", BOOT_ID)
+            told = self._place.call(*words)
+            return told.returncode == 0 and told.stdout.decode() not in ("", before)
+
+        self._place.until(again, "the outer VM has booted again", DEADLINE, every=5.0)
+
+    def reboot(self) -> None:
+        """As an operator does it."""
+        self.say("now it is rebooted")
+        self.host.run("systemd-run --quiet --on-active=2 systemctl reboot")
+
+    def cut(self) -> None:
+        """As a power cut does it."""
+        self.say("now the power is cut")
+        self._place.kill(self._place.item("host")["pid"])
+
+
 def check(place: Site, packages: Path) -> list[str]:
     """What is not as it should be."""
-    host, began = Host(place), time.monotonic()
-
-    def say(what: str) -> None:
-        print(f"{time.monotonic() - began:5.0f} s  {what}", flush=True)
-
+    trial = Trial(place)
     place.vm("host", memory="3GiB", more=HOST)
     with place.agent():
-        before = place.ready("host")
-        say("the outer VM is ready")
-        host.run(
-            "tar xzf - -C /", packed(packages, image_path("HOLDFAST_TINY_IMAGE", "tiny.qcow2"))
-        )
-        host.run("systemctl daemon-reload && systemctl enable --now --quiet holdfast")
-        say("an agent runs in it")
-        first = host.ready("web")["web"]
-        say("its VM is ready")
-        host.holdfast("ssh web -- 'echo kept >/persist/mark && sync'")
-        say("now the power is cut")
-        boot = host.run("cat /proc/sys/kernel/random/boot_id")
-        place.kill(before["pid"])
-        place.until(lambda: place.item("host").get("restarts") == 1, "it is started again")
         place.ready("host")
-        say("the outer VM has booted again")
-        second = host.ready("web")["web"]
-        say("its VM is ready again")
-        events = host.holdfast("events")
-        wrong = [
-            f"{key} of web was {first[key]} and is {second[key]}"
-            for key in ("uid", "ssh", "generation")
-            if first[key] != second[key]
-        ]
-        if host.run("cat /proc/sys/kernel/random/boot_id") == boot:
-            wrong.append("it was not booted again")
-        if (kept := host.holdfast("ssh web -- cat /persist/mark")) != "kept\n":
-            wrong.append(f"what was written to web's disk is {kept!r}")
-        running = host.run("pgrep -c qemu-system || true").strip()
-        if running != "1":
-            wrong.append(f"{running} QEMUs run in it")
-        if wrong:
-            wrong.append(events)
-        host.run("systemctl stop holdfast")
-    return wrong
+        trial.say("the outer VM is ready")
+        web = trial.begin(packages)
+        trial.restarted(web)
+        trial.booted(web, trial.reboot)
+        events = trial.host.holdfast("events")
+        trial.expect(WHY in events, "a reboot ended the VM without a word to it")
+        trial.booted(web, trial.cut)
+        events = trial.host.holdfast("events")
+        trial.expect(events.count(WHY) == 1, "a power cut is no reboot")
+        if trial.wrong:
+            trial.wrong.append(events)
+        trial.host.run("systemctl stop holdfast-guests")
+        running = trial.host.run("pgrep -c qemu-system || true").strip()
+        trial.expect(running == "0", f"{running} QEMUs run after holdfast-guests was stopped")
+    return trial.wrong
 
 
 def main() -> int:
@@ -157,7 +210,7 @@ def main() -> int:
             wrong = check(place, Path(directory))
     for one in wrong:
         print(f"violation: {one}")
-    print(f"a host lost its power and came back: {len(wrong)} violations")
+    print(f"an agent was restarted, its host rebooted and cut off: {len(wrong)} violations")
     return 1 if wrong else 0
 
 

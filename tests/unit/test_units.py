@@ -1,54 +1,134 @@
+"""The units of systemd: what is in them, that systemd takes them, and what it says of their confinement."""
+
 from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from state.spec.units import format_duration, format_size, parse_duration, parse_size
+from agent.errors import BadUsage
+from agent.units import AGENT, GUESTS, STATE, Service, agent_unit, guests_unit, word
 
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("512MiB", 536_870_912), ("2GiB", 2 << 30), ("1TiB", 1 << 40), ("0KiB", 0), ("007KiB", 7168)],
+SERVICE = Service(
+    program=Path("/bin/true"),
+    options=("--desired", "/srv/vms", "--interval", "10"),
+    state=STATE,
+    reads=(Path("/srv/vms"),),
+    system=True,
+    drain=60.0,
 )
-def test_a_size_is_a_whole_number_and_a_unit(text: str, size: int) -> None:
-    assert parse_size(text) == size
+WORST = 4.0
+"""What `systemd-analyze security` may say of the agent's unit at most, out of ten: it calls that OK."""
+
+
+def settings(unit: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and line[0] != "#")
+
+
+def written(into: Path, service: Service) -> list[Path]:
+    paths = [into / AGENT, into / GUESTS]
+    for path, text in zip(paths, (agent_unit(service), guests_unit(service)), strict=True):
+        path.write_text(text)
+    return paths
+
+
+def complaints(paths: list[Path], scope: str = "--system") -> str:
+    told = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", scope, *paths],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XDG_RUNTIME_DIR": str(paths[0].parent)},
+    )
+    lines = [line for line in told.stderr.splitlines() if "holdfast" in line]
+    assert lines or told.returncode == 0, told.stderr
+    return "\n".join(lines)
+
+
+def test_the_agent_is_the_only_process_that_is_ever_signalled() -> None:
+    said = settings(agent_unit(SERVICE))
+    assert said["KillMode"] == "process"
+    assert said["Type"] == "notify"
+    assert said["OOMPolicy"] == "continue", "a VM that the kernel ends must not end the agent"
+    assert said["ExecStart"] == (
+        "/bin/true run --state /var/lib/holdfast --desired /srv/vms --interval 10"
+    )
+
+
+def test_vms_are_powered_down_before_the_agent_is_stopped_and_by_nothing_else() -> None:
+    """Sabotage: order them the other way, or bind one to the other: a restart of the agent then takes VMs down."""
+    said = settings(guests_unit(SERVICE))
+    assert AGENT in said["After"].split()
+    assert not {"Requires", "BindsTo", "PartOf", "ExecStart"} & said.keys()
+    assert said["ExecStop"] == "/bin/true stop --state /var/lib/holdfast --on-stop shutdown"
+    assert not {"Requires", "BindsTo", "PartOf"} & settings(agent_unit(SERVICE)).keys()
+
+
+@pytest.mark.parametrize("drain", [0.0, 7200.0])
+def test_nobody_is_cut_off_before_jobs_have_had_their_time(drain: float) -> None:
+    for unit in (agent_unit, guests_unit):
+        patience = settings(unit(replace(SERVICE, drain=drain)))["TimeoutStopSec"]
+        assert int(patience.removesuffix("s")) >= drain + 60
+
+
+@pytest.mark.parametrize("state", [STATE, Path("/srv/my state %h $HOME \\x41 \"quoted\" 'too'")])
+def test_systemd_takes_them(tmp_path: Path, state: Path) -> None:
+    service = replace(SERVICE, state=state, reads=(Path("/srv/a b;c"),))
+    assert complaints(written(tmp_path, service)) == ""
+    assert complaints(written(tmp_path, replace(service, system=False)), "--user") == ""
+
+
+def test_what_systemd_does_not_take_is_seen(tmp_path: Path) -> None:
+    paths = written(tmp_path, SERVICE)
+    paths[0].write_text(paths[0].read_text().replace("KillMode=process", "KillMode=gently"))
+    assert "Failed to parse kill mode" in complaints(paths)
+
+
+def test_the_agent_keeps_as_little_as_it_can_do_with(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, SERVICE)
+    told = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", path], capture_output=True, text=True
+    )
+    [found] = re.findall(r"exposure level for \S+: ([0-9.]+)", told.stdout)
+    assert float(found) <= WORST, told.stdout
+
+
+@pytest.mark.parametrize("path", ["/home/me/vms", "/root/vms", "/run/user/1000/vms"])
+def test_homes_are_shut_unless_something_lies_there(path: str) -> None:
+    assert settings(agent_unit(SERVICE))["ProtectHome"] == "yes"
+    for service in (replace(SERVICE, reads=(Path(path),)), replace(SERVICE, home=True)):
+        assert settings(agent_unit(service))["ProtectHome"] == "read-only"
+
+
+def test_another_state_directory_is_the_only_place_to_write_to() -> None:
+    own, other = settings(agent_unit(SERVICE)), replace(SERVICE, state=Path("/srv/state"))
+    assert (own["StateDirectory"], own["StateDirectoryMode"]) == ("holdfast", "0700")
+    said = settings(agent_unit(other))
+    assert said["ReadWritePaths"] == "/srv/state"
+    assert "StateDirectory" not in said
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("said", "meant"),
     [
-        *["512", "512MB", "512M", "1.5GiB", "-1GiB", "1111111111GiB", "٣GiB"],
-        *(" 1GiB", "1GiB\n", "1 GiB", "", 512, 1.5, True, None),
+        ("/srv/vms", "/srv/vms"),
+        ("a b", '"a b"'),
+        ("100%", '"100%%"'),
+        ("$HOME", '"$$HOME"'),
+        ('say "hi"', '"say \\"hi\\""'),
+        ("a\\b", '"a\\\\b"'),
+        ("", '""'),
+        (";", '";"'),
     ],
 )
-def test_what_is_no_size_is_quoted_with_a_size_to_write(value: object) -> None:
-    with pytest.raises(ValueError, match=r"is no size \(write .* like 512MiB\)"):
-        parse_size(value)
+def test_a_word_stays_one_word(said: str, meant: str) -> None:
+    assert word(said) == meant
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90s", 90.0), ("10m", 600.0), ("2h", 7200.0), ("1d", 86400.0), ("250ms", 0.25)],
-)
-def test_a_time_is_a_whole_number_and_a_unit(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("value", ["90", "1.5s", "-1s", "1s\n", "", 90, True, None, "1w"])
-def test_what_is_no_time_is_quoted_with_a_time_to_write(value: object) -> None:
-    with pytest.raises(ValueError, match=r"is no time \(write .* like 90s\)"):
-        parse_duration(value)
-
-
-def test_sizes_and_times_are_shown_as_they_are_written() -> None:
-    assert [format_size(size) for size in (512 << 20, 2 << 30, 1000, 0)] == [
-        "512MiB",
-        "2GiB",
-        "1000B",
-        "0B",
-    ]
-    assert [format_duration(time) for time in (90.0, 120.0, 0.0, 0.25)] == [
-        "90s",
-        "2m",
-        "0s",
-        "250ms",
-    ]
+@pytest.mark.parametrize("said", ["a\nExecStartPre=/bin/evil", "\0", "\x1b[0m"])
+def test_what_would_add_a_line_is_refused(said: str) -> None:
+    with pytest.raises(BadUsage):
+        word(said)
