@@ -61,7 +61,8 @@ T = TypeVar("T")
 @option(
     "--listen",
     metavar="ADDR:PORT",
-    help="Answer over HTTP there, to be read only: /metrics, /healthz, /readyz, /api/v1/status.",
+    help="Answer over HTTP there: a page, /metrics, /healthz, /readyz, /api/v1. What changes something takes the token"
+    " that lies in the state directory.",
 )
 @source_options
 @state_option
@@ -147,6 +148,7 @@ def _run(
     from agent.jobs.store import RunStore
     from agent.loop import Agent, World
     from agent.settled import settled
+    from agent.web.control import Control, serve
 
     collector.be_patient()
     once = beside.showing is not None
@@ -179,10 +181,19 @@ def _run(
         agent = Agent(world, policy, interval=interval, on_pass=look)
         leaving.answer(_said(agent.stop))
         _tell_start(held.paths, settings, accelerator)
+        if beside.telling.listener is not None:
+            address, port, *_ = beside.telling.listener.getsockname()
+            where = f"[{address}]" if ":" in address else address
+            log.say(
+                "Listening",
+                f"http://{where}:{port}/; a change takes the token in {held.paths.token}",
+            )
         fetcher = fetcher_of(settings, source, agent.wake, interval)
         agent.operator.repository = fetcher
         tasks: list[Task] = [one.run for one in (fetcher, publisher) if one is not None]
-        tasks += beside.telling.tasks(ledger, backend, clock)
+        control = Control(agent.requests, agent.operator)
+        tasks += beside.telling.tasks(ledger, backend, clock, control)
+        tasks.append(partial(serve, beside.api, control))
         tasks.append(partial(_keep_telling, held))
         await agent.run(watching=_watch(agent, settings, beside, tasks))
         if once and publisher is not None:
@@ -259,10 +270,8 @@ async def _keep_telling(held: StateDirectory) -> None:
 
 async def _watch(agent: Agent, settings: Settings, beside: Beside, tasks: list[Task]) -> None:
     from agent.watch import watch
-    from agent.web import control
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(control.serve(beside.api, agent.requests, agent.operator))
         if beside.showing is not None:
             group.create_task(beside.showing.refresh())
         for task in tasks:

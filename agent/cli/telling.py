@@ -15,6 +15,7 @@ from agent.metrics.poll import Poller
 from agent.metrics.tally import Tally
 from agent.paths import StatePaths
 from agent.record import Pass
+from agent.web.control import Control
 from state.clock import Moment
 from state.ledger import Ledger
 
@@ -35,8 +36,8 @@ class Telling:
     tally: Tally = field(default_factory=Tally)
     _last: Moment | None = None
 
-    def tasks(self, ledger: Ledger, backend: Backend, clock: Clock) -> list[Task]:
-        """What has to run beside the loop."""
+    def tasks(self, ledger: Ledger, backend: Backend, clock: Clock, control: Control) -> list[Task]:
+        """What has to run beside the loop. Raises StateUnusable."""
         found: list[Task] = []
         poller = None
         for run in ledger.runs():
@@ -45,7 +46,7 @@ class Telling:
             poller = Poller(backend.meter, ledger, self.paths.metrics, clock, self.measure)
             found.append(poller.run)
         if self.listener is not None:
-            found.append(self._server(self.listener, poller, clock))
+            found.append(self._server(self.listener, poller, clock, control))
         return found
 
     def passed(self, done: Pass, now: Moment) -> None:
@@ -53,9 +54,12 @@ class Telling:
         self._last = now
         self.tally.passed(done, now.wall)
 
-    def _server(self, listener: socket.socket, poller: Poller | None, clock: Clock) -> Task:
+    def _server(
+        self, listener: socket.socket, poller: Poller | None, clock: Clock, control: Control
+    ) -> Task:
         from agent.metrics import export
         from agent.web import public
+        from agent.web.gate import Gate, token_of
         from agent.web.views import Views
 
         views = Views(self.paths, lambda reader: alive_of(reader, os.getpid()))
@@ -72,9 +76,9 @@ class Telling:
             metrics,
             stuck=lambda: self._stuck(clock()),
             now=lambda: clock().wall,
-            names=frozenset(map(str.lower, names)),
+            gate=Gate(frozenset(map(str.lower, names)), token_of(self.paths.token)),
         )
-        return lambda: public.serve(listener, told)
+        return lambda: public.serve(listener, told, control)
 
     def _stuck(self, now: Moment) -> str:
         if self._last is None:
