@@ -14,6 +14,7 @@ import click
 
 from agent.cli.accelerator import choose_accelerator
 from agent.cli.leaving import Leaving
+from agent.cli.measuring import measuring, measuring_options
 from agent.cli.options import option, state_option
 from agent.cli.reading import in_memory, of_the_ledger, still_runs
 from agent.cli.settings import said_settings, source_options
@@ -51,26 +52,18 @@ T = TypeVar("T")
     help="Look again after so long, although nothing has changed.",
 )
 @option(
-    "--metrics-interval",
-    type=click.FloatRange(min=0),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Measure what VMs use so often; 0: never.",
-)
-@option(
     "--listen",
     metavar="ADDR:PORT",
     help="Answer over HTTP there: a page, /metrics, /healthz, /readyz, /api/v1. What changes something takes the token"
     " that lies in the state directory.",
 )
+@measuring_options
 @source_options
 @state_option
 def run(
     state: StatePaths,
     once: bool,
     interval: float,
-    metrics_interval: float,
     listen: str | None,
     **options: Any,
 ) -> int:
@@ -84,6 +77,7 @@ def run(
     from agent.cli.telling import Telling
     from agent.web import control, public
 
+    measured = measuring(options)
     settings = said_settings(state, options)
     origin_of(settings)
     showing = Showing(state) if once else None
@@ -93,7 +87,7 @@ def run(
             stack.enter_context(showing.on_screen())
         log.configure()
         listener = stack.enter_context(public.listening(listen)) if listen else None
-        telling = Telling(held.paths, settings.host_name(), interval, metrics_interval, listener)
+        telling = Telling(held.paths, settings.host_name(), interval, measured, listener)
         on_event = _each(log.event_logger(), telling.tally.happened)
         on_run = _each(telling.tally.ran, *([showing.told] if showing is not None else []))
         ledger = stack.enter_context(closing(open_ledger(held.paths, on_event, on_run)))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.cli.measuring import Measuring
 from agent.cli.reading import alive_of
 from agent.hypervisor.api import Backend
 from agent.intent import Clock
@@ -24,14 +25,13 @@ Task = Callable[[], Coroutine[Any, Any, None]]
 
 @dataclass
 class Telling:
-    """`interval`: seconds from one look of the loop to the next at the latest; `measure`: those from one sweep over the
-    machines to the next, 0 for none; `listener`: the socket of the answers, None for none; `host`: what documents call
-    this host."""
+    """`interval`: seconds from one look of the loop to the next at the latest; `listener`: the socket of the answers,
+    None for none; `host`: what documents call this host."""
 
     paths: StatePaths
     host: str
     interval: float
-    measure: float
+    measuring: Measuring
     listener: socket.socket | None
     tally: Tally = field(default_factory=Tally)
     _last: Moment | None = None
@@ -42,8 +42,11 @@ class Telling:
         poller = None
         for run in ledger.runs():
             self.tally.ran(run)
-        if self.measure:
-            poller = Poller(backend.meter, ledger, self.paths.metrics, clock, self.measure)
+        if self.measuring.interval:
+            said = self.measuring
+            poller = Poller(
+                backend.meter, ledger, self.paths.metrics, clock, said.interval, said.keep
+            )
             found.append(poller.run)
         if self.listener is not None:
             found.append(self._server(self.listener, poller, clock, control))

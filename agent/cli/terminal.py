@@ -1,4 +1,4 @@
-"""The person's own terminal, given over to a guest for a while and given back whole."""
+"""The person's own terminal, given over to a guest or a display for a while and given back whole."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import sys
 import termios
 import tty
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 
 def at_terminal() -> bool:
@@ -15,16 +15,25 @@ def at_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def raw() -> AbstractContextManager[None]:
+    """Every key goes through as it is typed, whatever it is; restored however the block ends."""
+    return _as(tty.setraw)
+
+
+def keys() -> AbstractContextManager[None]:
+    """Each key counts as it is pressed and is not shown, and those that interrupt do so; restored like that."""
+    return _as(tty.setcbreak)
+
+
 @contextmanager
-def raw() -> Iterator[None]:
-    """Every key goes through as it is typed; restored however the block ends."""
+def _as(set_to: Callable[[int], object]) -> Iterator[None]:
     if not sys.stdin.isatty():
         yield
         return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setraw(descriptor)
+        set_to(descriptor)
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

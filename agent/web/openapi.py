@@ -218,7 +218,7 @@ def described() -> dict[str, Any]:
                 ),
             ),
             "/api/v1/metrics/{name}": _get(
-                "What a name has used; the last hour as it was measured, a day by the minute, 30 days by the hour.",
+                "What a name has used, as finely as it is still kept so far back.",
                 _answer("Samples, the oldest first.", _object(name=_TEXT, samples=_list(_SAMPLE))),
                 _NAME,
                 _asked("since", {**_DURATION, "default": "1h"}, "How far back."),

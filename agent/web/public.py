@@ -215,9 +215,9 @@ class _Answers:
         return _json({"usage": await alone("usage", partial(self._views.usage, self._ago(90.0)))})
 
     async def metrics_of(self, request: web.Request) -> web.StreamResponse:
-        name, now = request.match_info["name"], self._told.now()
+        name = request.match_info["name"]
         since = self._ago(parse_duration(request.query.get("since", "1h")))
-        found = await alone("metrics", partial(self._views.metrics, name, since, now))
+        found = await alone("metrics", partial(self._views.metrics, name, since))
         return _json({"name": name, "samples": found})
 
     async def log(self, request: web.Request) -> web.StreamResponse:
