@@ -29,7 +29,7 @@ from agent.observe import observe
 from agent.operator import Operator
 from agent.plan import plan
 from agent.policy import Policy
-from agent.ready import Readiness
+from agent.ready import OnReady, Readiness
 from agent.record import Pass, Recorder
 from agent.recover import recover, take_in_strangers
 from agent.steps import CancelRun, Step, Wait
@@ -76,6 +76,7 @@ class Agent:
     """Keeps one backend as one source says, until it is told to stop, or until nothing can be recorded any more.
 
     `interval`: seconds after which it looks again although nothing woke it. `on_pass` is told of every pass.
+    `on_ready`: see `agent.ready`.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Agent:
         *,
         interval: float = 30.0,
         on_pass: Callable[[Pass], None] = lambda _: None,
+        on_ready: OnReady = lambda _check, _seconds: None,
     ) -> None:
         self._source = world.source
         self._ledger = world.ledger
@@ -94,6 +96,7 @@ class Agent:
         self._policy = policy
         self._interval = interval
         self._on_pass = on_pass
+        self._on_ready = on_ready
         self.wake = Wake()
         self._doing = Doing()
         self._fetching = Fetching(world.ledger, world.backend, world.clock, self._doing)
@@ -131,7 +134,9 @@ class Agent:
         """Converge, and go on converging. `watching` runs beside the loop and ends with it."""
         executor = Executor(self._ledger, self._backend, self._clock, self._doing, self._store)
         self._runner = executor.runner
-        readiness = Readiness(self._ledger, self._backend, self._clock, self.wake.notify)
+        readiness = Readiness(
+            self._ledger, self._backend, self._clock, self.wake.notify, self._on_ready
+        )
         await self._backend.hypervisor.open(self._changed)
         try:
             known = self._store.recovered()

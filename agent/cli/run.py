@@ -149,7 +149,7 @@ def _run(
     well: list[bool] = []
 
     async def main() -> None:
-        backend = open_backend(held.paths, settings, held.state_id)
+        backend = beside.telling.counted(open_backend(held.paths, settings, held.state_id))
         leaving = Leaving()
         accelerator = await leaving.unless_told(choose_accelerator(ledger, settings))
         if accelerator is None:
@@ -172,7 +172,8 @@ def _run(
                 agent.stop()
 
         world = World(source, ledger, backend, clock, store)
-        agent = Agent(world, policy, interval=interval, on_pass=look)
+        on_ready = beside.telling.tally.became_ready
+        agent = Agent(world, policy, interval=interval, on_pass=look, on_ready=on_ready)
         leaving.answer(_said(agent.stop))
         _tell_start(held.paths, settings, accelerator)
         if beside.telling.listener is not None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.cli.measuring import Measuring
 from agent.cli.reading import alive_of
 from agent.hypervisor.api import Backend
 from agent.intent import Clock
+from agent.metrics.images import CountedImages
 from agent.metrics.poll import Poller
 from agent.metrics.tally import Tally
 from agent.paths import StatePaths
@@ -35,6 +36,10 @@ class Telling:
     listener: socket.socket | None
     tally: Tally = field(default_factory=Tally)
     _last: Moment | None = None
+
+    def counted(self, backend: Backend) -> Backend:
+        """The same, which tells of the images that it fetches."""
+        return replace(backend, images=CountedImages(backend.images, self.tally.fetched))
 
     def tasks(self, ledger: Ledger, backend: Backend, clock: Clock, control: Control) -> list[Task]:
         """What has to run beside the loop. Raises StateUnusable."""

@@ -96,6 +96,7 @@ def test_a_host_is_told_of_while_it_lives(tmp_path: Path, free_ports: list[int])
         status, kind, text = site.get("/metrics")
         assert (status, kind.split(";")[0]) == (200, "text/plain")
         assert b'holdfast_vm_ready{name="web"} 1.0\n' in text
+        assert b'holdfast_vm_ready_seconds_count{check="ssh"} 1.0\n' in text
         # What keeps it from being as the documents say is named.
         (site.tree / "db.yaml").write_text(BROKEN)
         site.until(lambda: site.json("/readyz")[0] == 503, "it is not as it should be")
