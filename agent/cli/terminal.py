@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import termios
 import tty
@@ -23,6 +24,15 @@ def raw() -> AbstractContextManager[None]:
 def keys() -> AbstractContextManager[None]:
     """Each key counts as it is pressed and is not shown, and those that interrupt do so; restored like that."""
     return _as(tty.setcbreak)
+
+
+def pressed(at_most: float) -> str | None:
+    """A key that is pressed within so many seconds; empty for none, None where nobody can press any more. Read from the
+    terminal itself: what Python reads ahead of it, nobody would be told of."""
+    keyboard = sys.stdin.fileno()
+    if not select.select([keyboard], [], [], at_most)[0]:
+        return ""
+    return os.read(keyboard, 1).decode(errors="replace") or None
 
 
 @contextmanager

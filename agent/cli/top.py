@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import select
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -66,16 +65,10 @@ def _watch(state: StatePaths, sort: str) -> None:
     with terminal.keys(), Live(auto_refresh=False, screen=True) as live:
         while True:
             live.update(_table(_look(state, sort), live.console.width), refresh=True)
-            pressed = _pressed()
-            if pressed == "q":
+            pressed = terminal.pressed(_LOOK_AGAIN)
+            if pressed in ("q", None):
                 return
-            sort = _KEYS.get(pressed, sort)
-
-
-def _pressed() -> str:
-    """A key that was pressed within a second; empty for none."""
-    ready, _, _ = select.select([sys.stdin], [], [], _LOOK_AGAIN)
-    return (sys.stdin.read(1) or "q") if ready else ""
+            sort = _KEYS.get(pressed or "", sort)
 
 
 def _look(state: StatePaths, sort: str) -> list[dict[str, Any]]:
