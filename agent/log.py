@@ -1,10 +1,15 @@
-"""The agent's own log, on standard error: one line an event, for people on a terminal and as JSON under a service."""
+"""The agent's own log, on standard error: one line an event, for people on a terminal and as JSON under a service.
+
+Each line that a pass of the loop brought about has its `pass_id`: that of looking and deciding, of every step, of every
+fetch, whoever logs it. Lines of an agent that starts, of a guest that became ready, of a person's wish have none.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from state.history import Event
@@ -24,12 +29,22 @@ def configure() -> None:
     )
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people),
             renderer,
         ],
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
+
+
+@contextmanager
+def of_pass(id: str) -> Iterator[None]:
+    """Whatever is logged in the block, and in tasks that are begun there, belongs to that pass of the loop."""
+    import structlog
+
+    with structlog.contextvars.bound_contextvars(pass_id=id):
+        yield
 
 
 def say(word: str, message: str, **fields: object) -> None:

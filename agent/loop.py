@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from agent import log
 from agent.doing import Doing
 from agent.errors import RetryLater
 from agent.execute import Executor
@@ -31,12 +32,13 @@ from agent.parting import power_down
 from agent.plan import plan
 from agent.policy import Policy
 from agent.pulse import Pulse
-from agent.ready import Readiness
+from agent.ready import OnReady, Readiness
 from agent.record import Pass, Recorder
 from agent.recover import recover, take_in_strangers
 from agent.steps import CancelRun, Step, Wait
 from agent.wake import Wake
 from agent.worker import Worker
+from state.clock import Moment
 from state.desired import Desired
 from state.history import Event
 from state.ids import Digest, Name, Process, RunId, Uid
@@ -76,11 +78,11 @@ class World:
 class Agent:
     """Keeps one backend as one source says, until it is told to stop, or until nothing can be recorded any more.
 
-    `interval`: seconds after which it looks again although nothing woke it. `on_pass` is told of every pass. `manager`
-    is told when the loop begins, that it lives, and when it leaves.
+    `interval`: seconds after which it looks again although nothing woke it. `on_pass` is told of every pass, `on_ready`
+    as `agent.ready` says, `manager` when the loop begins, that it lives, and when it leaves.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - three to be told
         self,
         world: World,
         policy: Policy,
@@ -88,6 +90,7 @@ class Agent:
         interval: float = 30.0,
         on_pass: Callable[[Pass], None] = lambda _: None,
         manager: Manager | None = None,
+        on_ready: OnReady = lambda _check, _seconds: None,
     ) -> None:
         self._source = world.source
         self._ledger = world.ledger
@@ -98,6 +101,7 @@ class Agent:
         self._interval = interval
         self._on_pass = on_pass
         self._pulse = Pulse(manager or Manager())
+        self._on_ready = on_ready
         self.wake = Wake()
         self._doing = Doing()
         self._fetching = Fetching(world.ledger, world.backend, world.clock, self._doing)
@@ -136,7 +140,9 @@ class Agent:
         """Converge, and go on converging. `watching` runs beside the loop and ends with it."""
         executor = Executor(self._ledger, self._backend, self._clock, self._doing, self._store)
         self._runner = executor.runner
-        readiness = Readiness(self._ledger, self._backend, self._clock, self.wake.notify)
+        readiness = Readiness(
+            self._ledger, self._backend, self._clock, self.wake.notify, self._on_ready
+        )
         await self._backend.hypervisor.open(self._changed)
         try:
             known = self._store.recovered()
@@ -209,30 +215,32 @@ class Agent:
             except LedgerUnreadable:
                 raise
             except Exception as bug:  # noqa: BLE001 - as above
-                self._bug("looking for strangers", None, bug)
+                self._bug("looking for strangers", bug)
 
     async def _guarded_turn(self, reasons: tuple[str, ...]) -> Pass | None:
         """One turn; None where the host or a bug of ours broke it off: that is told and must not end what else runs."""
-        try:
-            return await self._turn(reasons)
-        except LedgerUnreadable:
-            raise
-        except RetryLater as error:
-            self._tell("PassFailed", str(error))
-        except Exception as bug:  # noqa: BLE001 - a bug in a look is no reason to let go of what is there
-            self._bug("a pass", None, bug)
+        self._passes += 1
+        now = self._clock()
+        id = f"{int(now.wall):x}-{self._passes}"
+        with log.of_pass(id):
+            try:
+                return await self._turn(id, now, reasons)
+            except LedgerUnreadable:
+                raise
+            except RetryLater as error:
+                self._tell("PassFailed", str(error), id)
+            except Exception as bug:  # noqa: BLE001 - a bug in a look is no reason to let go of what is there
+                self._bug("a pass", bug, id)
         return None
 
-    async def _turn(self, reasons: tuple[str, ...]) -> Pass | None:
+    async def _turn(self, id: str, now: Moment, reasons: tuple[str, ...]) -> Pass | None:
         """Look, decide, and record why; None when told to stop before the source has answered. Nothing is recorded of
         an agent that is about to leave: it does not do what it would have decided."""
-        self._passes += 1
         self.operator.began()
-        begun, now = asyncio.get_running_loop().time(), self._clock()
+        begun = asyncio.get_running_loop().time()
         desired = await self._load(now.wall)
         if desired is None:
             return None
-        id = f"{int(now.wall):x}-{self._passes}"
         while True:
             observed = await observe(self._ledger, self._backend, desired, self._doing)
             if await self._ledger.free():
@@ -289,33 +297,36 @@ class Agent:
 
     async def _perform(self, executor: Executor, step: Step, pass_id: str) -> None:
         try:
-            await executor.perform(step, pass_id)
+            with log.of_pass(pass_id):
+                await executor.perform(step, pass_id)
         except LedgerUnreadable:
             raise
         except Exception as bug:  # noqa: BLE001 - one name fails alone, also by a bug of ours
-            self._bug(f"{step.action} of {step.name}", step.name, bug)
+            self._bug(f"{step.action} of {step.name}", bug, pass_id, step.name)
         finally:
             self._doing.end(step)
             self.wake.notify(f"{step.name}: {step.action} ended")
 
     async def _fetch(self, image: ImageSpec, done: Pass) -> None:
         try:
-            await self._fetching.fetch(image, done.id, done.desired)
+            with log.of_pass(done.id):
+                await self._fetching.fetch(image, done.id, done.desired)
         except LedgerUnreadable:
             raise
         except Exception as bug:  # noqa: BLE001 - as above
-            self._bug(f"fetching image {image.label}", None, bug)
+            self._bug(f"fetching image {image.label}", bug, done.id)
         finally:
             self._doing.images.pop(image, None)
             self.wake.notify(f"image {image.label} was fetched")
 
-    def _bug(self, doing: str, name: Name | None, bug: Exception) -> None:
+    def _bug(self, doing: str, bug: Exception, pass_id: str = "", name: Name | None = None) -> None:
         said = f"{doing} met a bug of holdfast: {''.join(traceback.format_exception(bug))}"
-        self._tell("Bug", said, name)
+        self._tell("Bug", said, pass_id, name)
 
-    def _tell(self, reason: str, message: str, name: Name | None = None) -> None:
+    def _tell(self, reason: str, message: str, pass_id: str, name: Name | None = None) -> None:
+        told = Event(self._clock().wall, reason, message, name, pass_id=pass_id)
         with self._ledger.transaction() as change:
-            change.event(Event(at=self._clock().wall, reason=reason, message=message, name=name))
+            change.event(told)
 
     def _changed(self, uid: Uid, word: str) -> None:
         instance = self._ledger.instance(uid)

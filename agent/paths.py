@@ -5,6 +5,7 @@
       state.db  state.id         the ledger; the random id that this state was born with
       state.db.damaged-<n>       a ledger that could not be read any more, for a look
       metrics.db                 what machines have used; may be removed at any time
+      token                      who shows it over `--listen` may change something
       ballast                    takes up room that is given up when the disk is full
       images/                    content-addressed base images, 0444
       instances/<uid>/           0700
@@ -147,6 +148,10 @@ class StatePaths:
     @property
     def database(self) -> Path:
         return self.root / "state.db"
+
+    @property
+    def token(self) -> Path:
+        return self.root / "token"
 
     @property
     def ballast(self) -> Path:

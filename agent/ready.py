@@ -29,6 +29,11 @@ WHILE_STARTING = 1.0
 """Seconds at most from one check to the next, until the first one has succeeded."""
 
 
+OnReady = Callable[[str, float], None]
+"""Told how a VM was asked (`ssh`, `tcp`, `http`) that has become ready for the first time since its process began, and
+of the seconds from its start."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked:
     """One process of a guest, and how it is asked: whatever changes in this begins the asking anew."""
@@ -44,13 +49,19 @@ class Readiness:
     """Keeps one asking task for each guest that is to be asked."""
 
     def __init__(
-        self, ledger: Ledger, backend: Backend, clock: Clock, notify: Callable[[str], None]
+        self,
+        ledger: Ledger,
+        backend: Backend,
+        clock: Clock,
+        notify: Callable[[str], None],
+        on_ready: OnReady,
     ) -> None:
         self._ledger = ledger
         self._doorway = backend.doorway
         self._checkups = backend.checkups
         self._clock = clock
         self._notify = notify
+        self._on_ready = on_ready
         self._tasks: dict[_Asked, asyncio.Task[None]] = {}
         self._resets: dict[tuple[Uid, Process], int] = {}
         self._specs: dict[Uid, tuple[str, VmSpec]] = {}
@@ -92,7 +103,7 @@ class Readiness:
             self._specs[instance.uid] = (instance.spec, spec)
         return spec
 
-    async def _knock(self, instance: Instance) -> None:
+    async def _knock(self, asked: _Asked, instance: Instance) -> None:
         user = self._spec(instance).image.ssh_user
         told = False
         while True:
@@ -114,11 +125,11 @@ class Readiness:
             else:
                 break
         await self._ledger.free()
-        self._ready(instance, "answers over SSH")
+        self._ready(asked, instance, "answers over SSH")
 
     async def _ask(self, asked: _Asked, instance: Instance) -> None:
         if asked.health is None:
-            await self._knock(instance)
+            await self._knock(asked, instance)
         else:
             await self._check(asked, asked.health, instance)
 
@@ -134,7 +145,7 @@ class Readiness:
             await self._ledger.free()
             if not why:
                 failures, ready = 0, True
-                self._ready(instance, f"passes its health check ({health})")
+                self._ready(asked, instance, f"passes its health check ({health})")
             elif ready or self._clock().boottime - started > health.start_period:
                 failures += 1
             if failures >= health.failures:
@@ -168,7 +179,7 @@ class Readiness:
 
     # What is recorded
 
-    def _ready(self, instance: Instance, how: str) -> None:
+    def _ready(self, asked: _Asked, instance: Instance, how: str) -> None:
         current = self._current(instance)
         if current is None or (current.ready_at is not None and not current.unhealthy):
             return
@@ -176,6 +187,8 @@ class Readiness:
         took = now.wall - (current.started_at or now.wall)
         with self._ledger.transaction() as change:
             change.put_instance(replace(current, ready_at=now.wall, unhealthy=""))
+        if not (asked.resets or current.unhealthy):
+            self._on_ready(asked.health.check if asked.health else "ssh", took)
         self._tell(instance, "Ready", f"{how}, {took:.1f} s after its start")
         self._notify(f"{instance.name} is ready")
 

@@ -67,7 +67,7 @@ async def _measure(root: Path, tree: Path, rounds: int) -> dict[str, list[float]
         for _ in range(rounds + 1):
             samples["stat of the tree"].append(_stat(tree))
             begun = time.perf_counter()
-            await agent._turn(("bench",))
+            await agent._guarded_turn(("bench",))
             samples["holdfast"].append(1000 * (time.perf_counter() - begun))
         agent.stop()
     ledger.close()

@@ -133,7 +133,7 @@ async def changed(root: Path, rounds: int) -> None:
             git(work, "push", "-q", "origin", "HEAD:main")
             source.fetch()
             begun = time.perf_counter()
-            done = await agent._turn(("bench",))
+            done = await agent._guarded_turn(("bench",))
             taken.append(1000 * (time.perf_counter() - begun))
             assert done is not None
             # Nothing is done by a turn alone: what the commits before asked for is still to be done.

@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import psutil
@@ -27,6 +27,7 @@ from state.ids import Process, Uid
 from state.lifecycle import Phase
 from state.observed import Instance
 from state.records import LedgerUnreadable, Reader
+from state.samples import MetricsReader, MetricsUnusable
 
 MACHINES = 200
 SWEEP = 1.5
@@ -150,7 +151,7 @@ def _idle(agent: Running, machines: int) -> list[Figure]:
     pid = holder(agent.state)
     assert pid is not None
     process = psutil.Process(pid)
-    time.sleep(5)  # what was just begun has come to rest
+    agent.until(lambda: _measured_twice(agent.state) == machines, 0.5)
     before, begun = process.cpu_times(), time.perf_counter()
     time.sleep(IDLE)
     after, took = process.cpu_times(), time.perf_counter() - begun
@@ -166,6 +167,15 @@ def _idle(agent: Running, machines: int) -> list[Figure]:
             "MB", {"holdfast": [resident]}, MEMORY, f"at most {MEMORY:.0f} MB",
         ),
     ]  # fmt: skip
+
+
+def _measured_twice(state: StatePaths) -> int:
+    """How many machines were: what was begun for them has come to rest by then."""
+    try:
+        with closing(MetricsReader(state.metrics)) as reader:
+            return sum(len(samples) > 1 for samples in reader.latest(0.0).values())
+    except MetricsUnusable:
+        return 0
 
 
 # The page

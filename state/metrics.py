@@ -1,4 +1,4 @@
-"""What machines have used, in a database of its own: for the last hour every look, then one a minute, then one an hour.
+"""Keeps what machines use, in a database of its own: for some time every look, then one a minute, then one an hour.
 
 Nothing in it is needed to keep a machine, and it is written without waiting for the disk: a power cut may cost the last
 looks, and a file that is damaged is thrown away. Rows lie in the order of time, so that each sweep is written to one
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,25 +18,12 @@ from typing import Any
 from state import database
 from state.fields import shallow
 from state.ids import Name, Process, Uid
-from state.usage import Counters, Sample, Usage
+from state.samples import COLUMNS, COUNTED, MEASURED, TABLES, translated
+from state.usage import Counters, Usage
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-_COUNTED = ("cpu_seconds", "vcpu_seconds", "read_bytes", "written_bytes", "reads", "writes")
-_MEASURED = (
-    "resident_bytes",
-    "allocated_bytes",
-    "balloon_bytes",
-    "guest_total_bytes",
-    "guest_available_bytes",
-)
-_COLUMNS = (*_COUNTED, *_MEASURED)
-_TABLES = ("looks", "minutes", "hours")
 _PUT = "INSERT OR REPLACE INTO looks VALUES"
 _VERSION = 1
-
-
-class MetricsUnusable(Exception):
-    """The file cannot be written or read; the text says why."""
 
 
 class _Damaged(Exception):
@@ -62,16 +49,6 @@ class Look:
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One machine that something is known of, living or not."""
-
-    number: int
-    uid: Uid
-    kind: str
-    name: Name
-
-
 class Metrics:
     """The open database, for the one agent that writes it. Used by one thread."""
 
@@ -80,7 +57,7 @@ class Metrics:
         MetricsUnusable."""
         self._keep = keep or Keep()
         self._rolled = 0.0
-        with _translated():
+        with translated():
             try:
                 self._open(path)
             except (sqlite3.Error, _Damaged) as error:
@@ -111,12 +88,12 @@ class Metrics:
     def add(self, at: float, looks: Iterable[Look]) -> None:
         """Keep one sweep of the moment `at` (Unix seconds), and make coarse or remove what has become old. Raises
         MetricsUnusable; nothing of the sweep is kept then."""
-        with _translated():
+        with translated():
             self._connection.execute("BEGIN IMMEDIATE")
             known = dict(self._processes)
             try:
                 rows = [(at, *self._row(one)) for one in looks]
-                marks = ", ".join("?" * (2 + len(_COLUMNS)))
+                marks = ", ".join("?" * (2 + len(COLUMNS)))
                 self._connection.executemany(f"{_PUT} ({marks})", rows)
                 if at // _MINUTE != self._rolled // _MINUTE:
                     self._coarsen(at)
@@ -137,12 +114,12 @@ class Metrics:
             number = self._began(look, before)
             self._processes[look.uid] = (number, look.usage.process, before)
         used = shallow(before.plus(counted))
-        return (number, *used.values(), *(getattr(look.usage, name) for name in _MEASURED))
+        return (number, *used.values(), *(getattr(look.usage, name) for name in MEASURED))
 
     def _last(self, number: int) -> Counters:
         """What a machine was last seen to have used."""
-        columns = ", ".join(_COUNTED)
-        for table in _TABLES if number else ():
+        columns = ", ".join(COUNTED)
+        for table in TABLES if number else ():
             row = self._connection.execute(
                 f"SELECT {columns} FROM {table} WHERE series = ? ORDER BY at DESC LIMIT 1",  # noqa: S608
                 [number],
@@ -168,13 +145,13 @@ class Metrics:
     def _coarsen(self, at: float) -> None:
         run = self._connection.execute
         # What a wrong clock has put into the future would stand in the way until then.
-        for table in _TABLES:
+        for table in TABLES:
             run(f"DELETE FROM {table} WHERE at > ?", [at])  # noqa: S608
         self._gather("looks", "minutes", _MINUTE)
         self._gather("minutes", "hours", _HOUR)
         for table, kept in shallow(self._keep).items():
             run(f"DELETE FROM {table} WHERE at < ?", [at - kept])  # noqa: S608
-        held = " UNION ".join(f"SELECT series FROM {table}" for table in _TABLES)  # noqa: S608
+        held = " UNION ".join(f"SELECT series FROM {table}" for table in TABLES)  # noqa: S608
         run(f"DELETE FROM series WHERE number NOT IN ({held})")  # noqa: S608
         there = {uid for (uid,) in run("SELECT uid FROM series")}
         self._processes = {uid: one for uid, one in self._processes.items() if uid in there}
@@ -186,76 +163,13 @@ class Metrics:
         [(last,)] = run(f"SELECT coalesce(max(at), 0) FROM {coarse}").fetchall()  # noqa: S608
         begin = last // seconds * seconds
         run(f"DELETE FROM {coarse} WHERE at >= ?", [begin])  # noqa: S608
-        counted = ", ".join(f"max({name})" for name in _COUNTED)
-        measured = ", ".join(f"CAST(avg({name}) AS INTEGER)" for name in _MEASURED)
+        counted = ", ".join(f"max({name})" for name in COUNTED)
+        measured = ", ".join(f"CAST(avg({name}) AS INTEGER)" for name in MEASURED)
         run(
             f"INSERT INTO {coarse} SELECT max(at), series, {counted}, {measured} FROM {fine}"  # noqa: S608
             f" WHERE at >= ? GROUP BY CAST(at / {seconds} AS INTEGER), series",
             [begin],
         )
-
-
-class MetricsReader:
-    """Reads what an agent has written, also while it writes."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises MetricsUnusable, also where there is nothing yet."""
-        with _translated():
-            if not path.exists():
-                raise MetricsUnusable("no agent has measured anything yet")
-            uri = f"{path.as_uri()}?mode=ro"
-            self._connection = sqlite3.connect(uri, uri=True, timeout=database.OPENING)
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def series(self, name: Name | None = None) -> list[Series]:
-        """Those of a name, or all; the oldest first."""
-        rows = self._rows(
-            "SELECT number, uid, kind, name FROM series WHERE ? IS NULL OR name = ? ORDER BY number",
-            [name, name],
-        )
-        return [Series(number, Uid(uid), kind, Name(of)) for number, uid, kind, of in rows]
-
-    def samples(
-        self, of: Series, since: float, now: float, keep: Keep | None = None
-    ) -> list[Sample]:
-        """What is known since then (Unix seconds), in the finest resolution that reaches back so far; the last moments,
-        which have not become coarse yet, in finer ones."""
-        kept = shallow(keep or Keep())
-        coarsest = next((one for one, seconds in kept.items() if now - since <= seconds), "hours")
-        found: list[Sample] = []
-        for table in reversed(_TABLES[: _TABLES.index(coarsest) + 1]):
-            after = found[-1].at if found else since
-            rows = self._rows(
-                f"SELECT at, {', '.join(_COLUMNS)} FROM {table}"  # noqa: S608
-                " WHERE at >= ? AND series = ? ORDER BY at",
-                [after, of.number],
-            )
-            found += [_sample(row) for row in rows if not found or row[0] > after]
-        return found
-
-    def latest(self, since: float) -> dict[Uid, list[Sample]]:
-        """All looks since then, by machine, in the order of time."""
-        rows = self._rows(
-            f"SELECT uid, at, {', '.join(_COLUMNS)} FROM looks JOIN series ON series = number"  # noqa: S608
-            " WHERE at >= ? ORDER BY at",
-            [since],
-        )
-        found: dict[Uid, list[Sample]] = {}
-        for uid, *row in rows:
-            found.setdefault(Uid(uid), []).append(_sample(row))
-        return found
-
-    def _rows(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        with _translated():
-            return self._connection.execute(sql, values).fetchall()
-
-
-def _sample(row: Sequence[Any]) -> Sample:
-    at, *values = row
-    counted = len(_COUNTED)
-    return Sample(at, Counters(*values[:counted]), *values[counted:])
 
 
 def _check(connection: sqlite3.Connection) -> None:
@@ -269,15 +183,15 @@ def _make(connection: sqlite3.Connection) -> None:
     if version == _VERSION:
         return
     with closing(connection.cursor()) as cursor:
-        for table in ("series", *_TABLES):
+        for table in ("series", *TABLES):
             cursor.execute(f"DROP TABLE IF EXISTS {table}")
         cursor.execute(
             "CREATE TABLE series (number INTEGER PRIMARY KEY AUTOINCREMENT, uid TEXT NOT NULL UNIQUE,"
             " kind TEXT NOT NULL, name TEXT NOT NULL, boot_id TEXT NOT NULL, pid INTEGER NOT NULL,"
             " start_ticks INTEGER NOT NULL, before TEXT NOT NULL)"
         )
-        for table in _TABLES:
-            columns = ", ".join(f"{name} NUMERIC" for name in _COLUMNS)
+        for table in TABLES:
+            columns = ", ".join(f"{name} NUMERIC" for name in COLUMNS)
             cursor.execute(
                 f"CREATE TABLE {table} (at REAL NOT NULL, series INTEGER NOT NULL, {columns},"
                 " PRIMARY KEY (at, series)) WITHOUT ROWID"
@@ -292,11 +206,3 @@ def _processes(
         number, uid, _, _, boot_id, pid, start_ticks, before = row
         process = Process(boot_id, pid, start_ticks)
         yield Uid(uid), (number, process, Counters(**json.loads(before)))
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError, LookupError, TypeError, ValueError) as error:
-        raise MetricsUnusable(f"the metrics database cannot be used: {error}") from error

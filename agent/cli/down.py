@@ -199,5 +199,5 @@ def _remove_everything(paths: StatePaths) -> None:
     for database in (paths.database, paths.metrics):
         for file in paths.root.glob(f"{database.name}*"):
             file.unlink()
-    paths.ballast.unlink(missing_ok=True)
-    paths.identity.unlink(missing_ok=True)
+    for file in (paths.ballast, paths.token, paths.identity):
+        file.unlink(missing_ok=True)

@@ -68,7 +68,7 @@ def prune(state: StatePaths, output: str, dry_run: bool) -> None:
     async def alone(operator: Operator) -> dict[str, Any]:
         return {"images": [stock.told(one) for one in await operator.prune(dry_run=dry_run)]}
 
-    found = ask(state, "prune", alone, {"dry_run": "1"} if dry_run else {})["images"]
+    found = ask(state, "prune", alone, {"dry_run": "true"} if dry_run else {})["images"]
     if output == "json":
         click.echo(json.dumps(found, indent=1))
         return

@@ -49,14 +49,12 @@ _Past = list[tuple[Uid, Rate]]
 @state_option
 def metrics(state: StatePaths, output: str, since: float, name: str) -> None:
     """What a VM or the VM of a job has used: processor, disk, memory. The last hour is kept as it was measured, a day
-    by the minute, 30 days by the hour."""
+    by the minute, 30 days by the hour, unless the agent was told otherwise."""
     now = time.time()  # noqa: TID251 - how far back a person wants to see
     with measured(state) as reader:
         series = reader.series(Name(name))
         past = [
-            (one.uid, rate)
-            for one in series
-            for rate in rates(reader.samples(one, now - since, now))
+            (one.uid, rate) for one in series for rate in rates(reader.samples(one, now - since))
         ]
     past.sort(key=lambda one: one[1].sample.at)
     if not series:

@@ -15,7 +15,7 @@ from state.observed import Instance
 from state.records import SETTINGS_KEY, LedgerUnreadable, Reader
 
 if TYPE_CHECKING:
-    from state.metrics import MetricsReader
+    from state.samples import MetricsReader
 
 
 def open_reader(paths: StatePaths) -> Reader:
@@ -32,7 +32,7 @@ def open_reader(paths: StatePaths) -> Reader:
 @contextmanager
 def measured(paths: StatePaths) -> Iterator[MetricsReader]:
     """What machines have used, as long as the block lasts. Raises StateUnusable with what to do."""
-    from state.metrics import MetricsReader, MetricsUnusable
+    from state.samples import MetricsReader, MetricsUnusable
 
     open_reader(paths).close()
     try:

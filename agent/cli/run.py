@@ -14,6 +14,7 @@ import click
 
 from agent.cli.accelerator import choose_accelerator
 from agent.cli.leaving import Leaving
+from agent.cli.measuring import measuring, measuring_options
 from agent.cli.options import option, state_option
 from agent.cli.reading import in_memory, of_the_ledger, still_runs
 from agent.cli.settings import said_settings, source_options
@@ -51,17 +52,10 @@ T = TypeVar("T")
     help="Look again after so long, although nothing has changed.",
 )
 @option(
-    "--metrics-interval",
-    type=click.FloatRange(min=0),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Measure what VMs use so often; 0: never.",
-)
-@option(
     "--listen",
     metavar="ADDR:PORT",
-    help="Answer over HTTP there, to be read only: /metrics, /healthz, /readyz, /api/v1/status.",
+    help="Answer over HTTP there: a page, /metrics, /healthz, /readyz, /api/v1. What changes something takes the token"
+    " that lies in the state directory.",
 )
 @option(
     "--loopback",
@@ -70,13 +64,13 @@ T = TypeVar("T")
     show_default=True,
     help="fence: guests reach no address of this host, where root and nftables allow that; open: they may.",
 )
+@measuring_options
 @source_options
 @state_option
-def run(  # noqa: PLR0913 - one for each option
+def run(
     state: StatePaths,
     once: bool,
     interval: float,
-    metrics_interval: float,
     listen: str | None,
     loopback: str,
     **options: Any,
@@ -91,6 +85,7 @@ def run(  # noqa: PLR0913 - one for each option
     from agent.cli.telling import Telling
     from agent.web import control, public
 
+    measured = measuring(options)
     settings = said_settings(state, options)
     origin_of(settings)
     showing = Showing(state) if once else None
@@ -100,7 +95,7 @@ def run(  # noqa: PLR0913 - one for each option
             stack.enter_context(showing.on_screen())
         log.configure()
         listener = stack.enter_context(public.listening(listen)) if listen else None
-        telling = Telling(held.paths, settings.host_name(), interval, metrics_interval, listener)
+        telling = Telling(held.paths, settings.host_name(), interval, measured, listener)
         on_event = _each(log.event_logger(), telling.tally.happened)
         on_run = _each(telling.tally.ran, *([showing.told] if showing is not None else []))
         ledger = stack.enter_context(closing(open_ledger(held.paths, on_event, on_run)))
@@ -169,13 +164,14 @@ def _run(
     from agent.loop import Agent, World
     from agent.notify import Manager
     from agent.settled import settled
+    from agent.web.control import Control, serve
 
     collector.be_patient()
     once = beside.showing is not None
     well: list[bool] = []
 
     async def main() -> None:
-        backend = open_backend(held.paths, settings, held.state_id)
+        backend = beside.telling.counted(open_backend(held.paths, settings, held.state_id))
         leaving = Leaving()
         accelerator = await leaving.unless_told(choose_accelerator(ledger, settings))
         if accelerator is None:
@@ -198,14 +194,29 @@ def _run(
                 agent.stop()
 
         world = World(source, ledger, backend, clock, store)
-        manager = Manager.of(os.environ, os.getpid())
-        agent = Agent(world, policy, interval=interval, on_pass=look, manager=manager)
+        agent = Agent(
+            world,
+            policy,
+            interval=interval,
+            on_pass=look,
+            on_ready=beside.telling.tally.became_ready,
+            manager=Manager.of(os.environ, os.getpid()),
+        )
         leaving.answer(_said(agent.stop))
         _tell_start(held.paths, settings, accelerator)
+        if beside.telling.listener is not None:
+            address, port, *_ = beside.telling.listener.getsockname()
+            where = f"[{address}]" if ":" in address else address
+            log.say(
+                "Listening",
+                f"http://{where}:{port}/; a change takes the token in {held.paths.token}",
+            )
         fetcher = fetcher_of(settings, source, agent.wake, interval)
         agent.operator.repository = fetcher
         tasks: list[Task] = [one.run for one in (fetcher, publisher) if one is not None]
-        tasks += beside.telling.tasks(ledger, backend, clock)
+        control = Control(agent.requests, agent.operator)
+        tasks += beside.telling.tasks(ledger, backend, clock, control)
+        tasks.append(partial(serve, beside.api, control))
         tasks.append(partial(_keep_telling, held))
         await agent.run(watching=_watch(agent, settings, beside, tasks))
         if once and publisher is not None:
@@ -282,10 +293,8 @@ async def _keep_telling(held: StateDirectory) -> None:
 
 async def _watch(agent: Agent, settings: Settings, beside: Beside, tasks: list[Task]) -> None:
     from agent.watch import watch
-    from agent.web import control
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(control.serve(beside.api, agent.requests, agent.operator))
         if beside.showing is not None:
             group.create_task(beside.showing.refresh())
         for task in tasks:

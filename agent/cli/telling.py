@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agent.cli.measuring import Measuring
 from agent.cli.reading import alive_of
 from agent.hypervisor.api import Backend
 from agent.intent import Clock
+from agent.metrics.images import CountedImages
 from agent.metrics.poll import Poller
 from agent.metrics.tally import Tally
 from agent.paths import StatePaths
 from agent.record import Pass
+from agent.web.control import Control
 from state.clock import Moment
 from state.ledger import Ledger
 
@@ -23,29 +26,35 @@ Task = Callable[[], Coroutine[Any, Any, None]]
 
 @dataclass
 class Telling:
-    """`interval`: seconds from one look of the loop to the next at the latest; `measure`: those from one sweep over the
-    machines to the next, 0 for none; `listener`: the socket of the answers, None for none; `host`: what documents call
-    this host."""
+    """`interval`: seconds from one look of the loop to the next at the latest; `listener`: the socket of the answers,
+    None for none; `host`: what documents call this host."""
 
     paths: StatePaths
     host: str
     interval: float
-    measure: float
+    measuring: Measuring
     listener: socket.socket | None
     tally: Tally = field(default_factory=Tally)
     _last: Moment | None = None
 
-    def tasks(self, ledger: Ledger, backend: Backend, clock: Clock) -> list[Task]:
-        """What has to run beside the loop."""
+    def counted(self, backend: Backend) -> Backend:
+        """The same, which tells of the images that it fetches."""
+        return replace(backend, images=CountedImages(backend.images, self.tally.fetched))
+
+    def tasks(self, ledger: Ledger, backend: Backend, clock: Clock, control: Control) -> list[Task]:
+        """What has to run beside the loop. Raises StateUnusable."""
         found: list[Task] = []
         poller = None
         for run in ledger.runs():
             self.tally.ran(run)
-        if self.measure:
-            poller = Poller(backend.meter, ledger, self.paths.metrics, clock, self.measure)
+        if self.measuring.interval:
+            said = self.measuring
+            poller = Poller(
+                backend.meter, ledger, self.paths.metrics, clock, said.interval, said.keep
+            )
             found.append(poller.run)
         if self.listener is not None:
-            found.append(self._server(self.listener, poller, clock))
+            found.append(self._server(self.listener, poller, clock, control))
         return found
 
     def passed(self, done: Pass, now: Moment) -> None:
@@ -53,9 +62,12 @@ class Telling:
         self._last = now
         self.tally.passed(done, now.wall)
 
-    def _server(self, listener: socket.socket, poller: Poller | None, clock: Clock) -> Task:
+    def _server(
+        self, listener: socket.socket, poller: Poller | None, clock: Clock, control: Control
+    ) -> Task:
         from agent.metrics import export
         from agent.web import public
+        from agent.web.gate import Gate, token_of
         from agent.web.views import Views
 
         views = Views(self.paths, lambda reader: alive_of(reader, os.getpid()))
@@ -72,9 +84,9 @@ class Telling:
             metrics,
             stuck=lambda: self._stuck(clock()),
             now=lambda: clock().wall,
-            names=frozenset(map(str.lower, names)),
+            gate=Gate(frozenset(map(str.lower, names)), token_of(self.paths.token)),
         )
-        return lambda: public.serve(listener, told)
+        return lambda: public.serve(listener, told, control)
 
     def _stuck(self, now: Moment) -> str:
         if self._last is None:

@@ -1,13 +1,14 @@
-"""The person's own terminal, given over to a guest for a while and given back whole."""
+"""The person's own terminal, given over to a guest or a display for a while and given back whole."""
 
 from __future__ import annotations
 
 import os
+import select
 import sys
 import termios
 import tty
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 
 def at_terminal() -> bool:
@@ -15,16 +16,34 @@ def at_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def raw() -> AbstractContextManager[None]:
+    """Every key goes through as it is typed, whatever it is; restored however the block ends."""
+    return _as(tty.setraw)
+
+
+def keys() -> AbstractContextManager[None]:
+    """Each key counts as it is pressed and is not shown, and those that interrupt do so; restored like that."""
+    return _as(tty.setcbreak)
+
+
+def pressed(at_most: float) -> str | None:
+    """A key that is pressed within so many seconds; empty for none, None where nobody can press any more. Read from the
+    terminal itself: what Python reads ahead of it, nobody would be told of."""
+    keyboard = sys.stdin.fileno()
+    if not select.select([keyboard], [], [], at_most)[0]:
+        return ""
+    return os.read(keyboard, 1).decode(errors="replace") or None
+
+
 @contextmanager
-def raw() -> Iterator[None]:
-    """Every key goes through as it is typed; restored however the block ends."""
+def _as(set_to: Callable[[int], object]) -> Iterator[None]:
     if not sys.stdin.isatty():
         yield
         return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setraw(descriptor)
+        set_to(descriptor)
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import select
 import sys
-import termios
 import time
-import tty
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli import terminal
 from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import measured
 from agent.cli.tables import fitted, screen
@@ -58,7 +54,7 @@ def top(state: StatePaths, output: str, sort: str) -> None:
         return
     console, width = screen()
     if width is None or not sys.stdin.isatty():
-        console.print(_table(_look(state, sort), sort, width))
+        console.print(_table(_look(state, sort), width))
         return
     _watch(state, sort)
 
@@ -66,31 +62,13 @@ def top(state: StatePaths, output: str, sort: str) -> None:
 def _watch(state: StatePaths, sort: str) -> None:
     from rich.live import Live
 
-    with _keys(), Live(auto_refresh=False, screen=True) as live:
+    with terminal.keys(), Live(auto_refresh=False, screen=True) as live:
         while True:
-            live.update(_table(_look(state, sort), sort, live.console.width), refresh=True)
-            pressed = _pressed()
-            if pressed == "q":
+            live.update(_table(_look(state, sort), live.console.width), refresh=True)
+            pressed = terminal.pressed(_LOOK_AGAIN)
+            if pressed in ("q", None):
                 return
-            sort = _KEYS.get(pressed, sort)
-
-
-@contextmanager
-def _keys() -> Iterator[None]:
-    """Each key counts as it is pressed, and is not shown."""
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-    try:
-        tty.setcbreak(descriptor)
-        yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def _pressed() -> str:
-    """A key that was pressed within a second; empty for none."""
-    ready, _, _ = select.select([sys.stdin], [], [], _LOOK_AGAIN)
-    return (sys.stdin.read(1) or "q") if ready else ""
+            sort = _KEYS.get(pressed or "", sort)
 
 
 def _look(state: StatePaths, sort: str) -> list[dict[str, Any]]:
@@ -113,7 +91,7 @@ def _look(state: StatePaths, sort: str) -> list[dict[str, Any]]:
     return found
 
 
-def _table(found: list[dict[str, Any]], sort: str, width: int | None) -> RenderableType:
+def _table(found: list[dict[str, Any]], width: int | None) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 

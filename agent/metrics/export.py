@@ -66,6 +66,12 @@ class _Page(Collector):
         vms = [one for one in items if one["kind"] == "vm"]
         jobs = [one for one in items if one["kind"] == "job"]
         yield from _vms(vms)
+        yield _by(
+            "holdfast_vm_ready_seconds",
+            "From a VM's start to its first being ready.",
+            "check",
+            self._tally.ready,
+        )
         yield from _usage(items, self._usage)
         yield from _jobs(jobs, self._tally)
         yield from self._agent()
@@ -91,6 +97,11 @@ class _Page(Collector):
                 "When the repository's server last answered.",
                 datetime.fromisoformat(source["fetched_at"]).timestamp(),
             )
+        yield CounterMetricFamily(
+            "holdfast_image_fetched_bytes",
+            "Of images, from wherever they come.",
+            tally.fetched_bytes,
+        )
         suspended = bool(self._looked["agent"]["suspended_at"])
         yield _gauge("holdfast_suspended", "1: everything is left alone.", float(suspended))
 
@@ -101,6 +112,7 @@ class _Page(Collector):
             ("errors", "What is wrong with documents or their source."),
         ):
             yield _gauge(f"holdfast_{key}", what, len(self._looked[key]))
+        yield from _names(self._looked)
         failing = [one for one in self._retries if one.failures]
         yield _gauge("holdfast_retrying", "What failed and is tried again.", len(failing))
 
@@ -196,12 +208,26 @@ def _jobs(jobs: list[dict[str, Any]], tally: Tally) -> Iterator[Metric]:
     yield _histogram(
         "holdfast_job_start_seconds", "From an attempt's beginning to its script's.", tally.starts
     )
-    lasted = HistogramMetricFamily(
-        "holdfast_job_run_duration_seconds", "A run's last attempt.", labels=["result"]
+    yield _by("holdfast_job_run_duration_seconds", "A run's last attempt.", "result", tally.runs)
+    yield CounterMetricFamily(
+        "holdfast_job_retries", "Attempts of runs beyond the first.", tally.retried
     )
-    for result, spread in tally.runs.items():
-        lasted.add_metric([result], buckets=spread.buckets(), sum_value=spread.total)
-    yield lasted
+
+
+def _names(looked: _Looked) -> Iterator[Metric]:
+    """Which names are in trouble, each told once."""
+    held = GaugeMetricFamily("holdfast_name_held", "1 for a name that is held.", labels=["name"])
+    for name in sorted({one["name"] for one in looked["held"] if one["name"]}):
+        held.add_metric([name], 1.0)
+    failed = GaugeMetricFamily(
+        "holdfast_name_failed",
+        "1 for a name that does not become as its document says.",
+        labels=["kind", "name"],
+    )
+    for item in looked["items"]:
+        if any(one["type"] == "Stalled" and one["status"] for one in item["conditions"]):
+            failed.add_metric([item["kind"], item["name"]], 1.0)
+    yield from (held, failed)
 
 
 def _gauge(name: str, what: str, value: float) -> Metric:
@@ -212,6 +238,13 @@ def _counted(name: str, what: str, label: str, counts: Mapping[str, int]) -> Met
     family = CounterMetricFamily(name, what, labels=[label])
     for value, count in sorted(counts.items()):
         family.add_metric([value], count)
+    return family
+
+
+def _by(name: str, what: str, label: str, spreads: Mapping[str, Spread]) -> Metric:
+    family = HistogramMetricFamily(name, what, labels=[label])
+    for value, spread in sorted(spreads.items()):
+        family.add_metric([value], buckets=spread.buckets(), sum_value=spread.total)
     return family
 
 

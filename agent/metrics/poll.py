@@ -20,7 +20,8 @@ from agent.intent import Clock
 from agent.worker import Worker
 from state.ids import Uid
 from state.ledger import Ledger
-from state.metrics import Keep, Look, Metrics, MetricsUnusable
+from state.metrics import Keep, Look, Metrics
+from state.samples import MetricsUnusable
 
 INTERVAL = 10.0
 """Seconds from one sweep to the next, where nothing else is said."""

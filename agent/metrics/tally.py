@@ -58,6 +58,12 @@ class Tally:
         """From the beginning of an attempt to that of its script."""
         self.waits = Spread(WAIT_SECONDS)
         self.runs: dict[str, Spread] = {}
+        self.retried = 0
+        """Attempts of runs beyond the first."""
+        self.ready: dict[str, Spread] = {}
+        """From the start of a VM to when it first became ready, by what it was asked over: ssh, tcp, http."""
+        self.fetched_bytes = 0
+        """Of images."""
         self._phases: dict[RunId, RunPhase] = {}
 
     def passed(self, done: Pass, wall: float) -> None:
@@ -66,6 +72,14 @@ class Tally:
         self.last_pass = wall
         for reason in done.reasons:
             self.wakes[_kind(reason)] += 1
+
+    def became_ready(self, check: str, seconds: float) -> None:
+        """A VM has passed its first `check`, so long after its start."""
+        self.ready.setdefault(check, Spread(START_SECONDS)).add(seconds)
+
+    def fetched(self, size: int) -> None:
+        """So many bytes of an image have come."""
+        self.fetched_bytes += size
 
     def happened(self, event: Event) -> None:
         """One event of the ledger. Their reasons are a closed vocabulary."""
@@ -80,6 +94,8 @@ class Tally:
             return
         if run.phase is RunPhase.BOOTING and run.attempt == 1:
             self.waits.add(run.began_at - run.queued_at)
+        elif run.phase is RunPhase.BOOTING:
+            self.retried += 1
         elif run.phase is RunPhase.RUNNING and run.started_at is not None:
             self.starts.add(run.started_at - run.began_at)
         elif before is not None and run.phase.ended and run.ended_at is not None:

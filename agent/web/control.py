@@ -1,6 +1,7 @@
-"""The agent's side of its API: JSON below /api/v1/ on a Unix socket that only this user can reach.
+"""What can be asked of an agent, as HTTP: JSON below /api/v1/, on a Unix socket that only this user can reach.
 
-It turns requests into calls and errors into answers, and decides nothing.
+It turns requests into calls and errors into answers, and decides nothing. The same calls are answered elsewhere for
+whoever has the token (`agent.web.public`).
 """
 
 from __future__ import annotations
@@ -62,32 +63,18 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-async def serve(listener: socket.socket, requests: Requests, operator: Operator) -> None:
+async def serve(listener: socket.socket, control: Control) -> None:
     """Answer, for ever, on a new socket where somebody removes the one that was there. Raises LedgerUnreadable once
     nothing can be recorded any more."""
     from aiohttp import web
-
-    lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    control = _Control(requests, operator, lost)
 
     @web.middleware
     async def answered(request: web.Request, handler: _Handler) -> web.StreamResponse:
         return await control.answered(request, handler)
 
+    lost = control.lost
     app = web.Application(middlewares=[answered])
-    app.add_routes(
-        [
-            web.get("/api/v1/ping", control.ping),
-            web.post("/api/v1/jobs/{name}/rerun", control.rerun),
-            web.post("/api/v1/jobs/{name}/cancel", control.cancel),
-            web.post("/api/v1/approve", control.approve),
-            web.post("/api/v1/suspend", control.suspend),
-            web.post("/api/v1/resume", control.resume),
-            web.post("/api/v1/reconcile", control.reconcile),
-            web.post("/api/v1/prune", control.prune),
-            web.post("/api/v1/fetch", control.fetch),
-        ]
-    )
+    app.add_routes([web.get("/api/v1/ping", control.ping), *control.routes()])
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS)
     await runner.setup()
     path = Path(listener.getsockname())
@@ -118,13 +105,29 @@ def _inode(path: Path) -> int | None:
         return None
 
 
-class _Control:
-    """The answers. A ledger that is lost is told to `lost`: the agent must end."""
+class Control:
+    """The answers. Made in the agent's event loop, and used in it."""
 
-    def __init__(self, requests: Requests, operator: Operator, lost: asyncio.Future[None]) -> None:
+    def __init__(self, requests: Requests, operator: Operator) -> None:
         self._requests = requests
         self._operator = operator
-        self._lost = lost
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Holds the LedgerUnreadable that was met, once there is one: the agent must end."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """All that changes something."""
+        from aiohttp import web
+
+        return [
+            web.post("/api/v1/jobs/{name}/rerun", self.rerun),
+            web.post("/api/v1/jobs/{name}/cancel", self.cancel),
+            web.post("/api/v1/approve", self.approve),
+            web.post("/api/v1/suspend", self.suspend),
+            web.post("/api/v1/resume", self.resume),
+            web.post("/api/v1/reconcile", self.reconcile),
+            web.post("/api/v1/prune", self.prune),
+            web.post("/api/v1/fetch", self.fetch),
+        ]
 
     async def ping(self, _: web.Request) -> web.StreamResponse:
         return _json({"pid": os.getpid()})
@@ -160,7 +163,10 @@ class _Control:
         )
 
     async def prune(self, request: web.Request) -> web.StreamResponse:
-        taken = await self._operator.prune(dry_run="dry_run" in request.query)
+        said = request.query.get("dry_run", "false")
+        if said not in ("true", "false"):
+            raise Blocked("removing images: `dry_run` is true or false")
+        taken = await self._operator.prune(dry_run=said == "true")
         return _json({"images": [stock.told(one) for one in taken]})
 
     async def fetch(self, request: web.Request) -> web.StreamResponse:
@@ -198,8 +204,8 @@ class _Control:
             what = f"{request.method} {request.path}: {error.reason}"
             return _refused(error.status, HoldfastError(what))
         except LedgerUnreadable as error:
-            if not self._lost.done():
-                self._lost.set_exception(error)
+            if not self.lost.done():
+                self.lost.set_exception(error)
             return _refused(500, HoldfastError(str(error)))
         except Exception as bug:  # noqa: BLE001 - whoever asks is told, and the agent goes on
             return _refused(500, HoldfastError(f"the agent met a bug of holdfast: {bug!r}"))

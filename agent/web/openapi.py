@@ -66,7 +66,9 @@ _EVENT = _object(
     message=_TEXT,
 )
 _UNREADY = _object(name=_TEXT, reason=_TEXT, message=_TEXT)
-_ERROR = _object(error=_TEXT)
+_ERROR = _object(error=_TEXT, hint=_TEXT)
+_RUN = _object(name=_TEXT, run=_TEXT, number=_WHOLE, phase=_TEXT)
+_DONE = _object(changed={"type": "boolean"})
 
 
 def _answer(what: str, schema: _Schema, kind: str = "application/json") -> _Schema:
@@ -93,6 +95,75 @@ def _get(what: str, answer: _Schema, *asked: _Schema, **others: _Schema) -> _Sch
     return {"get": {"summary": what, "parameters": list(asked), "responses": responses}}
 
 
+def _post(what: str, answer: _Schema, *asked: _Schema) -> _Schema:
+    """What changes something. What is asked for is said in the path and the query; a body is not read."""
+    responses = {
+        "200": answer,
+        "401": _answer("It takes the token.", _ERROR),
+        "403": _answer("The page of somebody else asked.", _ERROR),
+        "404": _answer("There is nothing of that name.", _ERROR),
+        "409": _answer("That cannot be now, or not so.", _ERROR),
+    }
+    return {
+        "post": {
+            "summary": what,
+            "parameters": list(asked),
+            "responses": responses,
+            "security": [{"token": []}],
+        }
+    }
+
+
+def _changes() -> dict[str, Any]:
+    run = _answer("The run.", _RUN)
+    return {
+        "/api/v1/token": _post(
+            "Whether it is the token; changes nothing.",
+            _answer("It is.", _object(ok={"type": "boolean"})),
+        ),
+        "/api/v1/reconcile": _post(
+            "Ask the repository, if there is one, and look now; as `holdfast reconcile`.",
+            _answer(
+                "What a look found that began after this.",
+                _object(source=_TEXT, commit=_or_null(_TEXT), error=_or_null(_TEXT)),
+            ),
+        ),
+        "/api/v1/suspend": _post(
+            "Leave everything alone from now on, also the agents after this one.",
+            _answer("Whether it was not so already.", _DONE),
+        ),
+        "/api/v1/resume": _post(
+            "Keep everything as the documents say again.",
+            _answer("Whether it was not so already.", _DONE),
+        ),
+        "/api/v1/approve": _post(
+            "Let a plan, or a commit, pass that was held back.",
+            _answer("What was approved.", _object(approved=_TEXT)),
+            _asked("id", _TEXT, "Its id, or how that begins; without: the only one that waits."),
+        ),
+        "/api/v1/jobs/{name}/rerun": _post("Run a job again.", run, _NAME),
+        "/api/v1/jobs/{name}/cancel": _post("End a job's run that has not ended.", run, _NAME),
+        "/api/v1/prune": _post(
+            "Take the images out of the store that nobody needs.",
+            _answer("Those.", _object(images=_list(_OPEN))),
+            _asked(
+                "dry_run",
+                {"type": "string", "enum": ["false", "true"], "default": "false"},
+                "Only find them.",
+            ),
+        ),
+        "/api/v1/fetch": _post(
+            "Bring images into the store now.",
+            _answer(
+                "Lines of JSON: now and then how `far` it is, and last the `images` and what came of each.",
+                _TEXT,
+                "application/x-ndjson",
+            ),
+            _asked("image", _list(_TEXT), "Labels or aliases; without: all that documents name."),
+        ),
+    }
+
+
 @cache
 def described() -> dict[str, Any]:
     """The whole description."""
@@ -115,9 +186,19 @@ def described() -> dict[str, Any]:
         "info": {
             "title": "holdfast",
             "version": version("holdfast"),
-            "description": "What an agent knows of its VMs and jobs. Read-only.",
+            "description": "What an agent knows of its VMs and jobs, and what can be asked of it.",
+        },
+        "components": {
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "What lies in the state directory as `token`.",
+                }
+            }
         },
         "paths": {
+            **_changes(),
             "/api/v1/status": _get(
                 "Every name, as `holdfast status -o json` tells it.",
                 _answer("The status.", status),
@@ -137,7 +218,7 @@ def described() -> dict[str, Any]:
                 ),
             ),
             "/api/v1/metrics/{name}": _get(
-                "What a name has used; the last hour as it was measured, a day by the minute, 30 days by the hour.",
+                "What a name has used, as finely as it is still kept so far back.",
                 _answer("Samples, the oldest first.", _object(name=_TEXT, samples=_list(_SAMPLE))),
                 _NAME,
                 _asked("since", {**_DURATION, "default": "1h"}, "How far back."),

@@ -1,8 +1,8 @@
-"""What an agent tells over HTTP, on the address that its operator chose: read-only, to whoever can reach that.
+"""What an agent answers over HTTP, on the address that its operator chose: it tells whoever can reach that, and does
+what commands can ask for whoever has its token (`agent.web.gate`).
 
-Every answer is made by a thread that reads as commands do: nobody who asks holds up the loop. What guests and documents
-say is told as JSON or shown as text, never as a part of a page; nothing is loaded from elsewhere, and a page of
-somebody else cannot ask here for its reader: a name that anybody can point here is not answered to.
+What is told is read by a thread, as commands read: nobody who asks holds up the loop. What guests and documents say is
+told as JSON or shown as text, never as a part of a page, and nothing is loaded from elsewhere.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from agent.errors import BadInput, BadUsage, HoldfastError, StateUnusable
 from agent.web import openapi, stream
+from agent.web.control import Control
+from agent.web.gate import Gate
 from agent.web.views import LOGS, Place, Views
 from agent.worker import alone
 from state.records import LedgerUnreadable
@@ -38,8 +38,11 @@ _LAST_ANSWERS = 1.0
 """Seconds that the requests under way get when the agent leaves."""
 _PARTS = {
     "": ("page.html", "text/html"),
-    "page.js": ("page.js", "text/javascript"),
     "page.css": ("page.css", "text/css"),
+    **{
+        f"{name}.js": (f"{name}.js", "text/javascript")
+        for name in ("page", "pieces", "charts", "hands")
+    },
 }
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
@@ -54,13 +57,13 @@ _MOST_EVENTS = 1000
 @dataclass(frozen=True, slots=True)
 class Told:
     """What there is to tell. `metrics` makes a page for Prometheus with its content type; `stuck` says why the loop
-    does not go on, empty while it does; `now` is Unix time; `names` are those that this host is called by."""
+    does not go on, empty while it does; `now` is Unix time; `gate` says who may ask."""
 
     views: Views
     metrics: Callable[[], tuple[bytes, str]]
     stuck: Callable[[], str]
     now: Callable[[], float]
-    names: frozenset[str]
+    gate: Gate
 
 
 @contextmanager
@@ -86,11 +89,11 @@ def listening(address: str) -> Iterator[socket.socket]:
         yield listener
 
 
-async def serve(listener: socket.socket, told: Told) -> None:
+async def serve(listener: socket.socket, told: Told, control: Control) -> None:
     """Answer, for ever."""
     from aiohttp import web
 
-    answers = _Answers(told)
+    answers = _Answers(told, control)
 
     @web.middleware
     async def answered(request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -110,6 +113,8 @@ async def serve(listener: socket.socket, told: Told) -> None:
             web.get("/api/v1/metrics/{name}", answers.metrics_of),
             web.get("/api/v1/logs/{name}", answers.log),
             web.get("/api/v1/stream", answers.stream),
+            web.post("/api/v1/token", answers.token),
+            *control.routes(),
         ]
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS)
@@ -130,44 +135,55 @@ async def _part(name: str, _: web.Request) -> web.StreamResponse:
 
 
 class _Answers:
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: Told, control: Control) -> None:
         self._told = told
+        self._control = control
         self._views = told.views
         self._recent = stream.Recent(told.views.status)
 
     async def answered(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """What the handler answers, or the error that it met, in one sentence."""
-        from aiohttp import web
-
+        known = request.match_info.http_exception is None
+        changes = known and request.method not in ("GET", "HEAD")
         try:
-            if not self._is_called_here(request.host):
-                raise web.HTTPMisdirectedRequest
-            answer = await handler(request)
-        except BadInput as error:
-            answer = _refused(404, error.message)
-        except HoldfastError as error:
-            answer = _refused(409, error.message)
-        except LedgerUnreadable as error:
-            answer = _refused(503, str(error))
+            refusal = self._told.gate.refusal(request.headers, changes=changes)
         except ValueError as error:
             answer = _refused(400, str(error))
-        except web.HTTPException as error:
-            answer = _refused(error.status, f"{request.method} {request.path}: {error.reason}")
-            if "Allow" in error.headers:
-                answer.headers["Allow"] = error.headers["Allow"]
+        else:
+            if refusal is not None:
+                answer = _refused(refusal.status, refusal.why, refusal.hint)
+            elif changes:
+                answer = await self._control.answered(request, handler)
+            else:
+                answer = await self._seen(request, handler)
+        if answer.status == 401:
+            answer.headers["WWW-Authenticate"] = "Bearer"
         if not answer.prepared:
             answer.headers.update(_HEADERS)
         return answer
 
-    def _is_called_here(self, host: str) -> bool:
-        """Whether the request is for this host under a name of its own, or an address. Any other name can be somebody
-        else's, whose page then reads what its visitor may read (DNS rebinding)."""
-        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    async def _seen(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        from aiohttp import web
+
         try:
-            ip_address(name)
-        except ValueError:
-            return name == "localhost" or name in self._told.names
-        return True
+            return await handler(request)
+        except BadInput as error:
+            return _refused(404, error.message, error.hint)
+        except HoldfastError as error:
+            return _refused(409, error.message, error.hint)
+        except LedgerUnreadable as error:
+            return _refused(503, str(error))
+        except ValueError as error:
+            return _refused(400, str(error))
+        except web.HTTPException as error:
+            answer = _refused(error.status, f"{request.method} {request.path}: {error.reason}")
+            if "Allow" in error.headers:
+                answer.headers["Allow"] = error.headers["Allow"]
+            return answer
+
+    async def token(self, _: web.Request) -> web.StreamResponse:
+        """Who comes here has it."""
+        return _json({"ok": True})
 
     async def metrics(self, _: web.Request) -> web.StreamResponse:
         from aiohttp import web
@@ -199,9 +215,9 @@ class _Answers:
         return _json({"usage": await alone("usage", partial(self._views.usage, self._ago(90.0)))})
 
     async def metrics_of(self, request: web.Request) -> web.StreamResponse:
-        name, now = request.match_info["name"], self._told.now()
+        name = request.match_info["name"]
         since = self._ago(parse_duration(request.query.get("since", "1h")))
-        found = await alone("metrics", partial(self._views.metrics, name, since, now))
+        found = await alone("metrics", partial(self._views.metrics, name, since))
         return _json({"name": name, "samples": found})
 
     async def log(self, request: web.Request) -> web.StreamResponse:
@@ -244,8 +260,8 @@ def _unready(looked: dict[str, Any]) -> list[dict[str, str]]:
     return found
 
 
-def _refused(status: int, why: str) -> web.StreamResponse:
-    return _json({"error": why}, status)
+def _refused(status: int, why: str, hint: str = "") -> web.StreamResponse:
+    return _json({"error": why, "hint": hint}, status)
 
 
 def _json(told: dict[str, Any], status: int = 200) -> web.StreamResponse:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agent.worker import alone
+from state.records import LedgerUnreadable
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -79,8 +80,8 @@ async def told(
                 silent = 0.0
                 await _write(response, ": still here\n\n")
             await asyncio.sleep(LOOK_AGAIN)
-    except (ConnectionError, TimeoutError):
-        return response
+    except (ConnectionError, TimeoutError, LedgerUnreadable):
+        return response  # who still listens connects again, and is told what is wrong
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from agent.paths import StatePaths
 from agent.status import status
 from state.clock import stamp
 from state.ids import Name
-from state.metrics import MetricsReader, MetricsUnusable
 from state.observed import Instance
 from state.records import Reader
+from state.samples import MetricsReader, MetricsUnusable
 from state.usage import rates
 
 Alive = Callable[[Reader], Callable[[Instance], bool]]
@@ -82,14 +82,14 @@ class Views:
             for one in found
         ]
 
-    def metrics(self, name: str, since: float, now: float) -> list[dict[str, Any]]:
+    def metrics(self, name: str, since: float) -> list[dict[str, Any]]:
         """What a name has used since then (Unix seconds), the oldest first; empty where nothing was measured."""
         try:
             with closing(MetricsReader(self._paths.metrics)) as reader:
                 found = [
                     told(one.uid, rate)
                     for one in reader.series(Name(name))
-                    for rate in rates(reader.samples(one, since, now))
+                    for rate in rates(reader.samples(one, since))
                 ]
         except MetricsUnusable:
             return []

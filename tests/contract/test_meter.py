@@ -10,6 +10,7 @@ import pytest
 from agent.hypervisor.api import Hypervisor, Machine, Meter, RunState, Usage
 from state.ids import Process
 from tests.contract.houses import House
+from tests.e2e.steps import started
 from tests.waiting import DEADLINE, eventually
 
 pytestmark = pytest.mark.timeout(60)
@@ -20,13 +21,6 @@ async def meter(house: House, hypervisor: Hypervisor) -> AsyncIterator[Meter]:
     made = house.meter(hypervisor)
     yield made
     made.close()
-
-
-async def started(hypervisor: Hypervisor, machine: Machine) -> Process:
-    await hypervisor.prepare(machine)
-    process = await hypervisor.spawn(machine)
-    await hypervisor.resume(machine.uid)
-    return process
 
 
 async def used(meter: Meter, machine: Machine, process: Process) -> Usage:

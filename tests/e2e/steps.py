@@ -7,14 +7,14 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from agent.hypervisor.api import Exit, Machine
+from agent.hypervisor.api import Exit, Hypervisor, Machine
 from agent.hypervisor.qemu.driver import QemuHypervisor
 from state.ids import Process
 from tests.contract.houses import QemuHouse, Watched
 from tests.waiting import eventually
 
 
-async def started(hypervisor: QemuHypervisor, machine: Machine) -> Process:
+async def started(hypervisor: Hypervisor, machine: Machine) -> Process:
     """The machine from nothing to running."""
     await hypervisor.prepare(machine)
     process = await hypervisor.spawn(machine)

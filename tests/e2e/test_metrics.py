@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from state.ids import Name
-from state.metrics import MetricsReader
+from state.samples import MetricsReader
 from state.usage import Sample, rates
 from tests.e2e.site import Site
 
@@ -27,7 +27,7 @@ def samples(place: Site, name: str = "web") -> list[Sample]:
     """All that was measured of it."""
     with closing(MetricsReader(place.paths.metrics)) as reader:
         [series] = reader.series(Name(name))
-        return reader.samples(series, 0.0, 0.0)
+        return reader.samples(series, 0.0)
 
 
 def last(place: Site) -> Sample:

@@ -14,7 +14,7 @@ from agent.hypervisor.memory import MemoryHost
 from agent.metrics.poll import Poller
 from state.clock import Moment
 from state.ledger import Ledger
-from state.metrics import MetricsReader, MetricsUnusable
+from state.samples import MetricsReader, MetricsUnusable
 from tests.builders import running
 from tests.contract.houses import MemoryHouse
 from tests.waiting import eventually

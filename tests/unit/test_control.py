@@ -77,7 +77,8 @@ async def serving(root: Path, *runs: Run) -> AsyncIterator[Served]:
             (paths.runs / run.id).mkdir(parents=True, exist_ok=True)
         requests = Requests(ledger, store, moment, STATE_ID, doing=Doing())
         operator = Operator(ledger, moment, MemoryHost().backend())
-        server = asyncio.ensure_future(control.serve(listener, requests, operator))
+        answers = control.Control(requests, operator)
+        server = asyncio.ensure_future(control.serve(listener, answers))
         try:
             yield Served(paths.api_socket, ledger, server)
         finally:

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
+from agent.guest.flights import Flights
 from agent.hypervisor.api import Usage
 from agent.metrics import export
+from agent.metrics.images import CountedImages
 from agent.metrics.tally import Spread, Tally
 from agent.record import Pass
 from agent.steps import Plan
 from state.history import Event
-from state.ids import Uid
-from state.observed import Observed
+from state.ids import Digest, Uid
+from state.observed import BaseImage, HowFar, Observed, StoredImage, image_key
 from state.runs import Run, RunPhase
+from state.spec.resolved import ImageSpec
 from tests.builders import desired, run, vm
 from tests.unit.test_metrics import usage
+from tests.waiting import eventually
 
 WEB = Uid("00000000-0000-5000-8000-000000000001")
 VM: dict[str, Any] = {
     "kind": "vm", "name": "web", "uid": WEB, "phase": "running", "ready": True, "restarts": 3,
-    "started_at": "2026-01-01T00:00:00.000Z",
+    "started_at": "2026-01-01T00:00:00.000Z", "conditions": [],
 }  # fmt: skip
 JOB: dict[str, Any] = {
     "kind": "job", "name": "hello", "uid": None, "phase": "failed", "exit_code": 7,
     "ended_at": "2026-01-01T00:00:10.000Z",
+    "conditions": [{"type": "Ready", "status": False}, {"type": "Stalled", "status": True}],
 }  # fmt: skip
 
 
@@ -61,6 +68,8 @@ def busy() -> Tally:
     tally.happened(Event(at=1.0, reason="Ready", message="it is"))
     for one in lives("succeeded"):
         tally.ran(one)
+    tally.became_ready("ssh", 4.5)
+    tally.fetched(7 << 20)
     return tally
 
 
@@ -87,7 +96,7 @@ def test_the_names_are_as_prometheus_wants_them() -> None:
         for sample in family.samples:
             assert family.type != "counter" or sample.name.endswith("_total")
             assert set(sample.labels) <= {
-                "kind", "name", "phase", "disk", "vcpu", "reason", "le", "result", "version",
+                "kind", "name", "phase", "disk", "vcpu", "reason", "le", "result", "version", "check",
             }  # fmt: skip
 
 
@@ -152,3 +161,74 @@ def test_troubles_are_counted() -> None:
     found = page(held=held, errors=held * 2)
     assert values(found["holdfast_held"]) == {(): 1}
     assert values(found["holdfast_errors"]) == {(): 2}
+
+
+def test_which_names_are_in_trouble_is_told_of_each_once() -> None:
+    held = [{"name": "db", "message": "broken"}, {"name": "db", "message": "twice"}]
+    found = page(VM, JOB, held=[*held, {"name": None, "message": "no name can be read"}])
+    assert values(found["holdfast_name_held"]) == {("db",): 1}
+    assert values(found["holdfast_name_failed"]) == {("job", "hello"): 1}
+
+
+def test_what_agents_wait_for_is_measured() -> None:
+    found = page(tally=busy())
+    ready = {
+        (one.name, one.labels.get("le")): one.value
+        for one in found["holdfast_vm_ready_seconds"].samples
+        if one.labels["check"] == "ssh"
+    }
+    assert ready["holdfast_vm_ready_seconds_sum", None] == 4.5
+    assert ready["holdfast_vm_ready_seconds_bucket", "2.5"] == 0
+    assert ready["holdfast_vm_ready_seconds_bucket", "5.0"] == 1
+    assert values(found["holdfast_image_fetched_bytes"]) == {(): 7 << 20}
+
+
+def test_attempts_beyond_the_first_are_counted() -> None:
+    """Sabotage: count every attempt."""
+    tally = Tally()
+    queued, booting, *_ = lives("succeeded")
+    for attempt in (1, 2, 3):
+        tally.ran(replace(queued, attempt=attempt - 1))
+        tally.ran(replace(booting, attempt=attempt))
+    assert (tally.retried, sum(tally.waits.counts)) == (2, 1)
+
+
+async def test_the_bytes_of_an_image_count_once_however_many_wait_for_them() -> None:
+    """Sabotage: count what each is told."""
+    tally, goes_on = Tally(), asyncio.Event()
+    images = CountedImages(Slow(goes_on), tally.fetched)
+    image = vm().image
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(images.fetch(image, lambda _: None))
+        await eventually(lambda: tally.fetched_bytes == 60, "what has come is counted")
+        goes_on.set()
+    assert tally.fetched_bytes == 60 + 100  # from another place, from the beginning
+    await images.fetch(image, lambda _: None)
+    assert tally.fetched_bytes == 2 * 160
+
+
+class Slow:
+    """A store whose fetch gives up a copy at 60 bytes and begins again. Nothing stays in it."""
+
+    def __init__(self, goes_on: asyncio.Event) -> None:
+        self._goes_on, self._flights = goes_on, Flights()
+
+    async def fetch(self, image: ImageSpec, progress: Callable[[HowFar], None]) -> BaseImage:
+        return await self._flights.join(image_key(image), self._bring, progress)
+
+    async def _bring(self, progress: Callable[[HowFar], None]) -> BaseImage:
+        for got in (30, 60):
+            progress(HowFar(got, None))
+        await self._goes_on.wait()
+        for got in (10, 100):
+            progress(HowFar(got, 100))
+        return BaseImage(Path("/none"), "raw", 1, Digest("sha256:" + "0" * 64))
+
+    async def look(self, images: Collection[ImageSpec]) -> Mapping[ImageSpec, BaseImage]:
+        return {}
+
+    async def stored(self) -> Sequence[StoredImage]:
+        return []
+
+    async def remove(self, image: StoredImage) -> None: ...

@@ -131,3 +131,19 @@ def test_what_is_asked_for_comes_first(
     found: list[dict[str, Any]] = json.loads(holdfast(f"top --sort {sort} -o json").stdout)
     assert {one["name"] for one in found} == {"busy", "large"}
     assert found[0]["name"] == first
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("--metrics-raw 1m", "1m is too short (say 2m at least)"),
+        ("--metrics-minutes 1h", "1h is too short (say 2h at least)"),
+        ("--metrics-hours forever", "`forever` is no"),
+    ],
+)
+def test_what_is_kept_too_shortly_to_make_the_next_of_it_is_refused(
+    holdfast: Call, said: str, why: str
+) -> None:
+    done = holdfast(f"run --once --hypervisor memory --desired . {said}")
+    assert done.returncode == 64
+    assert why in done.stderr

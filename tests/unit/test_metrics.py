@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from agent.hypervisor.api import DiskUsage, RunState, Usage
 from state.ids import Name, Process, Uid
-from state.metrics import Keep, Look, Metrics, MetricsReader, MetricsUnusable
+from state.metrics import Keep, Look, Metrics
+from state.samples import MetricsReader, MetricsUnusable
 from state.usage import Counters, Rate, Sample, rates
 
 BEGAN = 1_700_000_040.0
@@ -52,19 +53,17 @@ def metrics(path: Path) -> Iterator[Metrics]:
     made.close()
 
 
-def samples(path: Path, since: float, now: float, name: str = "web") -> list[Sample]:
+def samples(path: Path, since: float, name: str = "web") -> list[Sample]:
     with closing(MetricsReader(path)) as reader:
         return [
-            sample
-            for one in reader.series(Name(name))
-            for sample in reader.samples(one, since, now)
+            sample for one in reader.series(Name(name)) for sample in reader.samples(one, since)
         ]
 
 
 def test_what_was_used_between_two_looks_is_told(metrics: Metrics, path: Path) -> None:
     metrics.add(BEGAN, [look(usage(1, 5.0, 1000))])
     metrics.add(BEGAN + 10, [look(usage(1, 10.0, 3000))])
-    [rate] = rates(samples(path, BEGAN, BEGAN + 10))
+    [rate] = rates(samples(path, BEGAN))
     assert (rate.seconds, rate.cpu, rate.vcpu, rate.written_bytes) == (10, 0.5, 0.25, 200.0)
     assert rate.sample.used.read_bytes == 1500
 
@@ -80,7 +79,7 @@ def test_a_new_process_goes_on_from_where_the_last_one_ended(path: Path, agents:
     metrics.add(BEGAN + 10, [look(usage(2, 1.0, 40))])
     metrics.add(BEGAN + 20, [look(usage(2, 2.0, 60))])
     metrics.close()
-    told = [one.used for one in samples(path, BEGAN, BEGAN + 20)]
+    told = [one.used for one in samples(path, BEGAN)]
     assert [(one.cpu_seconds, one.written_bytes) for one in told] == [
         (100.0, 5000), (101.0, 5040), (102.0, 5060),
     ]  # fmt: skip
@@ -91,7 +90,7 @@ def test_an_agent_that_was_away_makes_no_peak_of_it(path: Path) -> None:
         metrics = Metrics(path)
         metrics.add(at, [look(usage(1, seconds))])
         metrics.close()
-    assert [rate.cpu for rate in rates(samples(path, BEGAN, BEGAN + 600))] == [0.5]
+    assert [rate.cpu for rate in rates(samples(path, BEGAN))] == [0.5]
 
 
 def test_what_is_old_becomes_coarser_and_then_goes(path: Path) -> None:
@@ -105,7 +104,7 @@ def test_what_is_old_becomes_coarser_and_then_goes(path: Path) -> None:
     reader = MetricsReader(path)
     [web] = reader.series()
     for since, each, longest in ((299, 20, 300), (7100, 60, 7200), (4 * 3600, 3600, 4 * 3600)):
-        told = reader.samples(web, now - since, now, keep)
+        told = reader.samples(web, now - since)
         between = [round(rate.seconds) for rate in rates(told)]
         assert max(between) == between[0] == each, f"what is told of the last {since} s"
         assert len(between) <= longest // each + 90
@@ -118,6 +117,25 @@ def test_what_is_old_becomes_coarser_and_then_goes(path: Path) -> None:
             [(oldest,)] = raw.execute(f"SELECT min(at) FROM {table}").fetchall()  # noqa: S608
             assert now - oldest <= kept + 60
     raw.close()
+
+
+@pytest.mark.parametrize(
+    ("kept", "since", "each"),
+    [(6 * 3600, 3 * 3600, 20), (300, 3 * 3600, 60), (6 * 3600, 30 * 86400, 20)],
+    ids=["it reaches", "it does not", "nothing does"],
+)
+def test_what_is_told_is_as_fine_as_what_is_kept(
+    path: Path, kept: float, since: float, each: int
+) -> None:
+    """Sabotage: choose by the defaults. Who keeps more then does not see it."""
+    metrics = Metrics(path, Keep(looks=kept))
+    for step in range(0, 5 * 3600, 20):
+        metrics.add(BEGAN + step, [look(usage(1, step / 2))])
+    metrics.close()
+    now = BEGAN + 5 * 3600
+    found = rates(samples(path, now - since))
+    assert {round(rate.seconds) for rate in found[:60]} == {each}
+    assert found[0].sample.at - found[0].seconds <= max(BEGAN, now - since) + 120
 
 
 def test_what_is_no_counter_is_told_as_an_average(metrics: Metrics, path: Path) -> None:
@@ -134,7 +152,7 @@ def test_what_was_never_told_stays_unknown(metrics: Metrics, path: Path) -> None
     for step in range(0, 130, 10):
         metrics.add(BEGAN + step, [look(usage(1, 0.0))])
     for since in (BEGAN, BEGAN - 7200):
-        for told in samples(path, since, BEGAN + 130):
+        for told in samples(path, since):
             assert told.guest_total_bytes is None
             assert told.balloon_bytes is None
 
@@ -148,7 +166,7 @@ def test_a_machine_of_which_nothing_is_known_any_more_is_forgotten(path: Path) -
         assert [one.name for one in reader.series()] == ["db"]
     # It may still come back, and is then a new one.
     metrics.add(BEGAN + 3 * 7200 + 10, [look(usage(1, 2.0))])
-    assert samples(path, BEGAN, BEGAN + 4 * 7200)[-1].used.cpu_seconds == 2.0
+    assert samples(path, BEGAN)[-1].used.cpu_seconds == 2.0
     metrics.close()
 
 
@@ -190,7 +208,7 @@ def test_a_damaged_file_is_made_anew(path: Path, content: bytes | None) -> None:
     again = Metrics(path)
     again.add(BEGAN + 8000, [look(usage(1, 9000.0))])
     again.close()
-    assert [one.used.cpu_seconds for one in samples(path, BEGAN, BEGAN + 8000)] == [9000.0]
+    assert [one.used.cpu_seconds for one in samples(path, BEGAN)] == [9000.0]
 
 
 def test_one_that_cannot_be_written_is_said_and_costs_no_sweep_but_its_own(path: Path) -> None:
@@ -204,7 +222,7 @@ def test_one_that_cannot_be_written_is_said_and_costs_no_sweep_but_its_own(path:
     holder.close()
     metrics.add(BEGAN + 20, [look(usage(2, 6.0))])
     metrics.close()
-    assert [one.used.cpu_seconds for one in samples(path, BEGAN, BEGAN + 20)] == [1.0, 7.0]
+    assert [one.used.cpu_seconds for one in samples(path, BEGAN)] == [1.0, 7.0]
 
 
 def test_where_nothing_was_ever_measured_that_is_said(tmp_path: Path) -> None:

@@ -26,7 +26,20 @@ class Site:
     """One agent over a host in memory, asked at a port."""
 
     def __init__(self, root: Path, port: int) -> None:
-        self.tree, self.port = root / "tree", port
+        self.root, self.tree, self.port = root, root / "tree", port
+
+    @property
+    def token(self) -> str:
+        return (self.root / "state" / "token").read_text().strip()
+
+    def post(self, path: str, **headers: str) -> tuple[int, dict[str, Any]]:
+        """Status and answer of a change that is asked for with the token, unless `headers` say otherwise."""
+        said = {"Authorization": f"Bearer {self.token}"} | headers
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=LATE)) as line:
+            line.request("POST", path, headers={key: one for key, one in said.items() if one})
+            answer = line.getresponse()
+            assert (answer.status == 401) == (answer.headers["WWW-Authenticate"] == "Bearer")
+            return answer.status, json.loads(answer.read())
 
     def get(self, path: str) -> tuple[int, str, bytes]:
         """Status, content type, body."""
@@ -83,16 +96,13 @@ def test_a_host_is_told_of_while_it_lives(tmp_path: Path, free_ports: list[int])
         status, kind, text = site.get("/metrics")
         assert (status, kind.split(";")[0]) == (200, "text/plain")
         assert b'holdfast_vm_ready{name="web"} 1.0\n' in text
+        assert b'holdfast_vm_ready_seconds_count{check="ssh"} 1.0\n' in text
         # What keeps it from being as the documents say is named.
         (site.tree / "db.yaml").write_text(BROKEN)
         site.until(lambda: site.json("/readyz")[0] == 503, "it is not as it should be")
         [held] = site.json("/readyz")[1]["unready"]
         assert (held["name"], held["reason"]) == ("db", "Held")
         assert "memry" in held["message"]
-        # Nothing can be changed here.
-        with closing(http.client.HTTPConnection("127.0.0.1", site.port, timeout=LATE)) as line:
-            line.request("POST", "/api/v1/suspend")
-            assert line.getresponse().status == 404
         everything_is_answered(site)
 
 
@@ -101,7 +111,7 @@ def everything_is_answered(site: Site) -> None:
     status, kind, page = site.get("/")
     assert (status, kind) == (200, "text/html; charset=utf-8")
     assert b'<script src="/page.js"' in page
-    for part in ("/page.js", "/page.css"):
+    for part in ("/page.js", "/pieces.js", "/charts.js", "/hands.js", "/page.css"):
         assert site.get(part)[0] == 200
     paths = site.json("/api/v1/openapi.json")[1]["paths"]
     assert "/api/v1/status" in paths
@@ -124,6 +134,39 @@ def everything_is_answered(site: Site) -> None:
         found, told = site.json(path)
         assert (found, path) == (status, path)
         assert told["error"].startswith(why)
+
+
+@pytest.mark.usefixtures("tree")
+def test_who_has_the_token_can_ask_for_what_the_commands_can(
+    tmp_path: Path, free_ports: list[int]
+) -> None:
+    """Sabotage: ask for no token."""
+    (tmp_path / "tree" / "job.yaml").write_text(
+        "api: holdfast/v1\nkind: job\nname: hello\nscript: 'true'\n"
+    )
+    with agent(tmp_path, free_ports[0]) as site:
+        site.until(lambda: site.json("/readyz")[0] == 200, "ready")
+        status, refused = site.post("/api/v1/suspend", Authorization="")
+        assert (status, refused["error"]) == (401, "a change takes the agent's token")
+        assert site.post("/api/v1/suspend", Origin="http://evil.example")[0] == 403
+        assert site.post("/api/v1/suspend", Host="evil.example")[0] == 421
+        assert site.json("/api/v1/status")[1]["agent"]["suspended_at"] is None
+        assert site.post("/api/v1/token") == (200, {"ok": True})
+        for path, answer in (
+            ("suspend", {"changed": True}), ("suspend", {"changed": False}),
+            ("resume", {"changed": True}), ("prune?dry_run=true", {"images": []}),
+            ("reconcile", {"source": str(site.tree), "commit": None, "error": None}),
+        ):  # fmt: skip
+            assert site.post(f"/api/v1/{path}") == (200, answer)
+        assert site.post("/api/v1/jobs/hello/rerun")[1]["number"] == 2
+        for path, status, why in (
+            ("approve", 409, "approving: nothing waits for it"),
+            ("jobs/none/cancel", 404, "there is no run of a job `none` here"),
+            ("prune?dry_run=perhaps", 409, "removing images: `dry_run` is true or false"),
+            ("nothing", 404, "POST /api/v1/nothing: Not Found"),
+        ):
+            found, told = site.post(f"/api/v1/{path}")
+            assert (found, told["error"]) == (status, why)
 
 
 @pytest.mark.usefixtures("tree")
@@ -173,7 +216,8 @@ def test_what_changes_is_told_as_it_changes(tmp_path: Path, free_ports: list[int
 
 @pytest.mark.usefixtures("tree")
 def test_its_description_is_true(tmp_path: Path, free_ports: list[int]) -> None:
-    """Schemathesis asks for everything but the stream, which has no end, with values as described and with others."""
+    """Schemathesis asks for everything but the stream, which has no end, with values as described and with others, and
+    for changes with the token and without."""
     with agent(tmp_path, free_ports[0]) as site:
         site.until(lambda: site.json("/api/v1/usage")[1]["usage"], "measured")
         where = f"http://127.0.0.1:{site.port}/api/v1/openapi.json"
@@ -186,13 +230,15 @@ def test_its_description_is_true(tmp_path: Path, free_ports: list[int]) -> None:
             "20",
             "--seed",
             "1",
+            "--header",
+            f"Authorization: Bearer {site.token}",
         ]
         done = subprocess.run(
             [Path(sys.executable).with_name("schemathesis"), *words, "--no-color"],
             capture_output=True, text=True, check=False, cwd=tmp_path,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout
-        assert "Tested: 8" in done.stdout
+        assert "Tested: 17" in done.stdout
 
 
 def items(told: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:

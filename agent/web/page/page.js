@@ -1,30 +1,17 @@
-// The page of an agent. Whatever it shows of documents and guests it sets as text, and never as a part of the page.
+// The page of an agent: what it is told, and how it is drawn.
+
+import { drawCharts } from "./charts.js";
+import { asking, start, unlocked } from "./hands.js";
+import { button, byId, clock, element, plain, redraw, share, size } from "./pieces.js";
 
 const TAIL = 200_000; // characters of a log that are kept on the page
 const EVENTS = 200; // events that are kept on the page
-const byId = (id) => document.getElementById(id);
+
+const UNDER_WAY = { running: 0, booting: 1, queued: 2 }; // phases of a run that has not ended, in the order of the queue
 
 const state = { agent: {}, items: new Map(), held: [], errors: [], waiting: [], usage: {}, open: null, log: null };
 
-// Pieces
-
-function element(tag, text = "", className = "") {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
-
 const keyOf = (item) => `${item.kind}/${item.name}`;
-const size = (bytes) => {
-  if (bytes == null) return "–";
-  for (const [unit, one] of [["TiB", 2 ** 40], ["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]]) {
-    if (bytes >= one) return `${(bytes / one).toFixed(bytes < 10 * one ? 1 : 0)} ${unit}`;
-  }
-  return `${Math.round(bytes)} B`;
-};
-const share = (cores) => (cores == null ? "–" : `${Math.round(100 * cores)}%`);
-const clock = (at) => (at ? new Date(at).toLocaleString() : "–");
 
 function kindOf(item) {
   const is = (type) => item.conditions.some((one) => one.type === type && one.status);
@@ -64,13 +51,12 @@ function shown() {
 function drawNames() {
   const items = shown();
   const body = byId("names").tBodies[0];
-  const focused = document.activeElement?.dataset?.key;
-  body.replaceChildren(...items.map(row));
-  for (const one of body.rows) {
-    one.setAttribute("aria-selected", String(one.dataset.key === state.open));
-    if (one.dataset.key === focused) one.focus();
-  }
-  if (body.rows.length && !focused) body.rows[0].tabIndex = 0;
+  redraw(body, items.map(row));
+  const rows = [...body.rows];
+  for (const one of rows) one.setAttribute("aria-selected", String(one.dataset.key === state.open));
+  // One of them is reached by Tab, the others from there.
+  const reached = rows.find((one) => one === document.activeElement) ?? rows[0];
+  if (reached) reached.tabIndex = 0;
   byId("names-count").textContent = `${items.length} of ${state.items.size}`;
   byId("none").hidden = state.items.size > 0;
 }
@@ -84,22 +70,32 @@ function drawHeader() {
   const still = state.agent.suspended_at ? " – suspended: nothing is done" : "";
   byId("source").textContent = `${source.location ?? "no source yet"}${commit}${fetched}${still}`;
   byId("host").textContent = location.host;
+  redraw(byId("asks"), !unlocked() ? [] : [
+    asking("Look now", "reconcile"),
+    state.agent.suspended_at ? asking("Resume", "resume") : asking("Suspend", "suspend"),
+  ]);
 }
 
 function drawJobs() {
   const jobs = [...state.items.values()].filter((one) => one.kind === "job");
-  const rank = { running: 0, booting: 1, queued: 2 };
-  jobs.sort((a, b) => (rank[a.phase] ?? 3) - (rank[b.phase] ?? 3) || a.name.localeCompare(b.name));
-  byId("jobs").replaceChildren(...jobs.map((job) => {
+  const rank = (job) => UNDER_WAY[job.phase] ?? 3;
+  jobs.sort((a, b) => rank(a) - rank(b) || a.name.localeCompare(b.name));
+  redraw(byId("jobs"), jobs.map((job) => {
     const line = element("li");
-    const open = element("button", job.name);
-    open.type = "button";
-    open.addEventListener("click", () => choose(keyOf(job)));
-    line.append(open, element("span", job.phase, kindOf(job)), element("small", ` ${job.message}`));
+    line.append(button(job.name, keyOf(job), () => choose(keyOf(job))), element("span", job.phase, kindOf(job)), element("small", ` ${job.message}`));
     return line;
   }));
-  const live = jobs.filter((job) => job.phase in rank).length;
+  const live = jobs.filter((job) => job.phase in UNDER_WAY).length;
   byId("jobs-count").textContent = `${live} under way or waiting`;
+}
+
+// What waits for a person's approval: each id, and what is said of it.
+function approvable() {
+  const messages = [...state.waiting, ...state.held, ...state.errors].map((one) => one.message);
+  return new Map(messages.flatMap((one) => {
+    const id = /`holdfast approve ([0-9a-f]+)`/.exec(one)?.[1];
+    return id ? [[id, one]] : [];
+  }));
 }
 
 function drawHeld() {
@@ -111,12 +107,17 @@ function drawHeld() {
   };
   const told = new Set([...state.errors, ...state.held].map((one) => one.name));
   const known = (one) => !told.has(one.name);
+  const approvals = [...(unlocked() ? approvable() : [])].map(([id, message]) => {
+    const made = element("li");
+    made.append(asking(`Approve ${id}`, "approve", { query: { id }, question: `${message}\n\nApprove?` }));
+    return made;
+  });
   const lines = [
     ...state.errors.map((one) => line(one, "bad")),
     ...state.held.map((one) => line(one, "bad")),
     ...state.waiting.filter(known).map((one) => line({ ...one, message: `${one.reason}: ${one.message}` }, "wait")),
   ];
-  byId("held").replaceChildren(...lines);
+  redraw(byId("held"), [...approvals, ...lines]);
   byId("held-count").textContent = String(lines.length);
 }
 
@@ -140,7 +141,7 @@ function choose(key) {
   drawDetail();
   const item = state.items.get(key);
   showLog(item?.kind === "job" ? "log" : "console");
-  drawCharts();
+  drawUse();
   byId("detail").scrollIntoView({ block: "nearest" });
 }
 
@@ -165,55 +166,24 @@ function drawDetail() {
   };
   const pairs = Object.entries(facts).filter(([, value]) => value != null && value !== "");
   byId("facts").replaceChildren(...pairs.flatMap(([name, value]) => [element("dt", name), element("dd", String(value))]));
-  byId("logs").replaceChildren(...(item.kind === "job" ? ["log", "console"] : ["console", "qemu"]).map((log) => {
-    const tab = element("button", log);
-    tab.type = "button";
-    tab.setAttribute("role", "tab");
-    tab.setAttribute("aria-selected", String(state.log?.log === log));
-    tab.addEventListener("click", () => showLog(log));
+  redraw(byId("job-asks"), item.kind === "job" && unlocked() ? jobAsks(item) : []);
+  redraw(byId("logs"), (item.kind === "job" ? ["log", "console"] : ["console", "qemu"]).map((log) => {
+    const tab = button(log, log, () => showLog(log));
+    tab.setAttribute("aria-pressed", String(state.log?.log === log));
     return tab;
   }));
 }
 
-async function drawCharts() {
-  const item = state.items.get(state.open);
-  if (!item) return;
-  const key = state.open;
-  const answer = await fetch(`/api/v1/metrics/${encodeURIComponent(item.name)}?since=1h`);
-  if (!answer.ok || state.open !== key) return;
-  const { samples } = await answer.json();
-  const charts = [
-    ["CPU", "cpu", share],
-    ["Memory", "resident_bytes", size],
-    ["Free in the guest", "guest_available_bytes", size],
-    ["Disk", "allocated_bytes", size],
-    ["Written", "written_bytes", (value) => `${size(value)}/s`],
-    ["Read", "read_bytes", (value) => `${size(value)}/s`],
-  ];
-  byId("charts").replaceChildren(...charts.flatMap(([title, field, say]) => {
-    const points = samples.filter((one) => one[field] != null).map((one) => [Date.parse(one.at), one[field]]);
-    return points.length < 2 ? [] : [chart(title, points, say)];
-  }));
+function jobAsks(job) {
+  const of = `jobs/${encodeURIComponent(job.name)}`;
+  if (job.phase in UNDER_WAY) return [asking("Cancel", `${of}/cancel`, { question: `End the run of ${job.name}?` })];
+  return [asking("Run again", `${of}/rerun`)];
 }
 
-function chart(title, points, say) {
-  const [first, last] = [points[0][0], points.at(-1)[0]];
-  const top = Math.max(...points.map(([, value]) => value)) || 1;
-  const x = (at) => (100 * (at - first) / Math.max(1, last - first)).toFixed(2);
-  const y = (value) => (38 - 36 * value / top).toFixed(2);
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "0 0 100 40");
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", `${title}: ${say(points.at(-1)[1])} now, ${say(top)} at most`);
-  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  path.setAttribute("d", points.map(([at, value], n) => `${n ? "L" : "M"}${x(at)} ${y(value)}`).join(""));
-  svg.append(path);
-  const made = element("figure");
-  const caption = element("figcaption");
-  caption.append(element("span", title), element("span", `${say(points.at(-1)[1])} (most ${say(top)})`));
-  made.append(caption, svg);
-  return made;
+function drawUse() {
+  const key = state.open;
+  const item = state.items.get(key);
+  if (item) drawCharts(item.name, () => state.open === key);
 }
 
 // Logs
@@ -224,12 +194,6 @@ function showLog(log) {
   drawDetail();
   readLog();
 }
-
-// Escape sequences are for terminals; of what else is no text, its number is shown.
-const plain = (text) => text
-  .replace(/\r\n/g, "\n")
-  .replace(/\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])/g, "")
-  .replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
 async function readLog() {
   const item = state.items.get(state.open);
@@ -259,7 +223,7 @@ async function readUsage() {
   if (!answer.ok) return;
   state.usage = (await answer.json()).usage;
   drawNames();
-  if (state.open) drawCharts();
+  if (state.open) drawUse();
 }
 
 // What comes from the agent
@@ -268,6 +232,10 @@ function take(part) {
   for (const name of ["agent", "held", "errors", "waiting"]) if (name in part) state[name] = part[name];
   for (const [kind, name] of part.gone ?? []) state.items.delete(`${kind}/${name}`);
   for (const item of part.items ?? []) state.items.set(keyOf(item), item);
+  draw();
+}
+
+function draw() {
   drawHeader();
   drawNames();
   drawJobs();
@@ -310,6 +278,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+start(draw);
 listen();
 readUsage();
 setInterval(readUsage, 5000);
