@@ -116,6 +116,10 @@ class ImageStore:
             algorithm = image.digest.partition(":")[0] if image.digest else "sha256"
             hashed, got = hashlib.new(algorithm), 0
             async with download.opened(origin.source) as source:
+                if image.digest is None and source.doubt:
+                    raise ImageUnavailable(
+                        f"{tried}: {source.doubt}", hint="write its sha256 into the image map"
+                    )
                 await writer.submit(partial(landing.expect, source.total))
                 while piece := await source.read():
                     got += len(piece)
