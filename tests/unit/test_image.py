@@ -347,6 +347,27 @@ async def test_images_that_differ_in_what_they_are_made_of_are_fetched_beside_ea
     assert fetches[0].result().path.read_bytes() == CONTENT
 
 
+async def test_few_are_fetched_at_once_and_the_others_when_those_have_come(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: begin with all of them. Fifty windows of 64 MiB are more than many a host has."""
+    monkeypatch.setattr("agent.guest.image.AT_ONCE", 2)
+    store = ImageStore(directory)
+    async with serving(CONTENT) as slow, serving(CONTENT) as quick, asyncio.TaskGroup() as group:
+        quick.go_on.set()
+        first = [group.create_task(fetch(store, each)) for each in (pinned(slow), spec(slow))]
+        await eventually(lambda: slow.asked == 2, "two have begun")
+        third = group.create_task(fetch(store, pinned(quick)))
+        elsewhere = directory / "elsewhere"
+        elsewhere.mkdir()
+        await fetch(ImageStore(elsewhere), pinned(quick))  # which begins later
+        assert (quick.asked, len(unfinished(directory))) == (1, 2)
+        first[0].cancel()
+        assert (await third).path.read_bytes() == CONTENT
+        slow.go_on.set()
+        assert (await first[1]).path.read_bytes() == CONTENT
+
+
 async def test_who_leaves_does_not_end_a_fetch_for_the_others(directory: Path) -> None:
     store = ImageStore(directory)
     async with serving(CONTENT) as server, asyncio.TaskGroup() as group:
