@@ -179,7 +179,7 @@ class Body:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 return await self._session.get(self._url, headers=headers)
-        except (aiohttp.ClientError, TimeoutError, UnicodeError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             return _told(error)
 
     def _doubt(self, answer: aiohttp.ClientResponse) -> str:
@@ -233,14 +233,14 @@ def _told(error: Exception) -> str:
     match error:
         case aiohttp.TooManyRedirects():
             return "its redirects have no end"
-        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
-            return "it leads to what is no address of a web server"
+        case aiohttp.NonHttpUrlClientError() | ValueError():
+            return "that, where it redirects to, or a proxy of the environment is no address of a web server"
         case aiohttp.ClientPayloadError():
             return "the connection was cut"
+        case aiohttp.ClientHttpProxyError():
+            return _shown(f"the proxy says {error.status} {error.message}")
         case aiohttp.ClientResponseError():
-            return _shown(f"its server, or a proxy, answered: {error.message}")
-        case UnicodeError():
-            return "it names a host that there cannot be"
+            return _shown(f"what answers speaks no HTTP: {error.message}")
         case _:
             return _shown(str(error) or f"no answer within {ANSWER_TIMEOUT:.0f} s")
 

@@ -217,6 +217,10 @@ def _assert_alone(pid: int) -> None:
     [
         ("echo no; exit 3", "it ended with status 3"),
         ("echo 'qemu-img: oh' >&2; exit 1", "does not read it: oh"),
+        (
+            r"""printf 'no \033[31m%s' $(seq -s '' 9999) >&2; exit 1""",
+            r"does not read it: no \\x1b\[31m\d{189}$",
+        ),
         ("kill -9 $$", "signal 9 ended it"),
         ("echo '[]'", "says that it is a None file"),
         ("yes", "File size limit exceeded"),
@@ -230,7 +234,7 @@ def test_one_that_fails_says_so(
 ) -> None:
     """Sabotage: leave out a limit."""
     monkeypatch.setattr(inspection, "PROCESSOR", 1)
-    monkeypatch.setattr(inspection, "PATIENCE", 5.0)
+    monkeypatch.setattr(inspection, "PATIENCE", 5.0 if "sleep" in script else 60.0)
     sound(disk)
     written(program, script)
     with pytest.raises(NotUsable, match=words):
