@@ -161,9 +161,13 @@ async def test_a_fingerprint_of_another_shape_is_that_of_another_file(
 async def test_a_disk_that_lost_its_end_is_fetched_once_more_and_no_more(
     directory: Path, source: Path
 ) -> None:
-    """Sabotage: keep whatever lies there. The store then never has the image, and fetches it for ever."""
+    """Sabotage: keep whatever lies there. The store then never has the image, and fetches it for ever. Or let it bear
+    another time: a machine that holds the file before open is then told that its base was changed."""
     store, image = ImageStore(directory), pinned(source)
     base = await fetch(store, image)
+    os.utime(base.path, ns=(10**18, 10**18))
+    write_up = base.path.with_name(base.path.name + ".json")
+    write_up.write_text(json.dumps(json.loads(write_up.read_text()) | {"modified": 10**18}))
     with base.path.open("rb") as held:
         os.truncate(base.path, 100)
         assert await there(store, image) is None
@@ -171,6 +175,7 @@ async def test_a_disk_that_lost_its_end_is_fetched_once_more_and_no_more(
         assert await there(store, image) == base
         assert base.path.read_bytes() == CONTENT
         assert base.path.stat().st_mode & 0o777 == 0o444
+        assert base.path.stat().st_mtime_ns == 10**18
         assert len(held.read()) == 100, "a machine keeps the file that it holds open"
 
 
