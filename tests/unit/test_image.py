@@ -225,6 +225,20 @@ async def test_a_source_that_is_written_while_it_is_read_is_an_error(
     assert [base.path.read_bytes()] == [path.read_bytes() for path in files(source.parent, "*.raw")]
 
 
+async def test_a_source_that_grows_as_fast_as_it_is_read_has_an_end(
+    directory: Path, source: Path
+) -> None:
+    """Sabotage: look at it when it has ended."""
+
+    def grows(_: HowFar) -> None:
+        with source.open("ab") as file:
+            file.write(bytes(2 * MIB))
+
+    with pytest.raises(ImageUnavailable, match="it changed while it was read"):
+        await ImageStore(directory).fetch(spec(source, max_size=64 * MIB), grows)
+    assert source.stat().st_size < 16 * MIB
+
+
 async def test_a_source_that_is_replaced_while_it_is_read_is_whole_and_out_of_date(
     directory: Path, source: Path
 ) -> None:
