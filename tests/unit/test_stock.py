@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.doing import Doing
-from agent.errors import Blocked, NoRoomForImage
+from agent.errors import Blocked, ImageUnavailable, NoRoomForImage
 from agent.fetching import Fetching
 from agent.guest.image import ImageStore
 from agent.guest.shelf import Shelf
@@ -187,6 +187,31 @@ async def test_what_nobody_needs_makes_way_the_longest_unused_first(
     # Who needs what is not known while the documents cannot be read.
     await fetching.fetch(old, "pass", desired(unproven="the tree is gone"))
     assert paths(list(await store.stored())) == there
+
+
+async def test_what_a_fetch_itself_leaves_behind_makes_no_room_for_it(
+    directory: Path, ledger: Ledger
+) -> None:
+    """Sabotage: go on while anything is taken out. The same is then fetched and removed for ever."""
+    left = directory / f"sha256-{'a' * 64}.raw"
+    tries: list[ImageSpec] = []
+
+    class Full(ImageStore):
+        async def fetch(self, image: ImageSpec, progress: object) -> BaseImage:
+            tries.append(image)
+            if len(tries) > 9:
+                raise ImageUnavailable("it is tried for ever")
+            write(left)
+            raise NoRoomForImage("there is no room", short=1)
+
+    fetching = Fetching(ledger, on(Full(directory)), moment, Doing())
+    await fetching.fetch(source(directory, "web"), "pass", NOTHING)
+    assert ledger.reader.events()[-1].message == "there is no room"
+    assert len(tries) == 2
+
+
+def write(path: Path) -> None:
+    path.write_bytes(b"x")
 
 
 async def test_room_is_looked_for_before_anything_is_downloaded(
