@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import random
 from pathlib import Path
@@ -226,6 +227,17 @@ async def test_redirects_are_followed_to_servers_alone(tmp_path: Path) -> None:
             here.turns = [Turn(location=location)] * 99
             with pytest.raises(ImageUnavailable, match=r"^fetching "):
                 await fetched(store, wanted(here, None))
+
+
+async def test_bytes_are_taken_as_they_come_whatever_a_server_calls_them(tmp_path: Path) -> None:
+    """Sabotage: have the library undo a coding, or ask for one. The digest is that of the file that is there."""
+    packed = gzip.compress(CONTENT[:1_000_000], mtime=0)
+    digest = Digest(f"sha256:{hashlib.sha256(packed).hexdigest()}")
+    async with misbehaving(packed) as server:
+        server.headers = {"Content-Encoding": "gzip"}
+        image = ImageSpec("tiny", server.url, digest, decompress="gzip", format="raw")
+        assert await fetched(ImageStore(tmp_path), image) == CONTENT[:1_000_000]
+        assert server.asked[0]["accept-encoding"] == "identity"
 
 
 SIGNED = "?X-Signature=SECRET"
