@@ -29,6 +29,8 @@ from state.spec.resolved import ImageSpec
 _KEEPER = "keeper of the images"
 PIECES_AHEAD = 8
 """Pieces of a download, CHUNK each at most, that may have come before they are unpacked."""
+AT_ONCE = 8
+"""Images that are fetched beside each other; unpacking one may take 128 MiB of memory and more."""
 
 
 class ImageStore:
@@ -44,6 +46,7 @@ class ImageStore:
         self._run_as = run_as
         self._fingerprints = Fingerprints()
         self._flights = Flights()
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def look(self, images: Collection[ImageSpec]) -> Mapping[ImageSpec, BaseImage]:
         """See `agent.hypervisor.api.Images`. A file source that is not pinned counts as changed when its size, inode or
@@ -84,7 +87,11 @@ class ImageStore:
 
     async def fetch(self, image: ImageSpec, progress: Progress) -> BaseImage:
         """See `agent.hypervisor.api.Images`."""
-        return await self._flights.join(image_key(image), partial(self._bring, image), progress)
+        return await self._flights.join(image_key(image), partial(self._in_turn, image), progress)
+
+    async def _in_turn(self, image: ImageSpec, progress: Progress) -> BaseImage:
+        async with self._turns:
+            return await self._bring(image, progress)
 
     async def _bring(self, image: ImageSpec, progress: Progress) -> BaseImage:
         """From the copy on this host, where there is one that is as it was pinned; from its source otherwise."""
@@ -116,6 +123,10 @@ class ImageStore:
             algorithm = image.digest.partition(":")[0] if image.digest else "sha256"
             hashed, got = hashlib.new(algorithm), 0
             async with download.opened(origin.source) as source:
+                if image.digest is None and source.doubt:
+                    raise ImageUnavailable(
+                        f"{tried}: {source.doubt}", hint="write its sha256 into the image map"
+                    )
                 await writer.submit(partial(landing.expect, source.total))
                 while piece := await source.read():
                     got += len(piece)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 SIZE = 64 << 20
@@ -67,6 +67,21 @@ def with_a_long_extension(path: Path, _: Path) -> None:
     patched(104, ">II", 0xE2792ACA, 0xFFFFFFFF)(path, path)
 
 
+def written(cut: int | None = None, options: Sequence[str] = (), *after: tuple[int, bytes]) -> Make:
+    """One with a MiB in it that is not zero, of which then only so many bytes are left."""
+
+    def make(path: Path, _: Path) -> None:
+        subprocess.run([*MAKE, *options, path, str(SIZE)], check=True)
+        words = ("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 1M", path)
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        content = bytearray(path.read_bytes()[:cut])
+        for offset, value in after:
+            content[offset : offset + len(value)] = value
+        path.write_bytes(content)
+
+    return make
+
+
 BY_HEADER: dict[str, tuple[Make, str]] = {
     "a backing file": (with_options("-u", "-b", "SECRET", "-F", "raw"), "names a backing file"),
     "a backing file that blocks": (
@@ -112,3 +127,23 @@ BY_QEMU: dict[str, Make] = {
     "an extension longer than the file": with_a_long_extension,
 }
 """What only a reader of the whole of it finds."""
+
+SHORT: dict[str, Make] = {
+    "without its last clusters": written(-200_000),
+    "without nearly everything": written(300_000),
+    "without its tables": written(200_000),
+    "with a table that leads nowhere": written(None, (), (3 << 16, struct.pack(">Q", 1 << 40))),
+}
+"""What opens, and is not all there."""
+
+USABLE: dict[str, Make] = {
+    "version 2": written(None, ("-o", "compat=0.10")),
+    "extended tables": written(None, ("-o", "extended_l2=on")),
+    "compressed by zstd": written(None, ("-o", "compression_type=zstd")),
+    "small clusters": written(None, ("-o", "cluster_size=512")),
+    "not closed": written(
+        None, ("-o", "lazy_refcounts=on"), (72, struct.pack(">Q", 1)), (2 << 16, bytes(64))
+    ),
+    "clusters that nothing leads to": written(None, (), (2 << 16, b"\0\1" * 30)),
+}
+"""What is unusual, and can be used."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tests.waiting import eventually
 
@@ -15,7 +17,9 @@ from tests.waiting import eventually
 class Turn:
     """How one request is answered. `cut`: only so many bytes of the body are sent, and the connection then ends, or
     stands still (`stalls`). `longer`: by how much the length that it tells is too large. `shift`: by how much the rest
-    of a body begins too late. `then`: what the server has from the next request on, under another tag."""
+    of a body begins too late. `part`: of the rest of a body it sends so many bytes. `framing`: how it tells where the
+    body ends, `close` for not at all. `trickles`: what follows, or all, comes byte by byte.
+    `then`: what the server has from the next request on, under another tag."""
 
     cut: int | None = None
     stalls: bool = False
@@ -24,6 +28,10 @@ class Turn:
     location: str | None = None
     ignores_ranges: bool = False
     shift: int = 0
+    part: int | None = None
+    framing: Literal["length", "chunked", "close"] = "length"
+    trickles: Literal["", "body", "answer"] = ""
+    ignores_conditions: bool = False
     then: bytes | None = None
 
 
@@ -76,11 +84,22 @@ class Server:
             head, body = self._answer(turn, asked)
             if turn.then is not None:
                 self.content, self.tag = turn.then, '"two"'
-            writer.write(head + body)
+            at = len(head) + len(body[: turn.cut]) if turn.trickles != "answer" else 0
+            writer.write((head + body)[:at])
             await writer.drain()
+            if turn.trickles:
+                await self._trickle(writer, (head + body)[at:])
             if turn.stalls:
                 await reader.read()
                 self.left += 1
+
+    async def _trickle(self, writer: asyncio.StreamWriter, rest: bytes) -> None:
+        for byte in rest:
+            if writer.is_closing():
+                self.left += 1
+                break
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.01)
 
     def _answer(self, turn: Turn, asked: dict[str, str]) -> tuple[bytes, bytes]:
         body, status, more = self.content, turn.status or "200 OK", dict(self.headers)
@@ -90,30 +109,39 @@ class Server:
             turn.status is None
             and start
             and not turn.ignores_ranges
-            and asked.get("if-range", proof) == proof
+            and (turn.ignores_conditions or asked.get("if-range", proof) == proof)
         ):
             at = int(start[1]) + turn.shift
             if at < len(body):
-                more["Content-Range"] = f"bytes {at}-{len(body) - 1}/{len(body)}"
-                status, body = "206 Partial Content", body[at:]
+                end = len(body) if turn.part is None else min(at + turn.part, len(body))
+                more["Content-Range"] = f"bytes {at}-{end - 1}/{len(body)}"
+                status, body = "206 Partial Content", body[at:end]
             else:
                 status, body = "416 Range Not Satisfiable", b""
         if turn.location is not None:
             status, more["Location"], body = "302 Found", turn.location, b""
         if self.tag is not None:
             more["ETag"] = self.tag
-        more |= {"Content-Length": str(len(body) + turn.longer), "Connection": "close"}
+        more["Connection"] = "close"
+        if turn.framing == "length":
+            more["Content-Length"] = str(len(body) + turn.longer)
+        elif turn.framing == "chunked":
+            more["Transfer-Encoding"] = "chunked"
+            body = f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
         lines = [f"HTTP/1.1 {status}", *(f"{key}: {value}" for key, value in more.items())]
-        return "\r\n".join([*lines, "", ""]).encode(), body[: turn.cut]
+        return "\r\n".join([*lines, "", ""]).encode(), body
 
 
 @asynccontextmanager
-async def misbehaving(content: bytes, *turns: Turn) -> AsyncIterator[Server]:
+async def misbehaving(
+    content: bytes, *turns: Turn, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Server]:
     """Such a server while the block lasts."""
     server = Server(content, turns=list(turns))
-    listener = await asyncio.start_server(server.answer, "127.0.0.1", 0)
+    listener = await asyncio.start_server(server.answer, "127.0.0.1", 0, ssl=tls)
     async with listener:
-        server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/image.raw"
+        scheme = "https" if tls else "http"
+        server.url = f"{scheme}://127.0.0.1:{listener.sockets[0].getsockname()[1]}/image.raw"
         try:
             yield server
         finally:

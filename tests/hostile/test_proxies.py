@@ -11,7 +11,7 @@ from agent.errors import ImageUnavailable
 from agent.guest.image import ImageStore
 from state.ids import Digest
 from state.spec.resolved import ImageSpec
-from tests.hostile.servers import misbehaving
+from tests.hostile.servers import Turn, misbehaving
 
 CONTENT = bytes(range(256)) * 4096
 DIGEST = Digest(f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
@@ -79,3 +79,30 @@ async def test_a_proxy_that_is_not_there_is_named(
     with pytest.raises(ImageUnavailable, match=r"^fetching http://images.invalid/disk.raw: ") as no:
         await fetched(store, FAR)
     assert where.rpartition(":")[2] in str(no.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_password_of_a_proxy_is_told_to_it_alone(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """Sabotage: pass on what the library says of the address of a proxy."""
+    async with misbehaving(b"", Turn(status="407 Proxy Authentication Required")) as proxy:
+        where = proxy.url.removesuffix("/image.raw").replace("//", "//agent:SECRET@")
+        monkeypatch.setenv(f"{scheme}_proxy", where)
+        with pytest.raises(
+            ImageUnavailable, match=r": the (proxy|server) says 407 Proxy"
+        ) as refused:
+            await fetched(store, FAR.replace("http:", f"{scheme}:"))
+        assert "SECRET" not in str(refused.value)
+        assert proxy.asked[0]["proxy-authorization"].startswith("Basic ")
+    for wrong in (
+        "http://agent:SECRET@[::1",
+        "http://agent:SECRET@127.0.0.1:abc",
+        "agent:SECRET@127.0.0.1:9",
+    ):
+        monkeypatch.setenv(f"{scheme}_proxy", wrong)
+        with pytest.raises(
+            ImageUnavailable, match="or a proxy of the environment is no"
+        ) as refused:
+            await fetched(store, FAR.replace("http:", f"{scheme}:"))
+        assert "SECRET" not in str(refused.value)

@@ -18,7 +18,7 @@ from agent.guest import inspection
 from agent.guest.image import ImageStore
 from agent.guest.qcow2 import NotUsable
 from state.spec.resolved import ImageSpec
-from tests.hostile.qcow2s import BY_HEADER, BY_QEMU, SIZE, Make, sound
+from tests.hostile.qcow2s import BY_HEADER, BY_QEMU, SHORT, SIZE, USABLE, Make, sound
 from tests.waiting import eventually
 
 NOBODY = 61_000
@@ -76,6 +76,22 @@ async def test_what_qemu_does_not_read_is_refused(store: ImageStore, disk: Path,
     """Sabotage: leave it at the header. A machine then fails at each start of it."""
     BY_QEMU[name](disk, disk)
     assert "qemu-img does not read it: " in await refusal(store, disk)
+
+
+@pytest.mark.parametrize("name", SHORT)
+async def test_one_that_is_not_all_there_is_refused(
+    store: ImageStore, disk: Path, name: str
+) -> None:
+    """Sabotage: leave it at `qemu-img info`. What is missing is zeros to a guest, and nothing says so."""
+    SHORT[name](disk, disk)
+    assert ": it is damaged, or was cut short: qemu-img says " in await refusal(store, disk)
+
+
+@pytest.mark.parametrize("name", USABLE)
+async def test_what_is_unusual_comes_in(store: ImageStore, disk: Path, name: str) -> None:
+    """Sabotage: refuse whatever `qemu-img check` complains of."""
+    USABLE[name](disk, disk)
+    assert (await store.fetch(spec(disk), lambda _: None)).virtual_size == SIZE
 
 
 async def test_a_sound_one_comes_in(store: ImageStore, disk: Path) -> None:
@@ -141,7 +157,8 @@ async def test_whoever_looks_can_do_nothing_else(disk: Path, program: Path) -> N
     go_on = program.with_name("go-on")
     os.mkfifo(go_on)
     go_on.chmod(0o666)
-    written(program, f'read go < {go_on}\nexec {shutil.which("qemu-img", path=os.defpath)} "$@"')
+    wait = f'[ "$1" = check ] && read go < {go_on}'
+    written(program, f'{wait}\nexec {shutil.which("qemu-img", path=os.defpath)} "$@"')
     async with asyncio.TaskGroup() as group:
         task = group.create_task(asyncio.to_thread(looked, disk))
         found: list[psutil.Process] = []
@@ -200,6 +217,10 @@ def _assert_alone(pid: int) -> None:
     [
         ("echo no; exit 3", "it ended with status 3"),
         ("echo 'qemu-img: oh' >&2; exit 1", "does not read it: oh"),
+        (
+            r"""printf 'no \033[31m%s' $(seq -s '' 9999) >&2; exit 1""",
+            r"does not read it: no \\x1b\[31m\d{189}$",
+        ),
         ("kill -9 $$", "signal 9 ended it"),
         ("echo '[]'", "says that it is a None file"),
         ("yes", "File size limit exceeded"),
@@ -213,7 +234,7 @@ def test_one_that_fails_says_so(
 ) -> None:
     """Sabotage: leave out a limit."""
     monkeypatch.setattr(inspection, "PROCESSOR", 1)
-    monkeypatch.setattr(inspection, "PATIENCE", 5.0)
+    monkeypatch.setattr(inspection, "PATIENCE", 5.0 if "sleep" in script else 60.0)
     sound(disk)
     written(program, script)
     with pytest.raises(NotUsable, match=words):

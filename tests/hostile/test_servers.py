@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import random
 from pathlib import Path
@@ -106,6 +107,68 @@ async def test_other_content_is_never_put_behind_what_has_come(
         assert await fetched(store, wanted(server, None)) == other
 
 
+async def test_a_server_that_trickles_is_left_and_given_up_when_it_goes_on_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: wait while anything comes. A byte a minute then holds up a machine for ever, and says nothing."""
+    monkeypatch.setattr("agent.guest.http.SILENCE_TIMEOUT", 0.2)
+    store = ImageStore(tmp_path)
+    async with misbehaving(CONTENT, Turn(cut=1_000_000, trickles="body")) as server:
+        assert await fetched(store, wanted(server)) == CONTENT
+        await eventually(lambda: server.left == 1, "it was left")
+        assert begins(server.ranges[1]) > 1_000_000
+    async with misbehaving(CONTENT[::-1], *[Turn(cut=0, trickles="body")] * 99) as server:
+        with pytest.raises(ImageUnavailable, match=r": it sent \d+ bytes in 0 s$"):
+            await fetched(store, wanted(server))
+        assert len(server.asked) == 1 + CUTS
+
+
+async def test_an_answer_that_does_not_begin_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: wait while anything comes."""
+    monkeypatch.setattr("agent.guest.http.ANSWER_TIMEOUT", 0.3)
+    async with misbehaving(CONTENT, Turn(trickles="answer")) as server:
+        with pytest.raises(ImageUnavailable, match=r"/image.raw: no answer within 0 s$"):
+            await fetched(ImageStore(tmp_path), wanted(server))
+        await eventually(lambda: server.left == 1, "it was left")
+
+
+async def test_a_part_of_the_rest_is_not_taken_for_its_end(tmp_path: Path) -> None:
+    """Sabotage: forget what a Content-Range says of the whole. Nobody knew how long that is."""
+    store = ImageStore(tmp_path)
+    turns = Turn(cut=5_000_000, framing="chunked"), Turn(part=2_000_000), Turn(part=2_000_000)
+    async with misbehaving(CONTENT, *turns) as server:
+        assert await fetched(store, wanted(server, None)) == CONTENT
+        assert begins(server.ranges[-1]) == begins(server.ranges[1]) + 4_000_000
+
+
+async def test_a_server_that_knows_no_conditions_puts_nothing_behind_what_has_come(
+    tmp_path: Path,
+) -> None:
+    """Sabotage: believe that who answers 206 has compared."""
+    store = ImageStore(tmp_path)
+    turns = Turn(cut=5_000_000, then=CONTENT[::-1]), Turn(ignores_conditions=True)
+    async with misbehaving(CONTENT, *turns) as server:
+        with pytest.raises(ImageUnavailable, match="is not the rest"):
+            await fetched(store, wanted(server, None))
+        await leaves_nothing(store, wanted(server, None), tmp_path)
+
+
+async def test_what_has_no_end_of_its_own_comes_in_only_where_its_digest_is_known(
+    tmp_path: Path,
+) -> None:
+    """Sabotage: take the end of a connection for the end of an image. Half of one boots, too."""
+    store = ImageStore(tmp_path)
+    async with misbehaving(CONTENT, Turn(cut=5_000_000, framing="close")) as server:
+        with pytest.raises(ImageUnavailable, match=r"does not say where it ends.*write its sha256"):
+            await fetched(store, wanted(server, None))
+        server.turns = [Turn(framing="chunked"), Turn(framing="close")]
+        assert await fetched(store, wanted(server, None)) == CONTENT
+        assert await fetched(ImageStore(tmp_path), wanted(server)) == CONTENT
+        assert len(server.asked) == 3
+
+
 @pytest.mark.parametrize("turn", [Turn(ignores_ranges=True), Turn(shift=1), Turn(shift=-1)])
 async def test_a_rest_that_does_not_begin_where_it_ended_is_refused(
     tmp_path: Path, turn: Turn
@@ -164,6 +227,57 @@ async def test_redirects_are_followed_to_servers_alone(tmp_path: Path) -> None:
             here.turns = [Turn(location=location)] * 99
             with pytest.raises(ImageUnavailable, match=r"^fetching "):
                 await fetched(store, wanted(here, None))
+
+
+async def test_bytes_are_taken_as_they_come_whatever_a_server_calls_them(tmp_path: Path) -> None:
+    """Sabotage: have the library undo a coding, or ask for one. The digest is that of the file that is there."""
+    packed = gzip.compress(CONTENT[:1_000_000], mtime=0)
+    digest = Digest(f"sha256:{hashlib.sha256(packed).hexdigest()}")
+    async with misbehaving(packed) as server:
+        server.headers = {"Content-Encoding": "gzip"}
+        image = ImageSpec("tiny", server.url, digest, decompress="gzip", format="raw")
+        assert await fetched(ImageStore(tmp_path), image) == CONTENT[:1_000_000]
+        assert server.asked[0]["accept-encoding"] == "identity"
+
+
+SIGNED = "?X-Signature=SECRET"
+
+
+async def test_where_a_redirect_led_is_not_told_and_what_a_server_says_is_short_and_harmless(
+    tmp_path: Path,
+) -> None:
+    """Sabotage: pass on what the library says. What stands in a status is read by many, and kept."""
+    store = ImageStore(tmp_path)
+    noisy = Turn(status="404 \x1b[31m\x07" + "A" * 4000)
+    async with misbehaving(b"", *[noisy] * 9) as there, misbehaving(b"") as here:
+        for location in (
+            there.url + SIGNED, f"file:///etc/passwd{SIGNED}", f"http://[::1/{SIGNED}", here.url + SIGNED,
+            f"http://a..b/{SIGNED}", f"http://user:SECRET@127.0.0.1:1/{SIGNED}",
+        ):  # fmt: skip
+            here.turns = [Turn(location=location)] * 99
+            with pytest.raises(ImageUnavailable, match=r"^fetching ") as refused:
+                await fetched(store, wanted(here, None))
+            said = str(refused.value)
+            assert "SECRET" not in said
+            assert said.isprintable()
+            assert len(said) < 300
+
+
+async def test_passwords_of_the_operator_go_to_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: leave it to the library, which looks into ~/.netrc where it is to look for proxies."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login operator password SECRET\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    (tmp_path / "images").mkdir()
+    async with misbehaving(CONTENT) as there:
+        to = there.url.replace("//", "//somebody:else@")
+        async with misbehaving(b"", Turn(location=to)) as here:
+            assert await fetched(ImageStore(tmp_path / "images"), wanted(here)) == CONTENT
+        for server in (here, there):
+            assert [set(one) & {"authorization", "cookie"} for one in server.asked] == [set()]
 
 
 async def test_a_redirect_is_followed_again_for_the_rest(tmp_path: Path) -> None:

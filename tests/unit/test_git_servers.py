@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import base64
 import http.server
-import ipaddress
 import os
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.paths import StatePaths
 from agent.source.git.clone import Clone
 from agent.source.git.origin import origin
 from agent.source.git.statusref import StatusRef
+from tests.certificates import certified
 from tests.gits import Repository, git
 
 PASSWORD = "correct-horse-battery"  # noqa: S105 - of a server that lives for a test
@@ -71,28 +67,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
-
-
-def certified(root: Path) -> Path:
-    """A certificate of this host for an hour, with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)  # noqa: TID251 - TLS reads the clock
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    file = root / "server.pem"
-    text = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    file.write_bytes(
-        key.private_bytes(*text, serialization.NoEncryption())
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return file
 
 
 @contextmanager

@@ -161,9 +161,13 @@ async def test_a_fingerprint_of_another_shape_is_that_of_another_file(
 async def test_a_disk_that_lost_its_end_is_fetched_once_more_and_no_more(
     directory: Path, source: Path
 ) -> None:
-    """Sabotage: keep whatever lies there. The store then never has the image, and fetches it for ever."""
+    """Sabotage: keep whatever lies there. The store then never has the image, and fetches it for ever. Or let it bear
+    another time: a machine that holds the file before open is then told that its base was changed."""
     store, image = ImageStore(directory), pinned(source)
     base = await fetch(store, image)
+    os.utime(base.path, ns=(10**18, 10**18))
+    write_up = base.path.with_name(base.path.name + ".json")
+    write_up.write_text(json.dumps(json.loads(write_up.read_text()) | {"modified": 10**18}))
     with base.path.open("rb") as held:
         os.truncate(base.path, 100)
         assert await there(store, image) is None
@@ -171,6 +175,7 @@ async def test_a_disk_that_lost_its_end_is_fetched_once_more_and_no_more(
         assert await there(store, image) == base
         assert base.path.read_bytes() == CONTENT
         assert base.path.stat().st_mode & 0o777 == 0o444
+        assert base.path.stat().st_mtime_ns == 10**18
         assert len(held.read()) == 100, "a machine keeps the file that it holds open"
 
 
@@ -218,6 +223,23 @@ async def test_a_source_that_is_written_while_it_is_read_is_an_error(
     assert files(directory, "*.raw") == []
     base = await fetch(store, image)
     assert [base.path.read_bytes()] == [path.read_bytes() for path in files(source.parent, "*.raw")]
+
+
+async def test_a_source_that_grows_as_fast_as_it_is_read_has_an_end(
+    directory: Path, source: Path
+) -> None:
+    """Sabotage: look at it when it has ended."""
+
+    grown = []
+
+    def grows(_: HowFar) -> None:
+        grown.append(2 * MIB)
+        with source.open("ab") as file:
+            file.write(bytes(2 * MIB))
+
+    with pytest.raises(ImageUnavailable, match="it changed while it was read"):
+        await ImageStore(directory).fetch(spec(source, max_size=64 * MIB), grows)
+    assert sum(grown) < 16 * MIB
 
 
 async def test_a_source_that_is_replaced_while_it_is_read_is_whole_and_out_of_date(
@@ -345,6 +367,27 @@ async def test_images_that_differ_in_what_they_are_made_of_are_fetched_beside_ea
         server.go_on.set()
         assert await fetches[0] == await fetches[1]
     assert fetches[0].result().path.read_bytes() == CONTENT
+
+
+async def test_few_are_fetched_at_once_and_the_others_when_those_have_come(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: begin with all of them. Fifty windows of 64 MiB are more than many a host has."""
+    monkeypatch.setattr("agent.guest.image.AT_ONCE", 2)
+    store = ImageStore(directory)
+    async with serving(CONTENT) as slow, serving(CONTENT) as quick, asyncio.TaskGroup() as group:
+        quick.go_on.set()
+        first = [group.create_task(fetch(store, each)) for each in (pinned(slow), spec(slow))]
+        await eventually(lambda: slow.asked == 2, "two have begun")
+        third = group.create_task(fetch(store, pinned(quick)))
+        elsewhere = directory / "elsewhere"
+        elsewhere.mkdir()
+        await fetch(ImageStore(elsewhere), pinned(quick))  # which begins later
+        assert (quick.asked, len(unfinished(directory))) == (1, 2)
+        first[0].cancel()
+        assert (await third).path.read_bytes() == CONTENT
+        slow.go_on.set()
+        assert (await first[1]).path.read_bytes() == CONTENT
 
 
 async def test_who_leaves_does_not_end_a_fetch_for_the_others(directory: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from agent.errors import ImageUnavailable
 from agent.guest.image import ImageStore
 from agent.plan import plan
 from agent.policy import Policy
+from state.ids import Digest
 from state.observed import Observed, RunState, Seen, Verdict, View
 from state.runs import RunPhase
 from state.spec.resolved import MAX_SIZE, ImageSpec
@@ -54,6 +57,39 @@ async def test_one_that_unpacks_to_more_is_refused(store: ImageStore, tmp_path: 
     base = await store.fetch(image, ignore)
     # It is there for those who allow it.
     assert await store.look([image, replace(image, max_size=MIB)]) == {image: base}
+
+
+def full(path: Path) -> Path:
+    """A qcow2 of 2 MiB for its guest, all of which was written to: its tables come on top."""
+    for words in (
+        ("qemu-img", "create", "-q", "-f", "qcow2", path, str(2 * MIB)),
+        ("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 2M", path),
+    ):
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+async def test_what_others_were_allowed_to_fetch_is_not_there_for_who_allows_less(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    """Sabotage: ask what its guest sees alone, or nothing. What one map refuses, another then lets in."""
+    source = full(tmp_path / "disk.qcow2")
+    file = source.stat().st_size
+    digest = Digest(f"sha256:{hashlib.sha256(source.read_bytes()).hexdigest()}")
+    image = ImageSpec("a", source.as_uri(), digest)
+    base = await store.fetch(image, ignore)
+    assert file > base.virtual_size == 2 * MIB
+    for size, why in (
+        (file - 1, "and its max_size is"),
+        (2 * MIB - 1, f"its virtual size is {2 * MIB} bytes, and its|it has {file} bytes, and its"),
+    ):
+        less = replace(image, max_size=size)
+        assert await store.look([image, less]) == {image: base}
+        with pytest.raises(ImageUnavailable, match=why):
+            await store.fetch(less, ignore)
+    assert await store.look([image, replace(image, max_size=file)]) == {
+        image: base, replace(image, max_size=file): base,
+    }  # fmt: skip
 
 
 def test_another_bound_changes_nothing_that_there_is() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.doing import Doing
-from agent.errors import Blocked, NoRoomForImage
+from agent.errors import Blocked, ImageUnavailable, NoRoomForImage
 from agent.fetching import Fetching
 from agent.guest.image import ImageStore
 from agent.guest.shelf import Shelf
@@ -99,9 +99,10 @@ def paths(images: list[StoredImage]) -> list[Path]:
 async def test_what_is_wanted_or_stood_on_is_needed_and_the_rest_is_told_oldest_first(
     store: ImageStore, directory: Path, ledger: Ledger
 ) -> None:
-    """Sabotage: leave out any of the four who may need one."""
-    names = ("of-vm", "of-job", "of-run", "of-instance", "new", "old", "of-ended")
-    images = {name: source(directory, name, MIB // 2) for name in names}
+    """Sabotage: leave out any of the five who may need one. What a held name was last given makes it again."""
+    needed = ("of-vm", "of-job", "of-run", "of-instance", "given")
+    names = (*needed, "new", "old", "of-ended")
+    images = {name: source(directory, name, MIB // 4) for name in names}
     bases = {
         name: await fetched(store, image, 1000.0 - at)
         for at, (name, image) in enumerate(images.items())
@@ -109,16 +110,15 @@ async def test_what_is_wanted_or_stood_on_is_needed_and_the_rest_is_told_oldest_
     with ledger.transaction() as change:
         change.put_run(run(job("queued", image=images["of-run"])))
         change.put_run(run(job("done", image=images["of-ended"]), RunPhase.SUCCEEDED))
-        change.put_instance(instance(vm("there"), base=bases["of-instance"]))
+        given = vm("there", image=images["given"])
+        change.put_instance(instance(given, base=bases["of-instance"]))
     wish = desired(vm("web", image=images["of-vm"]), job("tests", image=images["of-job"]))
     spare = await unneeded(ledger, on(store), wish)
     assert paths(spare) == [bases[name].path for name in ("of-ended", "old", "new")]
     taken = await prune(ledger, on(store), wish, 1)
     assert taken == spare[:1]
     assert await prune(ledger, on(store), wish) == spare[1:]
-    assert sorted(paths(list(await store.stored()))) == sorted(
-        bases[name].path for name in ("of-vm", "of-job", "of-run", "of-instance")
-    )
+    assert sorted(paths(list(await store.stored()))) == sorted(bases[name].path for name in needed)
 
 
 async def test_an_instance_that_is_begun_meanwhile_keeps_its_base(
@@ -187,6 +187,31 @@ async def test_what_nobody_needs_makes_way_the_longest_unused_first(
     # Who needs what is not known while the documents cannot be read.
     await fetching.fetch(old, "pass", desired(unproven="the tree is gone"))
     assert paths(list(await store.stored())) == there
+
+
+async def test_what_a_fetch_itself_leaves_behind_makes_no_room_for_it(
+    directory: Path, ledger: Ledger
+) -> None:
+    """Sabotage: go on while anything is taken out. The same is then fetched and removed for ever."""
+    left = directory / f"sha256-{'a' * 64}.raw"
+    tries: list[ImageSpec] = []
+
+    class Full(ImageStore):
+        async def fetch(self, image: ImageSpec, progress: object) -> BaseImage:
+            tries.append(image)
+            if len(tries) > 9:
+                raise ImageUnavailable("it is tried for ever")
+            write(left)
+            raise NoRoomForImage("there is no room", short=1)
+
+    fetching = Fetching(ledger, on(Full(directory)), moment, Doing())
+    await fetching.fetch(source(directory, "web"), "pass", NOTHING)
+    assert ledger.reader.events()[-1].message == "there is no room"
+    assert len(tries) == 2
+
+
+def write(path: Path) -> None:
+    path.write_bytes(b"x")
 
 
 async def test_room_is_looked_for_before_anything_is_downloaded(
