@@ -669,6 +669,22 @@ def test_a_cut_makes_nobody_forget_that_something_was_followed(place: Place, cut
     assert clone.standing.refused is not None
 
 
+def test_a_cut_loses_no_commit_that_its_server_has_forgotten(place: Place, cut: Cut) -> None:
+    """Sabotage: have what the server gives, and nothing of the old clone. What was good can be read by nobody then."""
+    clone = cut.agent()
+    clone.fetch()
+    git(place.repository.work, "commit", "-q", "--amend", "-m", "rewritten")
+    place.repository.commit({"web.yaml": None})
+    git(place.repository.bare, "gc", "-q", "--prune=now")
+    cut.at(2)  # after the branch was asked for
+    clone.fetch()
+    assert cut.calls > 2, "a new clone was made"
+    assert clone.standing.refused is not None
+    source = GitSource(cut.agent(), host=HOST)
+    desired = source.load(NOW)
+    assert (names(desired), desired.unproven) == (["db", "web"], None)
+
+
 FETCHES = """\
 import sys
 from pathlib import Path
