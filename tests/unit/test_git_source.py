@@ -597,6 +597,19 @@ def test_a_repository_is_not_run(place: Place, tmp_path: Path) -> None:
     assert not ran.exists()
 
 
+def test_what_git_lfs_keeps_elsewhere_is_held_and_no_guest_gets_the_pointer(place: Place) -> None:
+    """Sabotage: take the pointer for the file. A VM then starts with user-data that mean nothing."""
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
+    desired = place.after({"web.yaml": vm("web", "user_data_file: data"), "data": pointer})
+    assert names(desired) == ["db"]
+    [problem] = desired.problems
+    assert (problem.name, problem.file) == ("web", "web.yaml")
+    assert "it is a pointer of Git LFS" in problem.message
+    desired = place.after({"web.yaml": vm("web"), "db.yaml": pointer})
+    assert names(desired) == ["web"]
+    assert desired.unproven is not None
+
+
 class Cut:
     """The way to a repository, which breaks off at the call that a test says."""
 

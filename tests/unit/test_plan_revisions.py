@@ -75,6 +75,18 @@ def test_what_a_merge_would_do_is_said_with_what_forces_it(
     assert "- destroy api with its disk" in back.stdout
 
 
+@pytest.mark.parametrize("name", ["refs/heads/-x", "refs/heads/--all", "refs/tags/ünï"])
+def test_what_looks_like_an_option_is_a_revision_where_it_is_one(
+    holdfast: Call, work: Repository, name: str
+) -> None:
+    """Sabotage: have git take it for an option of its own."""
+    git(work.work, "update-ref", name, "HEAD")
+    work.commit_only({"web.yaml": None})
+    told = holdfast(f"plan --git work --from={name.split('/')[2]}")
+    assert (told.returncode, told.stderr) == (2, "")
+    assert "- destroy web with its disk" in told.stdout
+
+
 def test_all_jobs_of_a_merge_are_said_to_run(
     holdfast: Call, work: Repository, tmp_path: Path
 ) -> None:

@@ -266,10 +266,10 @@ def test_a_page_shows_what_is_said_as_text() -> None:
     told = Told().value
     told["errors"] = [
         {"name": None, "file": None, "line": None, "column": None,
-         "message": "<script>alert(1)</script> | [x](javascript:y) `z` **b**\n# h"}
+         "message": "<script>alert(1)</script> | [x](javascript:y) `z` **b**\n# h www.x.example"}
     ]  # fmt: skip
     assert page(told, "h").splitlines()[-1] == (
-        r"- error\: \<script\>alert\(1\)\</script\> \| \[x\]\(javascript\:y\) \`z\` \*\*b\*\* \# h"
+        r"- error\: \<script\>alert\(1\)\</script\> \| \[x\]\(javascript\:y\) \`z\` \*\*b\*\* \# h www\.x.example"
     )
 
 
