@@ -222,8 +222,10 @@ def test_a_history_that_was_rewritten_is_refused_until_somebody_approves(
         assert desired.source.commit == good
         assert names(desired) == ["db"]
         assert desired.source.error is None
+        why = "the branch was set back, or its history was rewritten"
+        why = "they have no commit in common" if how == "replaced" else why
         assert desired.source.refused == (
-            f"commit {tip[:12]} does not follow {good[:12]}: the branch was set back, or its history was rewritten"
+            f"commit {tip[:12]} does not follow {good[:12]}: {why}"
             f" (`holdfast approve {tip[:12]}` lets it pass)"
         )
         place.agent()
