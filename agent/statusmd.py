@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_ACTIVE = re.compile(r"[\\`*_{}\[\]<>()#+!|~&$@:]")
+_ACTIVE = re.compile(r"[\\`*_{}\[\]<>()#+!|~&$@:]|(?<=www)\.")
+"""Also of GitHub's dialect, which makes a link of what begins with `www.`."""
 
 
 def page(status: dict[str, Any], host: str) -> str:

@@ -50,7 +50,8 @@ def explain(state: StatePaths, output: str, name: str) -> None:
     if output == "json":
         click.echo(json.dumps(found, indent=1))
     else:
-        click.echo("\n".join(typed(in_line(line)) for line in _text(name, found, state)))
+        lines = _text(name, found, whole["agent"]["source"] or {}, state)
+        click.echo("\n".join(typed(in_line(line)) for line in lines))
 
 
 def _step(step: StepRecord) -> dict[str, Any]:
@@ -68,7 +69,9 @@ def _event(event: Event) -> dict[str, Any]:
     return {"at": stamp(event.at), "reason": event.reason, "message": event.message}
 
 
-def _text(name: str, found: dict[str, Any], state: StatePaths) -> list[str]:
+def _text(
+    name: str, found: dict[str, Any], followed: dict[str, Any], state: StatePaths
+) -> list[str]:
     item = found["item"]
     lines = [f"{name}: no instance of it is known"]
     if item is not None:
@@ -85,8 +88,13 @@ def _text(name: str, found: dict[str, Any], state: StatePaths) -> list[str]:
         if item["ssh"] is not None:
             ssh = item["ssh"]
             lines.append(f"  ssh         {ssh['user']}@{ssh['host']}, port {ssh['port']}")
+    commit = f" at commit {followed['commit']}" if followed.get("commit") else ""
     for one in found["held"]:
-        lines.append(f"  held        {one['file']}:{one['line']}:{one['column']}: {one['message']}")
+        place = f"{one['file']}:{one['line']}:{one['column']}{commit}"
+        lines.append(f"  held        {place}: {one['message']}")
+    # Why what was committed since is not seen here.
+    told = filter(None, (followed.get("error"), followed.get("refused")))
+    lines += [f"  source      {wrong}" for wrong in told]
     for one in found["waiting"]:
         lines.append(f"  waits       {one['reason']}: {one['message']}")
     for one in found["steps"]:

@@ -140,6 +140,21 @@ def test_who_does_not_end_is_ended_with_what_he_has_started(tmp_path: Path) -> N
     look_until(lambda: not stat.exists() or ") Z " in stat.read_text())
 
 
+def test_what_works_for_a_git_is_ended_with_it_at_once(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: begin `timeout` under the lock. It makes a group of its own, and git works on, without the lock, while
+    what it left is cleared away."""
+    told, script = tmp_path / "told", tmp_path / "ssh"
+    script.write_text(f"#!/bin/sh\ncut -d' ' -f5,6 /proc/self/stat >{told}\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH", str(script))
+    clone = Clone(place.paths, origin("ssh://nobody@127.0.0.1/x", "main", None))
+    clone.fetch()
+    group, session = told.read_text().split()
+    assert group == session
+
+
 def test_what_is_read_and_printed_at_once_comes_over_whole() -> None:
     data = os.urandom(4 * MIB)
     copies = "import sys, shutil\nshutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffer)"

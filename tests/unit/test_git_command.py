@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.source.git.clone import Clone
-from agent.source.git.command import Git
+from agent.source.git.command import Git, GitFailed
 from agent.source.git.origin import origin
 from agent.source.git.statusref import StatusRef
 from tests.gits import git
@@ -81,6 +81,42 @@ def test_an_operator_says_the_way_to_a_server_and_nothing_else(
     assert not {"GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM"} & {*theirs()}
 
 
+def test_git_speaks_english_whatever_its_operator_speaks(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says of a full disk is read. Sabotage: leave out either: LANGUAGE counts before LC_ALL, gettext(3)."""
+    told = tmp_path / "told"
+    theirs = {"LC_ALL": "de_DE.UTF-8", "LC_MESSAGES": "de_DE.UTF-8", "LANGUAGE": "de:fr"}
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    clone = Clone(place.paths, origin("ssh://nobody@127.0.0.1/x", "main", None))
+    monkeypatch.setenv("GIT_SSH", str(program(tmp_path / "ssh", f"env >{told}; exit 1")))
+    clone.fetch()
+    lines = told.read_text().splitlines()
+    assert {"LC_ALL=C.UTF-8", "LANGUAGE="} <= {*lines}
+    with pytest.raises(GitFailed, match="not a git repository"):
+        Git(tmp_path / "none").local("rev-parse", "HEAD")
+
+
+def test_nothing_goes_on_in_a_clone_after_a_fetch(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: let git tidy up by itself. It does so behind the lock, in a session of its own."""
+    place.fetched()
+    told = tmp_path / "told"
+    leader = "tr '\\0' ' ' </proc/$(cut -d' ' -f6 /proc/self/stat)/cmdline"
+    real = git(tmp_path, "--exec-path")
+    program(
+        tmp_path / "exec" / "git",
+        f'case "$*" in *repack*) {leader} >{told};; esac\nexec {real}/git "$@"',
+    )
+    monkeypatch.setattr("agent.source.git.clone._FEW_PACKS", {"gc.autoPackLimit": "1"})
+    monkeypatch.setenv("GIT_EXEC_PATH", str(tmp_path / "exec"))
+    place.repository.commit({"web.yaml": None})
+    place.fetched()
+    assert told.read_text().startswith("flock --shared")
+
+
 @pytest.mark.parametrize("transport", ["ext", "http", "git"])
 def test_no_configuration_opens_a_way_that_is_not_known(
     place: Place, tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch
@@ -145,6 +181,10 @@ def test_no_hook_is_run_that_somebody_put_into_the_clone(place: Place, tmp_path:
         (
             r"warning: beware\nERROR: \377\376 no such repository",
             "ERROR: \ufffd\ufffd no such repository",
+        ),
+        (
+            r"a greeting\nme@127.0.0.1: Permission denied (publickey).",
+            "me@127.0.0.1: Permission denied (publickey).",
         ),
     ],
 )

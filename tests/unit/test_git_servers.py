@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import os
+import socket
 import ssl
 import subprocess
 import threading
@@ -13,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
 
 from agent.paths import StatePaths
+from agent.source.git import command
 from agent.source.git.clone import Clone
 from agent.source.git.origin import origin
 from agent.source.git.statusref import StatusRef
@@ -70,9 +73,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def served(root: Path, certificate: Path) -> Iterator[str]:
+def served(root: Path, certificate: Path, how: type[Handler] = Handler) -> Iterator[str]:
     """Where what lies in `root` is served."""
-    handler = type("Bound", (Handler,), {"root": root})
+    handler = type("Bound", (how,), {"root": root})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -85,6 +88,27 @@ def served(root: Path, certificate: Path) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def strange_host() -> Iterator[int]:
+    """The port of an ssh server whose key nobody knows."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        transports: list[paramiko.Transport] = []
+
+        def serve() -> None:
+            transports.append(paramiko.Transport(listening.accept()[0]))
+            transports[0].add_server_key(paramiko.ECDSAKey.generate())
+            transports[0].start_server(threading.Event(), paramiko.ServerInterface())
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            thread.join()
+            for one in transports:
+                one.close()
 
 
 def whole(paths: StatePaths) -> bytes:
@@ -120,6 +144,52 @@ def test_https_with_a_credential_helper(tmp_path: Path, monkeypatch: pytest.Monk
         pushed = StatusRef(paths, clone.origin, REF, "here").publish({"status.json": b"{}"}, 1.0)
         assert git(repository.bare, "rev-parse", REF) == pushed
     assert PASSWORD.encode() not in whole(paths)
+
+
+def test_a_server_that_falls_silent_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: leave out either setting. git then waits as long as it may wait at all."""
+    certificate = certified(tmp_path)
+    monkeypatch.setenv("GIT_SSL_CAINFO", str(certificate))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    assert command._OVER_THE_NETWORK["http.lowSpeedTime"] == str(command.SILENCE)
+    monkeypatch.setitem(command._OVER_THE_NETWORK, "http.lowSpeedTime", "1")
+    monkeypatch.setattr(command, "NETWORK_TIMEOUT", 30.0)
+    paths = StatePaths(tmp_path / "state")
+    paths.root.mkdir()
+    silent = threading.Event()
+
+    class Silent(Handler):
+        def do_GET(self) -> None:
+            silent.wait(60)
+
+    with served(tmp_path, certificate, Silent) as url:
+        clone = Clone(paths, origin(f"{url}/x.git", "main", None))
+        clone.fetch()
+        silent.set()
+    assert "too slow" in (clone.standing.error or "")
+
+
+def test_ssh_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that somebody started on their desktop has a program to ask with. Sabotage: let ssh use it. Whoever sits
+    there is asked twice a minute, and may let a stranger's host key pass."""
+    asked, ask = tmp_path / "asked", tmp_path / "ask"
+    ask.write_text(f"#!/bin/sh\ntouch {asked}\necho no\n")
+    ask.chmod(0o755)
+    for name, value in {"SSH_ASKPASS": str(ask), "DISPLAY": ":0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(
+        "GIT_SSH_COMMAND",
+        f"ssh -F none -o StrictHostKeyChecking=ask -o UserKnownHostsFile={tmp_path / 'known'}",
+    )
+    paths = StatePaths(tmp_path / "state")
+    paths.root.mkdir()
+    with strange_host() as port:
+        clone = Clone(paths, origin(f"ssh://me@127.0.0.1:{port}/x.git", "main", None))
+        clone.fetch()
+    assert "Host key verification failed" in (clone.standing.error or "")
+    assert not asked.exists()
 
 
 def test_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

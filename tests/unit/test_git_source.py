@@ -222,8 +222,10 @@ def test_a_history_that_was_rewritten_is_refused_until_somebody_approves(
         assert desired.source.commit == good
         assert names(desired) == ["db"]
         assert desired.source.error is None
+        why = "the branch was set back, or its history was rewritten"
+        why = "they have no commit in common" if how == "replaced" else why
         assert desired.source.refused == (
-            f"commit {tip[:12]} does not follow {good[:12]}: the branch was set back, or its history was rewritten"
+            f"commit {tip[:12]} does not follow {good[:12]}: {why}"
             f" (`holdfast approve {tip[:12]}` lets it pass)"
         )
         place.agent()
@@ -597,6 +599,19 @@ def test_a_repository_is_not_run(place: Place, tmp_path: Path) -> None:
     assert not ran.exists()
 
 
+def test_what_git_lfs_keeps_elsewhere_is_held_and_no_guest_gets_the_pointer(place: Place) -> None:
+    """Sabotage: take the pointer for the file. A VM then starts with user-data that mean nothing."""
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
+    desired = place.after({"web.yaml": vm("web", "user_data_file: data"), "data": pointer})
+    assert names(desired) == ["db"]
+    [problem] = desired.problems
+    assert (problem.name, problem.file) == ("web", "web.yaml")
+    assert "it is a pointer of Git LFS" in problem.message
+    desired = place.after({"web.yaml": vm("web"), "db.yaml": pointer})
+    assert names(desired) == ["web"]
+    assert desired.unproven is not None
+
+
 class Cut:
     """The way to a repository, which breaks off at the call that a test says."""
 
@@ -667,6 +682,22 @@ def test_a_cut_makes_nobody_forget_that_something_was_followed(place: Place, cut
     clone.fetch()
     assert clone.standing.commit is None
     assert clone.standing.refused is not None
+
+
+def test_a_cut_loses_no_commit_that_its_server_has_forgotten(place: Place, cut: Cut) -> None:
+    """Sabotage: have what the server gives, and nothing of the old clone. What was good can be read by nobody then."""
+    clone = cut.agent()
+    clone.fetch()
+    git(place.repository.work, "commit", "-q", "--amend", "-m", "rewritten")
+    place.repository.commit({"web.yaml": None})
+    git(place.repository.bare, "gc", "-q", "--prune=now")
+    cut.at(2)  # after the branch was asked for
+    clone.fetch()
+    assert cut.calls > 2, "a new clone was made"
+    assert clone.standing.refused is not None
+    source = GitSource(cut.agent(), host=HOST)
+    desired = source.load(NOW)
+    assert (names(desired), desired.unproven) == (["db", "web"], None)
 
 
 FETCHES = """\

@@ -46,6 +46,16 @@ class Store:
         )
         return DIRECTORY, self._put("tree", raw, "--literally")
 
+    def senseless(self) -> Made:
+        return DIRECTORY, self._put("tree", b"100abc x\0" + bytes(20), "--literally")
+
+    def tag(self) -> Made:
+        """A tag of a file, said to be a file."""
+        said = (
+            f"object {self.file('x')[1]}\ntype blob\ntag x\ntagger C <c@example.org> 1 +0000\n\nx\n"
+        )
+        return FILE, self._put("tag", said.encode())
+
     def tree(self, top: Made, below: str = "") -> CommitTree:
         made = CommitTree(self.objects, below)
         made.at(top[1])
@@ -64,6 +74,38 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def paths(tree: CommitTree) -> list[str]:
     return [entry.path for entry in tree.look(0.0).entries]
+
+
+@pytest.mark.parametrize("mode", ["0", "1", "10000", "60000", "140000", "7" * 19, "1" + "0" * 40])
+def test_a_mode_that_git_does_not_know_is_that_of_a_submodule(store: Store, mode: str) -> None:
+    """Sabotage: take it for a file, which nobody has fetched; or ask the system, which knows of no such number."""
+    _, oid = store.file("x")
+    members = {"ok.yaml": store.file("ok"), "x.yaml": (mode, oid), "sub": (mode, "1" * 40)}
+    look = store.tree(store.odd_directory(members)).look(0.0)
+    assert [entry.path for entry in look.entries] == ["ok.yaml"]
+    assert {problem.file.strip("/") for problem in look.problems} == {"sub", "x.yaml"}
+
+
+def test_permissions_make_no_mode_another(store: Store) -> None:
+    _, oid = store.file("x")
+    modes = ("100600", "100664", "107777", f"{1 << 40 | 0o100644:o}")
+    found = paths(store.tree(store.odd_directory({f"{one}.yaml": (one, oid) for one in modes})))
+    assert found == sorted(f"{one}.yaml" for one in modes)
+
+
+def test_a_directory_without_sense_is_a_repository_that_cannot_be_read(store: Store) -> None:
+    """Sabotage: let it be a bug. No git lets one pass that is fetched; a repository on this host may hold one."""
+    with pytest.raises(Unsound, match="it is no list of a directory"):
+        store.tree(store.senseless()).look(0.0)
+
+
+def test_a_tag_that_stands_for_a_file_is_one_file_that_cannot_be_read(store: Store) -> None:
+    """Sabotage: take it for a broken repository, which is fetched anew again and again and holds every name."""
+    tree = store.tree(store.directory(ok__yaml=store.file("ok"), x__yaml=store.tag()))
+    assert paths(tree) == ["ok.yaml", "x.yaml"]
+    with pytest.raises(BadInput, match="it is a tag"):
+        tree.read("x.yaml", 0.0)
+    assert tree.read("ok.yaml", 0.0).data == b"ok"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "sub/x.yaml", "../x.yaml", "/x.yaml"])
@@ -150,8 +192,8 @@ def test_what_went_wrong_once_is_not_in_the_next_answer(store: Store) -> None:
     """Sabotage: go on with the same process. It still has the answer to what was asked before."""
     _, file = store.file("content")
     _, tree = store.directory(x__yaml=store.file("x"))
-    for wrong in (tree, "0" * 40):
-        with pytest.raises(Unsound, match=f"reading blob {wrong}: "):
+    for wrong, what, why in ((tree, BadInput, "a tree"), ("0" * 40, Unsound, "blob 00.*: missing")):
+        with pytest.raises(what, match=why):
             store.objects.blob(wrong, 100)
         assert store.objects.blob(file, 100) == b"content"
     assert store.objects.blob(file, 3) == b"cont", "one more, which tells that there is more"

@@ -197,7 +197,7 @@ def test_of_a_history_with_nothing_in_common_the_commit_itself_is_looked_at(
     """Sabotage: ask for signatures of all that another repository ever held; no approval would make up for one."""
     alice = Somebody(tmp_path, "alice")
     alice.signs(place.repository)
-    place.repository.commit({}, "-S")
+    good = place.repository.commit({}, "-S")
     place.agent(listed(tmp_path, alice.line()))
     place.fetched()
     place.repository.vanish()
@@ -206,7 +206,11 @@ def test_of_a_history_with_nothing_in_common_the_commit_itself_is_looked_at(
     alice.signs(other)
     tip = other.commit({}, "-S")
     other.bare.rename(place.repository.bare)
-    assert f"commit {tip[:12]} does not follow" in (place.fetched().source.refused or "")
+    refused = place.fetched().source.refused or ""
+    assert (
+        f"commit {tip[:12]} does not follow {good[:12]}: they have no commit in common" in refused
+    )
+    assert "of those before it no signature was looked at" in refused, "who approves it must know"
     place.source.approve(tip)
     assert names(place.fetched()) == ["third"]
 

@@ -141,6 +141,26 @@ def test_what_plan_has_fetched_can_be_approved_without_an_agent(
     assert there(holdfast) == {"web", "vm-0", "vm-1"}
 
 
+def test_a_name_is_explained_with_the_commit_that_is_followed_and_why_no_later_one_is(
+    holdfast: Call, tmp_path: Path
+) -> None:
+    """Sabotage: tell of the name alone. Who wonders why what they pushed is not seen is told that all is well."""
+    repository = Repository(tmp_path / "remote")
+    image = DOCUMENTS.replace("source: tiny.qcow2", "source: https://images.example/x.qcow2")
+    repository.commit({"all.yaml": image})
+    good = repository.commit({"bad.yaml": VM.format(name="bad") + "memry: 1GiB\n"})
+    run = f"run --once --hypervisor memory --git {repository.bare} --branch main"
+    assert holdfast(run).returncode == 1
+    held = f"  held        bad.yaml:4:1 at commit {good}: unknown key `memry`"
+    assert held in holdfast("explain bad").stdout
+    tip = repository.commit({"bad.yaml": None}, "--amend")
+    assert holdfast(run).returncode == 1
+    assert f"  source      commit {tip[:12]} does not follow" in holdfast("explain web").stdout
+    repository.vanish()
+    assert holdfast(run).returncode == 1
+    assert "  source      fetching " in holdfast("explain web").stdout
+
+
 def test_a_clone_that_changes_while_it_is_read_is_said_in_a_sentence(
     holdfast: Call, tmp_path: Path
 ) -> None:

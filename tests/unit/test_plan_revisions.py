@@ -75,6 +75,29 @@ def test_what_a_merge_would_do_is_said_with_what_forces_it(
     assert "- destroy api with its disk" in back.stdout
 
 
+@pytest.mark.parametrize("name", ["refs/heads/-x", "refs/heads/--all", "refs/tags/ünï"])
+def test_what_looks_like_an_option_is_a_revision_where_it_is_one(
+    holdfast: Call, work: Repository, name: str
+) -> None:
+    """Sabotage: have git take it for an option of its own."""
+    git(work.work, "update-ref", name, "HEAD")
+    work.commit_only({"web.yaml": None})
+    told = holdfast(f"plan --git work --from={name.split('/')[2]}")
+    assert (told.returncode, told.stderr) == (2, "")
+    assert "- destroy web with its disk" in told.stdout
+
+
+def test_what_is_replaced_for_those_who_look_is_not_for_a_host(
+    holdfast: Call, work: Repository
+) -> None:
+    """git-replace(1) is of one repository and does not come with a branch. Sabotage: let git look through it."""
+    work.commit_only({"web.yaml": None})
+    git(work.work, "replace", "main", "change")
+    told = holdfast("plan --git work --from main --to change")
+    assert (told.returncode, told.stderr) == (2, "")
+    assert "- destroy web with its disk" in told.stdout
+
+
 def test_all_jobs_of_a_merge_are_said_to_run(
     holdfast: Call, work: Repository, tmp_path: Path
 ) -> None:

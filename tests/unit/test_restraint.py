@@ -41,7 +41,16 @@ def kept(names: Sequence[str]) -> Desired:
 
 @pytest.mark.parametrize(
     ("there", "left", "passes"),
-    [(10, 5, True), (10, 4, False), (3, 0, True), (4, 1, True), (4, 0, False), (7, 4, True)],
+    [
+        (10, 5, True),
+        (10, 4, False),
+        (3, 0, True),
+        (4, 1, True),
+        (4, 0, False),
+        (7, 4, True),
+        (9, 5, True),
+        (9, 4, False),
+    ],
 )
 def test_half_of_what_runs_may_go_at_once_and_three_in_any_case(
     there: int, left: int, passes: bool

@@ -147,8 +147,20 @@ def test_a_repository_of_ours_that_lost_its_objects_is_begun_anew_with_what_the_
         "refs/heads/main",
         "refs/HEADS/main",
         "refs/tags/x/y",
+        "refs/remotes/origin/main",
+        "refs/notes/commits",
+        "refs/replace/x",
+        "refs/stash/x",
+        "refs/original/x",
+        "refs/bisect/x",
+        "refs/worktree/x",
         "refs/for/main",
+        "refs/drafts/main",
+        "refs/changes/01/1/1",
+        "refs/meta/config",
         "refs/pull/1/head",
+        "refs/pulls/1/head",
+        "refs/merge-requests/1/head",
         "main",
         "refs/holdfast",
         "refs/a/..",
@@ -266,10 +278,10 @@ def test_a_page_shows_what_is_said_as_text() -> None:
     told = Told().value
     told["errors"] = [
         {"name": None, "file": None, "line": None, "column": None,
-         "message": "<script>alert(1)</script> | [x](javascript:y) `z` **b**\n# h"}
+         "message": "<script>alert(1)</script> | [x](javascript:y) `z` **b**\n# h www.x.example"}
     ]  # fmt: skip
     assert page(told, "h").splitlines()[-1] == (
-        r"- error\: \<script\>alert\(1\)\</script\> \| \[x\]\(javascript\:y\) \`z\` \*\*b\*\* \# h"
+        r"- error\: \<script\>alert\(1\)\</script\> \| \[x\]\(javascript\:y\) \`z\` \*\*b\*\* \# h www\.x.example"
     )
 
 

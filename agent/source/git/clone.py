@@ -7,7 +7,7 @@
 
 The history since the first good commit is there, and more only where that does not tell enough. A clone that cannot be
 read is made anew beside the old one, which is let go of only when the new one holds what it held, as far as its server
-still has that.
+still has that, or it can be read for that.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Clone:
         try:
             fresh.initialise()
             good = self.standing.commit
-            if good is not None and not self._had(fresh, good):
+            if good is not None and not self._had(fresh, good) and not self._handed_on(fresh, good):
                 good = None
             self._fetch(fresh, since=good)
             with suppress(FileNotFoundError):
@@ -229,6 +229,15 @@ class Clone:
                 raise
             return False
         return True
+
+    def _handed_on(self, fresh: Git, commit: str) -> bool:
+        """Whether the old clone gave that commit to the new one: often it was the way to the server that broke."""
+        url = f"file://{self._place.resolve()}"
+        try:
+            fresh.remote("fetch", *_QUIETLY, "--depth=1", "--", url, f"+{_GOOD}:{_GOOD}")
+            return fresh.local("rev-parse", _GOOD).decode().strip() == commit
+        except GitFailed:
+            return False
 
     def _objection(self, git: Git, tip: str) -> Refusal | None:
         refusal = self._judged(git, tip)

@@ -102,17 +102,12 @@ class Git:
 
     def remote(self, *words: str) -> bytes:
         """What git prints, which may speak to a server. Raises as `local`."""
-        return self._run(words[0], self.network_words(*words), _environment(), None)
+        command = self.words(*words, config={**_NEVER, **_OVER_THE_NETWORK})
+        return self._run(words[0], command, _environment(), None)
 
     def initialise(self) -> None:
         """Make the repository: bare, without hooks or anything else of a template. Raises GitFailed and NoGit."""
         self.local("init", "--quiet", "--bare", "--template=", "--initial-branch=none")
-
-    def network_words(self, *words: str) -> list[str]:
-        """The command for what may speak to a server. An agent that is killed leaves its git behind, which must come to
-        its end all the same."""
-        end = ["timeout", "--kill-after=5", str(NETWORK_TIMEOUT + 1)]
-        return [*end, *self.words(*words, config={**_NEVER, **_OVER_THE_NETWORK})]
 
     def words(self, *words: str, config: Mapping[str, str] = _NEVER) -> list[str]:
         """The command, with these settings before all others."""
@@ -128,6 +123,8 @@ class Git:
         if self.busy is not None:
             room = Room.of(self.busy.parent)
             command = _confined(command, self.busy, room)
+        if remote:
+            command = _ended(command)
         try:
             done = process.run(command, environment, stdin or b"", timeout)
         except process.TooLong as error:
@@ -151,6 +148,11 @@ def _confined(command: list[str], busy: Path, room: Room) -> list[str]:
     file = _allowed(resource.RLIMIT_FSIZE, room.of_a_file)
     memory = _allowed(resource.RLIMIT_DATA, MEMORY)
     return [*lock, "prlimit", f"--fsize={file}", f"--data={memory}", *command]
+
+
+def _ended(command: list[str]) -> list[str]:
+    """What comes to its end also where the agent that began it was killed: all of it at once, and with it the lock."""
+    return ["timeout", "--signal=KILL", str(NETWORK_TIMEOUT + 1), *command]
 
 
 def _allowed(kind: int, wanted: int) -> int:
@@ -184,6 +186,7 @@ def _environment() -> dict[str, str]:
     }
     return kept | {
         "LC_ALL": "C.UTF-8",
+        "LANGUAGE": "",  # counts before it otherwise: gettext(3)
         # Before whatever any configuration allows.
         "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
         "GIT_TERMINAL_PROMPT": "0",
@@ -192,6 +195,7 @@ def _environment() -> dict[str, str]:
     }
 
 
+_NO_WAY = "fatal: Could not read from remote repository."
 _refusal = re.compile(r"! \[(?:remote )?rejected\].* \((.*)\)").fullmatch
 
 
@@ -210,6 +214,9 @@ def _why(err: bytes, what: str, status: int) -> str:
     lines = [line.strip() for line in err.decode(errors="replace").splitlines() if line.strip()]
     chosen = [*_refused(lines)]
     chosen += [line for line in lines if line.startswith(("fatal:", "error:", "ERROR:", "ssh:"))]
-    others = [line for line in lines if not line.startswith(("hint:", "warning:"))]
+    others = [line for line in lines if not line.lower().startswith(("hint:", "warning:"))]
+    if chosen[:1] == [_NO_WAY]:
+        # Why there is none, ssh(1) has said just before.
+        chosen = others[: others.index(_NO_WAY)][-1:] or chosen
     said = next(iter([*chosen, *others[-1:]]), f"git {what} ended with {status}")
     return printable(said.removeprefix("fatal: ").removeprefix("error: "))[:_LONGEST]

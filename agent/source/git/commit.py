@@ -34,6 +34,8 @@ _OUTSIDE = BadInput(
     "it leads outside the tree",
     hint="put the file into the tree, or the link into .holdfastignore",
 )
+_ELSEWHERE = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that git has only the name of: git-lfs, docs/spec.md, "The Pointer"."""
 _REFUSED = "the commit is too large to be looked through"
 _NOT_LOOKED_INTO = "it is a submodule, which is not looked into (.holdfastignore can pass over it)"
 
@@ -127,7 +129,13 @@ class CommitFiles:
             raise BadInput(f"it cannot be read: {error.strerror}") from error
         if found.is_dir():
             raise BadInput("it is no regular file")
-        return Content(self._objects.blob(found.oid, most), found.oid)
+        data = self._objects.blob(found.oid, most)
+        if data.startswith(_ELSEWHERE):
+            raise BadInput(
+                "it is a pointer of Git LFS, and what that stands for is not fetched",
+                hint="commit the file itself",
+            )
+        return Content(data, found.oid)
 
     def stamp(self, path: str) -> Hashable | None:
         try:

@@ -30,7 +30,8 @@ def judged(git: Git, tip: str, good: str | None, trust: Trust | None) -> Refusal
     known = good is not None and _has(git, good)
     follows = good is None or (known and _is_ancestor(git, good, tip))
     commits = [tip]  # alone, where it follows nothing: whoever approves it means what it holds
-    if good is not None and known and _are_related(git, good, tip):
+    related = good is not None and known and _are_related(git, good, tip)
+    if related:
         words = ["rev-list", "--reverse", "--topo-order", tip, f"^{good}"]
         # Of a branch that was set back there is nothing new; what it names is looked at all the same.
         commits = git.local(*words).decode().split() or [tip]
@@ -41,10 +42,11 @@ def judged(git: Git, tip: str, good: str | None, trust: Trust | None) -> Refusal
             return Refusal(tip, f"commit {commit[:12]} {why}", approvable=False)
     if follows:
         return None
-    reason = (
-        f"commit {tip[:12]} does not follow {(good or '')[:12]}: the branch was set back, or its history"
-        " was rewritten"
-    )
+    why = "the branch was set back, or its history was rewritten"
+    if not related:
+        why = "they have no commit in common"
+        why += ", and of those before it no signature was looked at" if trust is not None else ""
+    reason = f"commit {tip[:12]} does not follow {(good or '')[:12]}: {why}"
     return Refusal(tip, reason, approvable=True)
 
 

@@ -7,20 +7,20 @@ git-cat-file(1), BATCH OUTPUT: for each line with an id it answers `<id> SP <typ
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import IO, NamedTuple, cast
 
-from agent.errors import RetryLater
+from agent.errors import BadInput, RetryLater
 from agent.source.git.command import Git, GitFailed, alone, no_git
 
 _PIECE = 1 << 20
 LARGEST_TREE = 16 << 20
 """Bytes of an object that says what lies in a directory: some hundred thousand names."""
-DIRECTORY, LINK, SUBMODULE = 0o040000, 0o120000, 0o160000
+FILE, DIRECTORY, LINK, SUBMODULE = 0o100000, 0o040000, 0o120000, 0o160000
+_KIND = 0o170000
 
 
 class Unsound(RetryLater):
@@ -32,7 +32,7 @@ class TooLarge(RetryLater):
 
 
 class Member(NamedTuple):
-    """A line of a tree object. `mode`: what it is, without its permissions; `name` as the system would spell it."""
+    """A line of a tree object. `mode`: one of the four kinds above; `name` as the system would spell it."""
 
     name: str
     mode: int
@@ -53,7 +53,8 @@ class Objects:
             self._stop()
 
     def blob(self, oid: str, most: int) -> bytes:
-        """A file's content, or the first `most` and one bytes of a larger one. Raises Unsound."""
+        """A file's content, or the first `most` and one bytes of a larger one. Raises Unsound, and BadInput where it is
+        something else: who makes a commit can have a tag stand for a file."""
         return self._read(oid, b"blob", most)
 
     def tree(self, oid: str) -> list[Member]:
@@ -61,7 +62,10 @@ class Objects:
         data = self._read(oid, b"tree", LARGEST_TREE)
         if len(data) > LARGEST_TREE:
             raise TooLarge(f"a directory in it has a list of more than {LARGEST_TREE >> 20} MiB")
-        return list(_members(data, len(oid) // 2))
+        try:
+            return list(_members(data, len(oid) // 2))
+        except ValueError as error:
+            raise Unsound(f"reading tree {oid}: it is no list of a directory") from error
 
     def sizes(self, oids: Sequence[str]) -> list[int]:
         """How many bytes each of these objects has. Raises Unsound where one is missing, and GitFailed."""
@@ -102,6 +106,8 @@ class Objects:
         asked.write(f"{oid}\n".encode())
         asked.flush()
         header = answered.readline().split()
+        if len(header) == 3 and header[1] != kind == b"blob":
+            raise BadInput(f"git calls it a file, and it is a {header[1].decode()}")
         if len(header) != 3 or header[1] != kind:
             said = b" ".join(header[1:]).decode(errors="replace") or "git cannot read it"
             raise Unsound(f"reading {kind.decode()} {oid}: {said}")
@@ -151,5 +157,11 @@ def _members(data: bytes, width: int) -> Iterator[Member]:
         end = data.index(b"\0", space)
         oid = data[end + 1 : end + 1 + width]
         name = os.fsdecode(data[space + 1 : end])
-        yield Member(name, stat.S_IFMT(int(data[at:space], 8)), oid.hex())
+        yield Member(name, _kind(int(data[at:space], 8)), oid.hex())
         at = end + 1 + width
+
+
+def _kind(mode: int) -> int:
+    """What git takes a mode for, whatever number an author wrote: `canon_mode` in its object.h."""
+    kind = mode & _KIND
+    return kind if kind in (FILE, DIRECTORY, LINK) else SUBMODULE
