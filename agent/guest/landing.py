@@ -1,6 +1,6 @@
 """An image on its way into the store: from packed pieces to a whole file, or to nothing.
 
-All but `abandon` is called in one thread. That and the one which follows it to the disk alone touch the descriptor,
+All but `abandon` is called in one thread. That and the one which puts the file on disk alone touch the descriptor,
 which is closed when both are done with it.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from agent import durable
 from agent.guest import inspection, qcow2
 from agent.guest.qcow2 import NotUsable
-from agent.guest.sparse import Behind, SparseFile
+from agent.guest.sparse import SparseFile
 from agent.guest.unpack import Broken, Unpacker
 from state.spec.resolved import ImageSpec
 
@@ -90,7 +90,7 @@ class Landing:
         self._packed = 0
         self._abandoned = False
         self._descriptor: int | None = None
-        self._out: Behind | None = None
+        self._out: SparseFile | None = None
         self._unpacker: Unpacker | None = None
         self._virtual_size: int | None = None
         """What the header of a qcow2 says, once it has come."""
@@ -101,7 +101,7 @@ class Landing:
             inspection.prepare()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         self._descriptor = os.open(self.path, flags, 0o600)
-        self._out = Behind(SparseFile(self._descriptor, self._spend))
+        self._out = SparseFile(self._descriptor, self._spend)
         self._unpacker = Unpacker(self._image.decompress, self._out, self._image.max_size)
 
     def expect(self, size: int | None) -> None:

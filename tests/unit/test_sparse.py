@@ -1,4 +1,4 @@
-"""Sparse files: holes for zeros, room asked for before it is taken, and a thread that loses and hides nothing."""
+"""Sparse files: holes for zeros, room asked for before it is taken, and a disk whose errors are not lost."""
 
 from __future__ import annotations
 
@@ -12,17 +12,12 @@ from pathlib import Path
 import pytest
 
 from agent.guest import sparse
-from agent.guest.sparse import BATCH, DEPTH, Behind, SparseFile
+from agent.guest.sparse import Beside, SparseFile
 from tests.waiting import eventually
 
 MIB = 1 << 20
 PIECE = MIB
 NOISE = random.Random(1).randbytes(MIB)  # noqa: S311 - the same each time
-
-
-def give(behind: Behind, pieces: int) -> None:
-    for _ in range(pieces):
-        behind.write(NOISE)
 
 
 @pytest.fixture
@@ -61,69 +56,81 @@ def test_what_may_not_be_spent_is_not_written(out: int) -> None:
 def test_what_is_given_in_pieces_is_there_as_it_was(out: int, length: int) -> None:
     """Sabotage: take a block for a hole whose first byte alone is zero."""
     data = NOISE[:300_000] + bytes(200_000) + b"\0x" * 50_000 + bytes(70_000) + b"y" + bytes(9)
-    behind = Behind(SparseFile(out, lambda _: None))
+    file = SparseFile(out, lambda _: None)
     for at in range(0, len(data), length):
-        behind.write(data[at : at + length])
-    assert behind.size == len(data)
-    behind.finish()
+        file.write(memoryview(data)[at : at + length])
+    assert file.size == len(data)
+    file.finish()
+    file.close()
     assert os.pread(out, len(data) + 1, 0) == data
 
 
-async def test_an_error_of_the_disk_reaches_whoever_waits_for_it(out: int) -> None:
-    """Sabotage: let the thread end with it. The giver then waits for room in its line, for ever."""
-    gate = threading.Event()
+@pytest.mark.parametrize("length", [1000, 65_537, MIB - 1])
+def test_a_hole_is_one_however_its_bytes_were_cut(out: int, length: int) -> None:
+    """Sabotage: begin a block where a piece begins. The ends of holes are then written."""
+    data = (NOISE[:65_536] + bytes(65_536)) * 32
+    spent: list[int] = []
+    file = SparseFile(out, spent.append)
+    for at in range(0, len(data), length):
+        file.write(data[at : at + length])
+    file.finish()
+    assert sum(spent) == len(data) // 2
+    assert os.pread(out, len(data) + 1, 0) == data
 
-    def full(_: int) -> None:
+
+async def test_an_error_of_the_disk_reaches_whoever_asked_it() -> None:
+    """Sabotage: let the thread end with it. The asker then waits for it, for ever."""
+
+    def broken() -> None:
+        raise OSError("it is gone")
+
+    disk = Beside(broken)
+    with pytest.raises(OSError, match="it is gone"):
+        await asyncio.to_thread(ask, disk, 5, [])
+    disk.leave()
+    with pytest.raises(OSError, match="it is gone"):
+        disk.check()
+    disk.leave()
+
+
+def ask(disk: Beside, times: int, asked: list[int]) -> None:
+    for number in range(times):
+        disk.ask()
+        asked.append(number)
+
+
+async def test_whoever_asks_waits_for_a_disk_that_is_slower() -> None:
+    """Sabotage: a line without an end. All of an image is then held by the system, and its last sync takes as long."""
+    begun, gate, asked = threading.Event(), threading.Event(), list[int]()
+
+    def slow() -> None:
+        begun.set()
         gate.wait(60)
-        raise OSError("no room")
 
-    behind = Behind(SparseFile(out, full))
+    disk = Beside(slow)
+    disk.ask()
+    assert await asyncio.to_thread(begun.wait, 60)
     async with asyncio.TaskGroup() as group:
-        giving = group.create_task(refused(behind, 3 * DEPTH))
-        await eventually(lambda: behind.size == (DEPTH + 2) * MIB, "it stands in line")
+        asking = group.create_task(asyncio.to_thread(ask, disk, 5, asked))
+        await eventually(lambda: len(asked) == 1, "it stands in line")
+        assert not asking.done()
         gate.set()
-        await giving
-    with pytest.raises(OSError, match="no room"):
-        behind.finish()
-    behind.close()
-    assert os.fstat(out).st_size == 0
+    assert len(asked) == 5
+    disk.leave()
+    assert disk_threads() == []
 
 
-async def refused(behind: Behind, pieces: int) -> None:
-    with pytest.raises(OSError, match="no room"):
-        await asyncio.to_thread(give, behind, pieces)
-
-
-def test_a_giver_that_leaves_drops_what_it_gathered(out: int) -> None:
-    behind = Behind(SparseFile(out, lambda _: None))
-    behind.write(b"x" * (BATCH - 1))
-    behind.close()
-    behind.close()
-    assert os.fstat(out).st_size == 0
-
-
-async def test_whoever_gives_waits_for_a_disk_that_is_slower(out: int) -> None:
-    """Sabotage: a line without an end. All of an image is then in memory."""
-    gate = threading.Event()
-
-    def slow(_: int) -> None:
-        gate.wait(60)
-
-    behind = Behind(SparseFile(out, slow))
-    async with asyncio.TaskGroup() as group:
-        giving = group.create_task(asyncio.to_thread(give, behind, 3 * DEPTH))
-        await eventually(lambda: behind.size == (DEPTH + 2) * MIB, "it stands in line")
-        assert not giving.done()
-        gate.set()
-    assert behind.size == 3 * DEPTH * MIB
-    behind.finish()
-    assert os.fstat(out).st_size == 3 * DEPTH * MIB
+def disk_threads() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "disk of an image"]
 
 
 def test_it_is_synced_on_the_way(out: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sabotage: never ask. All of it is then left to the end."""
     monkeypatch.setattr(sparse, "SYNC_EVERY", 3 * MIB)
     file = SparseFile(out, lambda _: None)
     for _ in range(8):
         file.write(NOISE)
+    assert len(disk_threads()) == 1
     file.finish()
+    assert disk_threads() == []
     assert os.pread(out, 8 * MIB, 0) == 8 * NOISE

@@ -42,11 +42,11 @@ class Sink(SparseFile):
         self.longest = 0
         self.content: list[bytes] | None = None
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self.longest = max(self.longest, len(data))
         self.size += len(data)
         if self.content is not None:
-            self.content.append(data)
+            self.content.append(bytes(data))
 
     def finish(self) -> None:
         """There is no file."""
