@@ -200,7 +200,7 @@ def test_never_more_than_is_allowed_is_destroyed(some: tuple[Desired, Observed],
 def test_suspended_nothing_is_done_but_to_look_after_what_runs(
     some: tuple[Desired, Observed],
 ) -> None:
-    """Sabotage: suspend the steps of vms alone."""
+    """Sabotage: suspend the steps of vms alone; or supervise nothing any more."""
     wanted, observed = some
     found = plan(wanted, replace(observed, suspended=True), POLICY, moment())
     free = plan(wanted, observed, POLICY, moment())
@@ -209,4 +209,5 @@ def test_suspended_nothing_is_done_but_to_look_after_what_runs(
     for before, step in zip(free.steps, found.steps, strict=True):
         if step != before:
             assert isinstance(step, Hold)
+            assert not isinstance(before, Adopt)
             assert (step.name, step.kind, step.reason) == (before.name, before.kind, "Suspended")
