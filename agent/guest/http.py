@@ -233,6 +233,8 @@ def _told(error: Exception) -> str:
     match error:
         case aiohttp.TooManyRedirects():
             return "its redirects have no end"
+        case aiohttp.ClientConnectorCertificateError():  # which is a ValueError, too
+            return _shown(str(error))
         case aiohttp.NonHttpUrlClientError() | ValueError():
             return "that, where it redirects to, or a proxy of the environment is no address of a web server"
         case aiohttp.ClientPayloadError():
