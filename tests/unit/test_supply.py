@@ -28,7 +28,7 @@ DANGEROUS = {
 @pytest.mark.parametrize("rule", DANGEROUS)
 def test_what_is_dangerous_is_refused_by_the_linter(rule: str) -> None:
     """Sabotage: take `S` out of the selection."""
-    words = [RUFF, "check", "--output-format=json", "--stdin-filename", "agent/evil.py", "-"]
+    words = [str(RUFF), "check", "--output-format=json", "--stdin-filename", "agent/evil.py", "-"]
     done = subprocess.run(
         words, cwd=ROOT, input=DANGEROUS[rule], capture_output=True, text=True, check=False
     )
