@@ -9,9 +9,6 @@ from contextlib import ExitStack
 import pytest
 from hypothesis import HealthCheck, settings
 
-# No test touches the rules of the host that it runs on; those of the fence have a network of their own.
-os.environ.setdefault("HOLDFAST_LOOPBACK", "open")
-
 settings.register_profile(
     "default", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -183,6 +183,16 @@ def open_ledger(
         ) from error
 
 
+def fence_off(ledger: Ledger) -> None:
+    """Keep guests from the host itself, or tell why that cannot be."""
+    from agent.hypervisor.qemu import fence
+
+    if (why := fence.put_up(run_as_range())) is not None:
+        said = f"guests with egress reach what listens on this host: {why}"
+        with ledger.transaction() as change:
+            change.event(Event(at=_wall(), reason="LoopbackOpen", message=said))
+
+
 def open_backend(paths: StatePaths, settings: Settings, state_id: str) -> Backend:
     """The hypervisor and all that belongs to it."""
     if settings.hypervisor == "memory":

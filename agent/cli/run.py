@@ -80,7 +80,7 @@ def run(
     VMs run on when it stops, and the next agent adopts them. Running jobs get the drain timeout to end; told a second
     time to stop, it ends them at once."""
     from agent import log
-    from agent.cli.compose import hold, open_ledger, origin_of
+    from agent.cli.compose import fence_off, hold, open_ledger, origin_of
     from agent.cli.showing import Showing
     from agent.cli.telling import Telling
     from agent.web import control, public
@@ -105,22 +105,12 @@ def run(
         with ledger.transaction() as change:
             change.put_meta(SETTINGS_KEY, settings.to_json())
         if loopback == "fence" and settings.hypervisor != "memory":
-            _fence()
+            fence_off(ledger)
         if showing is not None:
             for under_way in ledger.runs():
                 if not under_way.phase.ended:
                     showing.told(under_way)
         return _run(ledger, held, settings, Beside(api, showing, telling), interval)
-
-
-def _fence() -> None:
-    """Keep guests from the host itself, or say why that cannot be."""
-    from agent import log
-    from agent.host import run_as_range
-    from agent.hypervisor.qemu import fence
-
-    if (why := fence.put_up(run_as_range())) is not None:
-        log.say("LoopbackOpen", f"guests with egress reach what listens on this host: {why}")
 
 
 def _each(*told: Callable[[T], None]) -> Callable[[T], None]:

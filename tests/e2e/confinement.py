@@ -91,6 +91,22 @@ def assert_state_private(paths: StatePaths) -> None:
         assert mode & (0o022 if public else 0o077) == 0, f"{path} has mode {mode:o}"
 
 
+def amiss(pid: int, *, within: range | None, addresses: set[str]) -> str:
+    """What is wrong with the confinement of a QEMU that somebody else has started; empty where nothing is, and where it
+    has just ended. `within`: the users that QEMUs get; `addresses`: where it may listen."""
+    try:
+        owner = Path(f"/proc/{pid}").stat().st_uid
+        if within is not None and owner not in within:
+            return f"{pid} belongs to {owner}"
+        assert_confined(pid, run_as=None if within is None else owner)
+        assert {address for address, _ in listening(pid)} <= addresses
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    except AssertionError as error:
+        return f"{pid}: {error}"
+    return ""
+
+
 def assert_no_secret_in_argv(pid: int, secrets: list[str]) -> None:
     """The command line is for everybody to read."""
     words = Path(f"/proc/{pid}/cmdline").read_text()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.reading import alive_of
+from agent.host import run_as_range
 from agent.hypervisor.qemu.process import Handle
 from agent.paths import StatePaths
 from agent.statedir import holder
@@ -31,6 +33,7 @@ from state.observed import Instance
 from state.records import LedgerUnreadable, Reader
 from tests import zygote
 from tests.bootsectors import write_disk
+from tests.e2e.confinement import amiss
 
 Started = subprocess.Popen[bytes] | zygote.Forked
 """An agent that was started."""
@@ -159,6 +162,7 @@ class Site:
         process = self.start(*words)
         try:
             yield process
+            self.confined()
         finally:
             process.terminate()
             assert process.wait(DEADLINE) is not None
@@ -217,6 +221,18 @@ class Site:
         return path.read_text() if path.exists() else ""
 
     # The world
+
+    def confined(self) -> None:
+        """Every QEMU of this site has no rights and listens where its document says. One that has just been started is
+        given a moment: it gives up its last rights when it has read its command line."""
+        said = "".join(path.read_text() for path in self.desired.rglob("*.yaml") if path.is_file())
+        addresses = {"127.0.0.1", *re.findall(r"address: ([0-9.]+)", said)}
+        for pid in self.processes():
+            self.until(
+                lambda pid=pid: not amiss(pid, within=run_as_range(), addresses=addresses),  # type: ignore[misc]
+                f"{pid} is confined",
+                10,
+            )
 
     def instances(self) -> list[Instance]:
         """What is recorded; nothing while there is no database."""
@@ -334,6 +350,7 @@ def inhabited(root: Path, image: Path, user: str) -> Iterator[Site]:
     made = Site(root, image, user)
     try:
         yield made
+        made.confined()
         told = made.call("down", "--yes", "--volumes")
         assert (told.returncode, told.stderr) == (0, b"")
         assert "Traceback" not in made.log(), made.log()

@@ -110,6 +110,18 @@ def _connects(within: list[str], uid: int, port: int) -> bool:
     return done.returncode == 0
 
 
+@ROOT_ONLY
+@pytest.mark.qemu
+def test_an_agent_that_cannot_put_it_up_says_so_and_works(still: Site) -> None:
+    still.within = ["setpriv", "--bounding-set=-net_admin", "--"]
+    still.vm("web")
+    with still.agent("--loopback", "fence"):
+        still.ready("web")
+        told = [one for one in still.events() if one["reason"] == "LoopbackOpen"]
+    assert len(told) == 1
+    assert "guests with egress reach what listens on this host: nft refuses: " in told[0]["message"]
+
+
 def test_without_root_it_is_told_why_there_is_none() -> None:
     assert fence.put_up(None) == "only root can fence off QEMUs, by users of their own"
 

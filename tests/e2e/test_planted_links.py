@@ -45,21 +45,23 @@ def remove_links(site: Site) -> None:
             path.unlink()
 
 
-def end(site: Site) -> None:
-    for pid in site.processes():
-        site.kill(pid)
+def stopped(site: Site) -> None:
+    """The machine is told to end: one that is killed again and again would be started ever later."""
+    site.vm("web", more="power: stopped")
+    assert once(site) == 0
+    assert site.processes() == {}
 
 
 def test_no_link_is_written_through_at_any_path_of_the_state(lived: Site) -> None:
-    """Each file in its turn; the machine's process is killed before, so that all of it is written again. Sabotage: open
-    a log, a lock or a description without O_NOFOLLOW."""
+    """Each file in its turn; the machine is stopped before and started then, so that all of it is written again.
+    Sabotage: open a log, a lock or a description without O_NOFOLLOW."""
     target = lived.state.parent / "target"
     names = [one.relative_to(lived.state) for one in written(lived)]
     assert {"agent.lock", "state.db", "state.id"} <= {str(one) for one in names}
     assert {"disk.qcow2", "console.log", "instance.json"} <= {one.name for one in names}
     followed = []
     for name in names:
-        end(lived)
+        stopped(lived)
         path = lived.state / name
         if not path.is_file():
             continue
@@ -68,10 +70,11 @@ def test_no_link_is_written_through_at_any_path_of_the_state(lived: Site) -> Non
         target.write_text(THEIRS)
         target.chmod(0o600)
         path.symlink_to(target)
+        lived.vm("web")
         once(lived)
         if (target.read_bytes(), target.stat().st_mode & 0o777) != (THEIRS.encode(), 0o600):
             followed.append(str(name))
-        end(lived)
         path.unlink(missing_ok=True)
         aside.rename(path)
+        lived.until(lambda: once(lived) == 0 and lived.processes(), "all is as it was", 120)
     assert followed == []

@@ -181,6 +181,14 @@ def test_every_link_of_the_documentation_leads_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page}: {target}"
 
 
+def test_every_check_of_the_threat_model_has_a_test_or_is_said_to_be_none() -> None:
+    rows = re.findall(
+        r"^\| (T\d+) \| (.*) \| (.*) \|$", (ROOT / "docs/security.md").read_text(), re.M
+    )
+    assert [row[0] for row in rows] == [f"T{number}" for number in range(1, 49)]
+    assert not [row for row in rows if "::test_" not in row[2] and "ot defended**" not in row[1]]
+
+
 def test_every_test_that_the_documentation_names_is_there() -> None:
     named = [
         test

@@ -58,6 +58,16 @@ def last_words(log: Path, limit: int = 300) -> str:
     return printable(" ".join(words.decode(errors="backslashreplace").split()))
 
 
+MOST_SAID = 300
+"""Characters of what a QEMU says that are passed on: a guest may have taken it over."""
+
+
+def told(said: object) -> str:
+    """What a QEMU said, harmless and short."""
+    text = printable(str(said)[:MOST_SAID])
+    return text if len(text) <= MOST_SAID else text[: MOST_SAID - 1] + "…"
+
+
 def printable(text: str) -> str:
     """`text` with everything that a terminal would act on escaped."""
     return "".join(

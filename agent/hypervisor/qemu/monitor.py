@@ -23,7 +23,7 @@ from qemu.qmp.message import Message
 
 from agent.errors import MonitorError
 from agent.hypervisor.api import RunState, View
-from agent.hypervisor.qemu.logs import printable
+from agent.hypervisor.qemu.logs import told
 from agent.hypervisor.resets import Resets
 from state.ids import Uid
 
@@ -40,9 +40,6 @@ STATES = {
     "io-error": RunState.IO_ERROR,
 }
 """QEMU's RunState (qapi/run-state.json); what is not here is OTHER."""
-
-_MOST_SAID = 300
-"""Characters of what QEMU says that are passed on: a guest may have taken it over."""
 
 _SAID = {
     RunState.OFF: "the guest powered itself off",
@@ -126,7 +123,7 @@ class Monitor:
             reply = await self._ask(client, "query-uuid", deadline=self._timing.connect)
             if reply.get("UUID") != self._uid:
                 raise MonitorError(
-                    f"another machine answers at its monitor: {_told(reply.get('UUID'))}"
+                    f"another machine answers at its monitor: {told(reply.get('UUID'))}"
                 )
             self._client = client
             yield client
@@ -167,7 +164,7 @@ class Monitor:
     def _answered(self, status: str) -> None:
         state = STATES.get(status, RunState.OTHER)
         detail = (
-            _SAID.get(state, "") if state is not RunState.OTHER else f"QEMU says: {_told(status)}"
+            _SAID.get(state, "") if state is not RunState.OTHER else f"QEMU says: {told(status)}"
         )
         if self._trouble and state is RunState.IO_ERROR:
             detail += f": {self._trouble}"
@@ -195,11 +192,11 @@ class Monitor:
         data = data if isinstance(data, dict) else {}
         match event.get("event"):
             case "SHUTDOWN":
-                self.parting = _told(data.get("reason", ""))
+                self.parting = told(data.get("reason", ""))
             case "RESET" if data.get("guest"):
                 self._resets.count(asyncio.get_running_loop().time())
             case "BLOCK_IO_ERROR":
-                self._trouble = _told(data.get("reason", ""))
+                self._trouble = told(data.get("reason", ""))
             case "RTC_CHANGE" | "BALLOON_CHANGE" | "NIC_RX_FILTER_CHANGED":
                 return False
             case _:
@@ -301,16 +298,10 @@ def _translated(command: str) -> Iterator[None]:
     try:
         yield
     except ExecuteError as error:
-        raise MonitorError(f"QEMU refused {command}: {_told(error)}") from error
+        raise MonitorError(f"QEMU refused {command}: {told(error)}") from error
     except TimeoutError as error:
         raise MonitorError(f"{command} was not answered in time") from error
     except ConnectError as error:
-        raise MonitorError(f"its monitor cannot be reached: {_told(error.exc)}") from error
+        raise MonitorError(f"its monitor cannot be reached: {told(error.exc)}") from error
     except _LOST as error:
         raise MonitorError(f"its monitor was lost during {command}") from error
-
-
-def _told(said: object) -> str:
-    """What the other side said, harmless and short."""
-    text = printable(str(said)[:_MOST_SAID])
-    return text if len(text) <= _MOST_SAID else text[: _MOST_SAID - 1] + "…"
