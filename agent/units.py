@@ -188,6 +188,6 @@ def _user_confinement() -> list[str]:
         "RestrictSUIDSGID=yes",
         "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
         "SystemCallArchitectures=native",
-        "SystemCallFilter=@system-service",
+        "SystemCallFilter=@system-service seccomp",  # QEMU sets filters of its own
         "SystemCallErrorNumber=EPERM",
     ]

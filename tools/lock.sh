@@ -9,4 +9,5 @@ compile() {
 }
 compile pyproject.toml -o requirements/runtime.lock
 compile pyproject.toml --group dev -o requirements/dev.lock
+echo "$(sed -n 's/^requires = \["\(.*\)"\]$/\1/p' pyproject.toml)" | compile - -c requirements/dev.lock -o requirements/build.lock
 echo "uv==$(.tools/bin/uv --version | cut -d' ' -f2)" | compile - -o tools/uv.lock

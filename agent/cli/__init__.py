@@ -49,6 +49,7 @@ _COMMANDS = {
     "down": ("agent.cli.down", "Destroy everything of a state directory."),
     "doctor": ("agent.cli.doctor", "What is wrong with this host, and what to do."),
     "simulate": ("agent.cli.simulate", "Random faults on a host in memory; the promises checked."),
+    "completion": ("agent.cli.completion", "Commands and options in bash, zsh and fish."),
     "schema": ("agent.cli.validate", "JSON Schema of the documents, for editors."),
 }
 
@@ -79,8 +80,23 @@ class _Lazy(click.Group):
             formatter.write_dl([(name, short) for name, (_, short) in _COMMANDS.items()])
 
 
+def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from agent.cli.version import told
+
+        click.echo(f"holdfast, version {told()}")
+        context.exit()
+
+
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="holdfast", prog_name="holdfast")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and leave.",
+)
 @click.option(
     "--debug", is_flag=True, envvar="HOLDFAST_DEBUG", show_envvar=True, help="Show tracebacks."
 )

@@ -132,3 +132,19 @@ def test_a_word_stays_one_word(said: str, meant: str) -> None:
 def test_what_would_add_a_line_is_refused(said: str) -> None:
     with pytest.raises(BadUsage):
         word(said)
+
+
+@pytest.mark.parametrize("call", ["seccomp", "capset", "setresuid", "prlimit64", "pidfd_open"])
+def test_system_calls_are_left_that_confine_a_vm(call: str) -> None:
+    """`seccomp` is in no group of systemd 252: without it QEMU knows no `-sandbox`, and no VM starts."""
+    found, left = set[str](), settings(agent_unit(SERVICE))["SystemCallFilter"].split()
+    while left:
+        if (name := left.pop()).startswith("@"):
+            told = subprocess.run(
+                ["systemd-analyze", "syscall-filter", name], capture_output=True, text=True
+            )
+            lines = told.stdout.splitlines()[1:]
+            left += [one.strip() for one in lines if one.strip()[:1] not in ("", "#")]
+        else:
+            found.add(name)
+    assert call in found
