@@ -85,9 +85,15 @@ class _Memory:
 class QemuMeter:
     """The usage of the QEMUs of one state directory."""
 
-    def __init__(self, paths: StatePaths, responsive: Callable[[Uid], bool]) -> None:
-        """`responsive` says whether a machine answers on its other monitor: one that does not is not asked."""
-        self._paths, self._responsive = paths, responsive
+    def __init__(
+        self,
+        paths: StatePaths,
+        responsive: Callable[[Uid], bool],
+        heard: Callable[[Uid, RunState], None] = lambda _uid, _state: None,
+    ) -> None:
+        """`responsive` says whether a machine answers on its other monitor: one that does not is not asked. `heard` is
+        told the state of each that answers here."""
+        self._paths, self._responsive, self._heard = paths, responsive, heard
         self._lines: dict[Uid, _Line] = {}
         self._sweeps = 0
         self._worker: Worker | None = None
@@ -96,7 +102,10 @@ class QemuMeter:
         """What each of them uses; one that does not answer within a second, or has ended, is left out."""
         self._worker = self._worker or Worker("meter")
         asked = [uid for uid in machines if self._responsive(uid)]
-        return await self._worker.submit(partial(self._sweep, dict(machines), asked))
+        found = await self._worker.submit(partial(self._sweep, dict(machines), asked))
+        for uid, usage in found.items():
+            self._heard(uid, usage.state)
+        return found
 
     def close(self) -> None:
         """Let go of every monitor."""
