@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -164,10 +165,13 @@ class _Line:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 self._socket.settimeout(GRACE)
                 self._socket.connect(self._path)
+                # Python polls a socket that has a timeout before each call, ready or not: half of what a sweep costs.
+                self._socket.setblocking(False)
             self._seldom = seldom or not self._greeted
-            self._socket.settimeout(GRACE)
             hello = b"" if self._greeted else _HELLO
-            self._socket.sendall(hello + _ALWAYS + (_SELDOM if self._seldom else b""))
+            batch = hello + _ALWAYS + (_SELDOM if self._seldom else b"")
+            if self._socket.send(batch) < len(batch):
+                self.close()  # it does not read
         except OSError:
             self.close()
 
@@ -211,8 +215,13 @@ class _Line:
             left = end - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            self._socket.settimeout(left)
-            piece = self._socket.recv(1 << 16)
+            try:
+                piece = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                waiting = select.poll()
+                waiting.register(self._socket, select.POLLIN)
+                waiting.poll(1000 * left)
+                continue
             if not piece:
                 raise ConnectionResetError
             self._heard += piece
