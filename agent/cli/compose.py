@@ -211,7 +211,9 @@ def open_backend(paths: StatePaths, settings: Settings, state_id: str) -> Backen
         images=ImageStore(paths.images, floor=_floor(settings), run_as=_inspector()),
         doorway=SshDoorway(paths),
         checkups=GuestCheckups(paths, hypervisor.accepted),
-        meter=QemuMeter(paths, lambda uid: hypervisor.view(uid).responsive),
+        meter=QemuMeter(
+            paths, lambda uid: hypervisor.view(uid).responsive, hypervisor.heard_elsewhere
+        ),
         host=LinuxHost(paths.root),
     )
 

@@ -14,7 +14,7 @@ import structlog
 
 from agent.errors import MonitorError, RetryLater, StartFailed, StopFailed
 from agent.guest import overlay
-from agent.hypervisor.api import Exit, Found, Kept, Machine, OnChange, View
+from agent.hypervisor.api import Exit, Found, Kept, Machine, OnChange, RunState, View
 from agent.hypervisor.qemu import argv, disk, files, forwards, process, start
 from agent.hypervisor.qemu.monitor import Timing
 from agent.hypervisor.qemu.process import Handle
@@ -247,6 +247,11 @@ class QemuHypervisor:
     def view(self, uid: Uid) -> View:
         running = self._running.get(uid)
         return View(None) if running is None else running.view
+
+    def heard_elsewhere(self, uid: Uid, state: RunState) -> None:
+        """A machine has told its state to a meter."""
+        if (running := self._running.get(uid)) is not None:
+            running.monitor.heard_elsewhere(state)
 
     def exit_of(self, uid: Uid) -> Exit | None:
         return self._exits.get(uid)

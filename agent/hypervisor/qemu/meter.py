@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -85,9 +86,15 @@ class _Memory:
 class QemuMeter:
     """The usage of the QEMUs of one state directory."""
 
-    def __init__(self, paths: StatePaths, responsive: Callable[[Uid], bool]) -> None:
-        """`responsive` says whether a machine answers on its other monitor: one that does not is not asked."""
-        self._paths, self._responsive = paths, responsive
+    def __init__(
+        self,
+        paths: StatePaths,
+        responsive: Callable[[Uid], bool],
+        heard: Callable[[Uid, RunState], None] = lambda _uid, _state: None,
+    ) -> None:
+        """`responsive` says whether a machine answers on its other monitor: one that does not is not asked. `heard` is
+        told the state of each that answers here."""
+        self._paths, self._responsive, self._heard = paths, responsive, heard
         self._lines: dict[Uid, _Line] = {}
         self._sweeps = 0
         self._worker: Worker | None = None
@@ -96,7 +103,10 @@ class QemuMeter:
         """What each of them uses; one that does not answer within a second, or has ended, is left out."""
         self._worker = self._worker or Worker("meter")
         asked = [uid for uid in machines if self._responsive(uid)]
-        return await self._worker.submit(partial(self._sweep, dict(machines), asked))
+        found = await self._worker.submit(partial(self._sweep, dict(machines), asked))
+        for uid, usage in found.items():
+            self._heard(uid, usage.state)
+        return found
 
     def close(self) -> None:
         """Let go of every monitor."""
@@ -155,10 +165,13 @@ class _Line:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 self._socket.settimeout(GRACE)
                 self._socket.connect(self._path)
+                # Python polls a socket that has a timeout before each call, ready or not: half of what a sweep costs.
+                self._socket.setblocking(False)
             self._seldom = seldom or not self._greeted
-            self._socket.settimeout(GRACE)
             hello = b"" if self._greeted else _HELLO
-            self._socket.sendall(hello + _ALWAYS + (_SELDOM if self._seldom else b""))
+            batch = hello + _ALWAYS + (_SELDOM if self._seldom else b"")
+            if self._socket.send(batch) < len(batch):
+                self.close()  # it does not read
         except OSError:
             self.close()
 
@@ -202,8 +215,13 @@ class _Line:
             left = end - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            self._socket.settimeout(left)
-            piece = self._socket.recv(1 << 16)
+            try:
+                piece = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                waiting = select.poll()
+                waiting.register(self._socket, select.POLLIN)
+                waiting.poll(1000 * left)
+                continue
             if not piece:
                 raise ConnectionResetError
             self._heard += piece

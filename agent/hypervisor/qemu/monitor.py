@@ -56,12 +56,14 @@ has greeted, and lets through what Python says of bytes that are no text and of 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Seconds. A stopped QEMU is known as unresponsive after at most `heartbeat` + `silence`; one that hangs in another
-    way, after `question` + `silence`."""
+    way, after `question` + `silence`, and `elsewhere` where it is measured."""
 
     heartbeat: float = 2.0
     """Between two looks at the process and its logs: they cost next to nothing."""
     question: float = 10.0
     """Between two questions that nothing has caused, and two looks at the files that it stands on."""
+    elsewhere: float = 1.0
+    """By so much a sweep over the machines may come late and still stand for a question."""
     silence: float = 2.0
     command: float = 10.0
     connect: float = 3.0
@@ -90,6 +92,7 @@ class Monitor:
         self._closed = asyncio.Event()
         self._resets = Resets()
         self._trouble = ""
+        self._heard_at = 0.0
 
     def failed(self, error: Exception) -> None:
         """Tell that listening broke off, for a reason that is none of QEMU's."""
@@ -146,11 +149,18 @@ class Monitor:
                 self._wake.clear()
                 await self._look(client)
                 await asyncio.wait((lost,), timeout=self._timing.breath)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._timing.question - self._timing.breath):
-                        await self._wake.wait()
+                await self._cause()
         finally:
             lost.cancel()
+
+    async def _cause(self) -> None:
+        """Return when it is to be asked: something has happened, or nothing was heard of it for long."""
+        loop = asyncio.get_running_loop()
+        while (left := self._heard_at + self._timing.question - loop.time()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._wake.wait()
+                    return
 
     async def _look(self, client: QMPClient) -> None:
         """One question, and its answer whenever it comes: a machine that is silent is asked once, not ever again."""
@@ -161,7 +171,16 @@ class Monitor:
             overdue.cancel()
         self._answered(str(reply.get("status")))
 
+    def heard_elsewhere(self, state: RunState) -> None:
+        """It has just told its state on its other monitor. While that is as it was, it needs not be asked on this one:
+        with many machines, such questions are most of what an agent does that has nothing to do."""
+        if state is not self.view.state or self.remark != self.view.remark:
+            self._wake.set()
+        elif self.view.responsive:
+            self._heard_at = asyncio.get_running_loop().time() + self._timing.elsewhere
+
     def _answered(self, status: str) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
         state = STATES.get(status, RunState.OTHER)
         detail = (
             _SAID.get(state, "") if state is not RunState.OTHER else f"QEMU says: {told(status)}"
