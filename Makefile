@@ -11,7 +11,7 @@ PYTEST := $(PYTHON) -m pytest
 export HOLDFAST_TINY_IMAGE := $(CURDIR)/$(TINY)
 export HOLDFAST_DEBIAN_IMAGE := $(CURDIR)/$(DEBIAN)
 
-.PHONY: help setup setup-test guest guest-debian demo down format lint types imports unit e2e test test-debian sweep nemesis fuzz reboot-test bench man wheel lock clean
+.PHONY: help setup setup-test guest guest-debian demo down format lint types imports unit e2e test test-debian sweep nemesis fuzz reboot-test bench container-test man wheel lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -79,6 +79,10 @@ reboot-test: setup-test guest ## an agent in a VM whose power is cut; its own VM
 
 bench: setup-test guest ## what it costs
 	@$(PYTHON) -m bench
+
+container-test: setup-test guest ## the image of the Containerfile, built and run, and run again on its volume (root, minutes)
+	@$(if $(SKIP_PACKAGES),,tools/setup.sh packages tools/packages-container)
+	@$(PYTHON) -m tests.container
 
 man: setup ## the manual, from the program's own help, in build/man
 	@rm -rf build/man && $(PYTHON) tools/man.py build/man

@@ -29,6 +29,7 @@ CAPABILITIES = (
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",
     "CAP_KILL",  # VMs run as users of their own
+    "CAP_NET_ADMIN",  # the fence between guests and the host's own addresses
     "CAP_SETGID",
     "CAP_SETPCAP",  # QEMU starts with an empty bounding set
     "CAP_SETUID",

@@ -18,7 +18,7 @@ from agent.config import Settings
 from agent.errors import HoldfastError
 from agent.host import LinuxHost, ephemeral_ports, memory, run_as_range
 from agent.hypervisor.api import Accelerator
-from agent.hypervisor.qemu import accel
+from agent.hypervisor.qemu import accel, fence
 from agent.hypervisor.qemu.argv import KVM
 from agent.hypervisor.qemu.confine import DESCRIPTORS, LOCKED_MEMORY, SMALLEST_FILE_LIMIT
 from agent.paths import StatePaths
@@ -206,7 +206,9 @@ def _users(_: Patient) -> Finding:
 
 
 def _loopback(_: Patient) -> Finding:
-    said = "a guest reaches what listens on 127.0.0.1 of this host, through its gateway 10.0.2.2"
+    if (why := fence.put_up(run_as_range(), try_only=True)) is None:
+        return Finding("loopback", "ok", "guests can be fenced off from what listens on this host alone")
+    said = f"a guest reaches what listens on 127.0.0.1 of this host, through its gateway 10.0.2.2: {why}"
     hint = "say network: {egress: false} for guests that you do not trust"
     return Finding("loopback", "warning", said, hint)
 

@@ -21,13 +21,14 @@ _PATIENCE = 10.0
 _RESOLVERS = Path("/etc/resolv.conf")
 
 
-def put_up(uids: range | None) -> str | None:
-    """Put the fence up around the processes of these users. Why it cannot be, as a sentence part; None where it is."""
+def put_up(uids: range | None, *, try_only: bool = False) -> str | None:
+    """Put the fence up around the processes of these users, or only try whether it could be. Why it cannot be, as a
+    sentence part; None where it is."""
     if uids is None:
         return "only root can fence off QEMUs, by users of their own"
     try:
         done = subprocess.run(
-            ["nft", "-f", "-"],
+            ["nft", *(["--check"] if try_only else []), "-f", "-"],
             input=rules(uids, resolvers(_RESOLVERS)),
             capture_output=True,
             text=True,
