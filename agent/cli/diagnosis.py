@@ -207,7 +207,9 @@ def _users(_: Patient) -> Finding:
 
 def _loopback(_: Patient) -> Finding:
     if (why := fence.put_up(run_as_range(), try_only=True)) is None:
-        return Finding("loopback", "ok", "guests can be fenced off from what listens on this host alone")
+        return Finding(
+            "loopback", "ok", "guests can be fenced off from what listens on this host alone"
+        )
     said = f"a guest reaches what listens on 127.0.0.1 of this host, through its gateway 10.0.2.2: {why}"
     hint = "say network: {egress: false} for guests that you do not trust"
     return Finding("loopback", "warning", said, hint)

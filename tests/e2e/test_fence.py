@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -120,6 +121,26 @@ def test_an_agent_that_cannot_put_it_up_says_so_and_works(still: Site) -> None:
         told = [one for one in still.events() if one["reason"] == "LoopbackOpen"]
     assert len(told) == 1
     assert "guests with egress reach what listens on this host: nft refuses: " in told[0]["message"]
+
+
+@ROOT_ONLY
+def test_a_doctor_tries_it_and_puts_none_up(still: Site) -> None:
+    """Sabotage: let `doctor` put it up."""
+    with network() as within:
+        still.within = within
+        assert loopback_said(still) == "ok"
+        rules = subprocess.run([*within, "nft", "list", "ruleset"], capture_output=True, check=True)
+        assert rules.stdout == b""
+    still.within = ["setpriv", "--bounding-set=-net_admin", "--"]
+    assert loopback_said(still) == "warning"
+    still.within = []
+
+
+def loopback_said(place: Site) -> str:
+    """The verdict of `doctor`."""
+    told = json.loads(place.call("doctor", "-o", "json").stdout)
+    [one] = [one for one in told["checks"] if one["check"] == "loopback"]
+    return str(one["verdict"])
 
 
 def test_without_root_it_is_told_why_there_is_none() -> None:
