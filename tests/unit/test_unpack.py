@@ -97,6 +97,18 @@ def test_data_that_ends_early_is_broken(kind: Decompress, cut: int) -> None:
 
 
 @pytest.mark.parametrize("kind", PACKED)
+@pytest.mark.parametrize("part", [b"", b"a little", NOISE[:300]])
+def test_a_second_part_that_ends_early_is_broken_wherever_it_does(
+    kind: Decompress, part: bytes
+) -> None:
+    """The library takes a frame behind five bytes of another for the whole of that one."""
+    first, second = packed(kind, b"first"), packed(kind, part)
+    for end in range(1, len(second)):
+        with pytest.raises(Broken):
+            unpacked(kind, first + second[:end])
+
+
+@pytest.mark.parametrize("kind", PACKED)
 def test_data_that_goes_on_with_something_else_is_broken(kind: Decompress) -> None:
     with pytest.raises(Broken, match="is damaged"):
         unpacked(kind, packed(kind, DISK) + b"what is this, and why is it here?")
