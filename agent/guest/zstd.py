@@ -46,8 +46,8 @@ class Zstd:
         """Whether a frame has come to its end, and nothing after it. The last call."""
         import zstandard
 
-        # In two pieces: behind the cut head of a frame, the library takes what looks like a whole frame at the beginning
-        # of a piece for that one (ZSTD_decompressStream, which looks for frames that it can decode at once).
+        # In two pieces: behind the cut head of a frame, the library takes what looks like a whole frame where a piece
+        # begins for that one (ZSTD_decompressStream, which looks for frames that it can decode at once).
         pieces = (_LAST_FRAME[:1], _LAST_FRAME[1:])
         try:
             return b"".join(bytes(part) for piece in pieces for part in self.plain(piece)) == _LAST

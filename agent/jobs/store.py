@@ -6,19 +6,20 @@ the ledger, so that a lost ledger makes no finished job run again.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from agent import durable
 from agent.errors import Blocked, StartFailed
 from agent.jobs.told import result
 from agent.paths import RunPaths, StatePaths
+from agent.worker import alone
 from state.ids import Digest, Name, RunId, Uid
 from state.run_rows import run_of, run_row
 from state.runs import Run
@@ -118,7 +119,7 @@ class RunStore:
                 f"giving the secret `{wanted[0]}` to {spec.name}: this agent has none to give",
                 hint="list it in a file, and say --secrets FILE, or put it into `env`",
             )
-        return await asyncio.to_thread(self._give, spec.name, wanted)
+        return await alone("secrets", partial(self._give, spec.name, wanted))
 
     def _input(self, run: Run, one: Attachment) -> Path:
         found = self.of(run.id).input(one.digest)
