@@ -21,7 +21,7 @@ setup: ## system packages (apt, through sudo where not root) and the locked Pyth
 	@tools/setup.sh python requirements/dev.lock
 
 setup-test: setup
-	@$(if $(SKIP_PACKAGES),,tools/setup.sh packages tools/packages-test)
+	@$(if $(SKIP_PACKAGES),,tools/setup.sh packages tools/packages-test bench/packages)
 
 guest: setup ## the tiny test guest, from Debian packages
 	@guests/tiny/build.sh $(TINY)
@@ -77,7 +77,7 @@ reboot-test: setup-test guest ## an agent in a VM whose power is cut; its own VM
 	@guests/debian/build.sh .cache/guests/host.qcow2 python3 qemu-system-x86 qemu-utils procps
 	@$(PYTHON) -m tests.reboot .cache/guests/host.qcow2
 
-bench: setup-test guest ## what it costs
+bench: setup-test guest ## what it costs, beside bare QEMU and libvirt: bench/RESULTS.md (20 minutes)
 	@$(PYTHON) -m bench
 
 container-test: setup-test guest ## the image of the Containerfile, built and run, and run again on its volume (root, minutes)

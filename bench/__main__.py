@@ -1,32 +1,48 @@
-"""`python -m bench [ROUNDS]`: every figure, with its floor and its limit; status 1 when one is missed."""
+"""`python -m bench [ROUNDS]`: every figure, with its floor and its limit, on the screen and in `bench/RESULTS.md`;
+status 1 when one is missed."""
 
 from __future__ import annotations
 
-import os
-import platform
+import signal
 import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import FrameType
 
-from bench import cold, images, jobs, passes, repository, start, usage
+from bench import chart, cold, crowd, images, jobs, passes, repository, results, usage
+from bench.harness import Figure
+
+HERE = Path(__file__).parent
+CHART = "results.svg"
 
 
 def main() -> int:
-    """Measure, print, and say whether every limit is met."""
+    """Measure, print, write down, and say whether every limit is met."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} processors")
-    figures = [
-        start.figure(rounds),
-        jobs.figure(max(1, rounds // 3)),
-        jobs.line(max(1, rounds // 3)),
-        passes.figure(rounds),
-        cold.status(rounds),
-        cold.memory(max(1, rounds // 3)),
-        *repository.figures(rounds),
-        *usage.figures(rounds),
-        *images.figures(max(1, rounds // 2)),
+    signal.signal(signal.SIGTERM, _left)
+    few = max(1, rounds // 3)
+    parts: list[Callable[[], Iterable[Figure]]] = [
+        crowd.figures,
+        lambda: [jobs.figure(few), jobs.line(few)],
+        lambda: [passes.figure(rounds), *passes.growth(few)],
+        lambda: [cold.status(rounds), cold.memory(few)],
+        lambda: repository.figures(rounds),
+        lambda: usage.figures(rounds),
+        lambda: images.figures(max(1, rounds // 2)),
     ]
-    for figure in figures:
-        print("\n".join(figure.rows()))
+    figures: list[Figure] = []
+    for part in parts:
+        for figure in part():
+            print("\n".join(figure.rows()), flush=True)
+            figures.append(figure)
+    (HERE / CHART).write_text(chart.drawn(figures))
+    (HERE / "RESULTS.md").write_text(results.written(figures, CHART))
     return 0 if all(figure.met for figure in figures) else 1
+
+
+def _left(_number: int, _frame: FrameType | None) -> None:
+    """Told to stop: what was begun is ended on the way out."""
+    sys.exit(1)
 
 
 if __name__ == "__main__":

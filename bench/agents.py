@@ -8,15 +8,27 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from agent.paths import StatePaths
+
+_PROGRAM = (sys.executable, "-m", "agent")
+_WAITS = "import runpy, sys; sys.stdin.readline(); runpy.run_module('agent', run_name='__main__', alter_sys=True)"
+_PROGRAM_THAT_WAITS = (sys.executable, "-c", _WAITS)
 
 
 class Running:
     """An agent that runs, and the tree that it keeps."""
 
-    def __init__(self, desired: Path, state: StatePaths, process: subprocess.Popen[bytes]) -> None:
-        self.desired, self.state, self._process = desired, state, process
+    def __init__(
+        self, desired: Path, state: StatePaths, log: BinaryIO, words: tuple[str, ...]
+    ) -> None:
+        self.desired, self.state, self._log = desired, state, log
+        self._process = self._begun(words)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def until(self, condition: Callable[[], object], pause: float) -> None:
         """Ask again and again, with so many seconds between. Raises RuntimeError when the agent has left."""
@@ -25,23 +37,43 @@ class Running:
                 raise RuntimeError(f"the agent has left with status {self._process.returncode}")
             time.sleep(pause)
 
+    def leave(self) -> None:
+        """Let it go; its VMs run on."""
+        self._process.terminate()
+        self._process.wait()
+
+    def another(self, *words: str, waits: bool = False) -> None:
+        """Begin another one, after `leave`, with these words instead; it has not done anything yet. `waits`: and does
+        not import anything before `go`."""
+        self._process = self._begun(words, waits=waits)
+
+    def go(self) -> None:
+        """Let the one that waits begin."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def _begun(self, words: tuple[str, ...], *, waits: bool = False) -> subprocess.Popen[bytes]:
+        where = ["--state", str(self.state.root), "--desired", str(self.desired)]
+        program = _PROGRAM_THAT_WAITS if waits else _PROGRAM
+        return subprocess.Popen(
+            [*program, "run", *where, "--accel", "tcg", *words],
+            stdin=subprocess.PIPE if waits else None, stderr=self._log,
+        )  # fmt: skip
+
 
 @contextmanager
 def running(root: Path, *words: str) -> Iterator[Running]:
     """An agent on `root/desired`, which is there, while the block lasts; with it goes all that it made. Its log is
     `root/log`."""
-    desired, state = root / "desired", StatePaths(root / "state")
-    program, where = [sys.executable, "-m", "agent"], ["--state", str(state.root)]
+    state = StatePaths(root / "state")
     with (root / "log").open("wb") as log:
-        agent = subprocess.Popen(
-            [*program, "run", *where, "--desired", str(desired), "--accel", "tcg", *words],
-            stderr=log,
-        )
-    try:
-        made = Running(desired, state, agent)
-        made.until(lambda: state.database.exists() and state.instances.exists(), 0.01)
-        yield made
-    finally:
-        agent.terminate()
-        agent.wait()
-        subprocess.run([*program, "down", "--yes", "--volumes", *where], check=True)
+        made = Running(root / "desired", state, log, words)
+        try:
+            made.until(lambda: state.database.exists() and state.instances.exists(), 0.01)
+            yield made
+        finally:
+            made.leave()
+            subprocess.run(
+                [*_PROGRAM, "down", "--yes", "--volumes", "--state", str(state.root)],
+                check=True, stdout=subprocess.DEVNULL,
+            )  # fmt: skip

@@ -5,36 +5,56 @@ from __future__ import annotations
 import gc
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Contender = Callable[[], float]
 """Does it once and says what it took, in the figure's unit."""
+Profile = Callable[[], list[str]]
+"""Does it once more and says where the time goes, a line for each place."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """The samples of each contender, the floor's first; `limit` is what the last may take, in the unit."""
+    """The samples of each contender, the floor's first; `limit` is what the last may take, in the unit, None where
+    nothing is asked of it. Figures of one `series` differ in the `size` of what is measured: they show how it grows."""
 
     name: str
     unit: str
     samples: dict[str, list[float]]
-    limit: float
+    limit: float | None
     rule: str
+    series: str = ""
+    size: int = 0
+    profile: Profile | None = field(default=None, compare=False)
+
+    @property
+    def medians(self) -> dict[str, float]:
+        """Of each contender."""
+        return {who: statistics.median(taken) for who, taken in self.samples.items()}
 
     @property
     def met(self) -> bool:
         """Whether the last contender's median is within the limit."""
-        return statistics.median(list(self.samples.values())[-1]) <= self.limit
+        return self.limit is None or list(self.medians.values())[-1] <= self.limit
+
+    @property
+    def verdict(self) -> str:
+        """One word."""
+        return "" if self.limit is None else "met" if self.met else "MISSED"
+
+    def ratio(self, who: str) -> float:
+        """Of a contender's median to the floor's."""
+        floor = next(iter(self.medians.values()))
+        return self.medians[who] / floor if floor else 0.0
 
     def rows(self) -> list[str]:
         """A line for each contender: median, minimum, maximum and the ratio to the floor."""
-        floor = statistics.median(next(iter(self.samples.values())))
-        lines = [f"{self.name} ({self.unit}): {self.rule}: {'met' if self.met else 'MISSED'}"]
+        asked = f": {self.rule}: {self.verdict}" if self.verdict else ""
+        lines = [f"{self.name} ({self.unit}){asked}"]
         for who, taken in self.samples.items():
-            middle = statistics.median(taken)
             lines.append(
-                f"  {who:<28} median {middle:9.1f}  min {min(taken):9.1f}  max {max(taken):9.1f}"
-                f"  ratio {middle / floor if floor else 0:6.2f}  n {len(taken)}"
+                f"  {who:<28} median {self.medians[who]:9.1f}  min {min(taken):9.1f}  max {max(taken):9.1f}"
+                f"  ratio {self.ratio(who):6.2f}  n {len(taken)}"
             )
         return lines
 

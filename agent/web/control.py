@@ -14,6 +14,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,41 @@ def _remove(path: Path) -> None:
 
 async def serve(listener: socket.socket, control: Control) -> None:
     """Answer, for ever, on a new socket where somebody removes the one that was there. Raises LedgerUnreadable once
-    nothing can be recorded any more."""
+    nothing can be recorded any more.
+
+    What it takes to answer, a fifth of what an agent imports, is loaded when somebody asks for the first time."""
+    with ExitStack() as anew:
+        listener = await _knocked_at(listener, anew)
+        await asyncio.to_thread(import_module, "aiohttp.web")
+        await _answer(listener, requests, operator)
+
+
+async def _knocked_at(listener: socket.socket, anew: ExitStack) -> socket.socket:
+    """The socket, once somebody has connected to it; another one where somebody has removed it before."""
+    path = Path(listener.getsockname())
+    inode = _inode(path)
+    while not await _connected_within(_LOOK_AFTER, listener):
+        if _inode(path) != inode:
+            with suppress(StateUnusable):  # the next look may find it mended
+                listener = anew.enter_context(listening(path))
+                inode = _inode(path)
+    return listener
+
+
+async def _connected_within(seconds: float, listener: socket.socket) -> bool:
+    loop, knocked = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(listener, knocked.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await knocked.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(listener)
+    return True
+
+
+async def _answer(listener: socket.socket, requests: Requests, operator: Operator) -> None:
     from aiohttp import web
 
     @web.middleware

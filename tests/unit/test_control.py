@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -28,9 +29,10 @@ from agent.web.client import Unanswered, Unsure, ask, ask_of_job
 from state.desired import SourceRef
 from state.ids import Name, run_id
 from state.ledger import Ledger
-from state.records import LedgerUnreadable
+from state.records import SOURCE_KEY, LedgerUnreadable, Reader
 from state.runs import Run, RunPhase
 from tests.builders import STATE_ID, job, moment
+from tests.waiting import eventually
 
 TESTS = Name("tests")
 
@@ -222,3 +224,42 @@ async def test_an_agent_knows_when_an_answer_comes_too_late(tmp_path: Path) -> N
             await asyncio.to_thread(partial(ask, served.api, "approve", patience=5.0))
         with pytest.raises(Blocked, match="nothing waits for it"):
             await asyncio.to_thread(ask, served.api, "approve")
+
+
+async def test_what_answers_is_loaded_when_somebody_asks(tmp_path: Path) -> None:
+    """Sabotage: import it before anybody has connected: an agent takes a fifth longer to import what it needs."""
+    state = StatePaths(tmp_path / "state")
+    (tmp_path / "tree").mkdir()
+    words = [
+        "--hypervisor",
+        "memory",
+        "--state",
+        str(state.root),
+        "--desired",
+        str(tmp_path / "tree"),
+    ]
+    agent = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agent", "run", *words, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        await eventually(lambda: _last_read(state.database), "the agent has looked")
+        assert not _has_loaded("aiohttp", agent.pid)
+        told = await asyncio.to_thread(ask, state.api_socket, "reconcile")
+        assert told["source"] == str(tmp_path / "tree")
+        assert _has_loaded("aiohttp", agent.pid)
+    finally:
+        agent.terminate()
+        await agent.communicate()
+
+
+def _last_read(database: Path) -> str | None:
+    try:
+        with closing(Reader.open(database)) as reader:
+            return reader.meta(SOURCE_KEY)
+    except LedgerUnreadable:
+        return None
+
+
+def _has_loaded(package: str, pid: int) -> bool:
+    """Whether one of its compiled modules is mapped."""
+    return f"/{package}/" in Path(f"/proc/{pid}/maps").read_text()

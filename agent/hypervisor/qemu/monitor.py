@@ -73,6 +73,17 @@ class Timing:
     """Between two questions that events cause, however many events there are."""
 
 
+class _Client(QMPClient):
+    """Without the log of every message: the library writes each out, indented, whether anybody reads it or not, which
+    is much of what listening to many machines costs. Its documentation has these two for subclasses to replace."""
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+
 class Monitor:
     """The control monitor of one machine. `run` must run for anything here to happen."""
 
@@ -116,7 +127,7 @@ class Monitor:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[QMPClient]:
         """A client that has spoken with the right machine. Raises MonitorError for every way in which this fails."""
-        client = QMPClient()
+        client = _Client()
         # The listener would keep every event for ever; a filter that accepts none hears them all.
         client.events.event_filter = self._heard
         try:

@@ -1,0 +1,121 @@
+"""One guest, and twenty, and two hundred: starting, asking, finding again, keeping and ending them, by holdfast and by
+what else people use.
+
+Each contender has the machine for itself while it is its turn, and all of them take as many turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from statistics import median
+
+from bench import bare, libvirt, ours
+from bench.harness import Figure
+from bench.keeper import Keeper
+
+SIZES = {1: 5, 20: 5, 100: 3, 200: 3}
+"""Machines, and how many turns each contender gets with so many."""
+IDLE = 30.0
+"""Seconds for which an idle one is watched, once."""
+BEYOND_ONE = 100.0
+"""Milliseconds for a single guest, beyond the floor."""
+UP, ASK = 1.5, 1.5
+"""Times the floor."""
+DOWN, AGAIN = 1500.0, 1000.0
+"""Milliseconds."""
+WEIGHT = 100.0
+"""Megabytes."""
+ONE_IDLE = 0.1
+"""Percent of a processor, without metrics."""
+
+NAMES = {
+    "up": ("all up", "ms"),
+    "ask": ("status and block statistics", "ms"),
+    "again": ("a new manager knows all, with statistics", "ms"),
+    "weight": ("memory of the manager", "MB"),
+    "idle": ("idle manager, without metrics", "% of a processor"),
+    "down": ("destroy all", "ms"),
+}
+_Taken = dict[str, dict[str, list[float]]]
+
+
+def figures(sizes: Mapping[int, int] = SIZES, idle: float = IDLE) -> list[Figure]:
+    """All of them, for every size; libvirt is left out where it is not installed."""
+    found: list[Figure] = []
+    with _keepers() as keepers:
+        for keeper in keepers:
+            keeper.up(1)
+            keeper.down()  # the first of everything is thrown away
+        for machines, turns in sizes.items():
+            largest = machines == max(sizes)
+            taken: _Taken = {}
+            for turn in range(turns):
+                for keeper in keepers:
+                    _turn(keeper, machines, idle if largest and not turn else 0.0, taken)
+            found += [_figure(what, machines, taken[what], largest) for what in taken]
+    return found
+
+
+@contextmanager
+def _keepers() -> Iterator[Sequence[Keeper]]:
+    with ExitStack() as stack:
+        keepers: list[Keeper] = [stack.enter_context(bare.kept())]
+        if libvirt.installed():
+            keepers.append(stack.enter_context(libvirt.kept()))
+        yield [*keepers, stack.enter_context(ours.kept())]
+
+
+def _turn(keeper: Keeper, machines: int, idle: float, taken: _Taken) -> None:
+    def told(what: str, value: float | None) -> None:
+        if value is not None:
+            taken.setdefault(what, {}).setdefault(keeper.name, []).append(value)
+
+    told("up", keeper.up(machines))
+    told("ask", keeper.ask())
+    if idle:
+        told("idle", keeper.idle(idle))
+    told("again", keeper.again())
+    told("weight", keeper.weight())
+    told("down", keeper.down())
+
+
+def _figure(what: str, machines: int, samples: dict[str, list[float]], largest: bool) -> Figure:
+    name, unit = NAMES[what]
+    figure = partial(Figure, f"{name}, {_number(machines)}", unit, samples)
+    floor = median(samples.get(bare.Bare.name, [0.0]))
+    limit, rule = _bar(what, machines, floor) if largest or machines == 1 else (None, "")
+    why = partial(profiled, what, machines) if what in ("up", "again", "down") else None
+    return figure(limit, rule, series=name, size=machines, profile=why)
+
+
+def _number(machines: int) -> str:
+    return "one VM" if machines == 1 else f"{machines} VMs"
+
+
+def _bar(what: str, machines: int, floor: float) -> tuple[float | None, str]:
+    """What holdfast may take, and how that is said."""
+    if machines == 1:
+        alone = what == "up"
+        return (floor + BEYOND_ONE, f"floor + {BEYOND_ONE:.0f} ms") if alone else (None, "")
+    return {
+        "up": (UP * floor, f"{UP} of the floor"),
+        "ask": (ASK * floor, f"{ASK} of the floor"),
+        "again": (AGAIN, f"{AGAIN / 1000} s"),
+        "weight": (WEIGHT, f"{WEIGHT:.0f} MB"),
+        "idle": (ONE_IDLE, f"{ONE_IDLE} %"),
+        "down": (DOWN, f"{DOWN / 1000} s"),
+    }[what]
+
+
+def profiled(what: str, machines: int) -> list[str]:
+    """Where holdfast's agent spends its time with it."""
+    with ours.kept() as keeper:
+        lines = keeper.up_profiled(machines)
+        if what == "again":
+            lines = keeper.again_profiled()
+        if what == "down":
+            keeper.again()
+            lines = keeper.down_profiled()
+        return lines

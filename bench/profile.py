@@ -1,0 +1,77 @@
+"""Where a process spends its time in Python: what py-spy, looking 200 times a second from outside, sees hold the lock
+of the interpreter. What waits, or works for a library or the kernel without that lock, is not in it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+RATE = 200
+"""Looks a second."""
+MOST = 12
+"""Lines of each half."""
+_PY_SPY = Path(sys.executable).with_name("py-spy")
+
+
+@contextmanager
+def sampled(pid: int) -> Iterator[list[str]]:
+    """The lines of the block's profile, there when it is over; or one that says why there is none, as where this user
+    may not look into the process."""
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
+        told, said = Path(directory) / "stacks", Path(directory) / "said"
+        words = ["record", "-p", str(pid), "-g", "-r", str(RATE), "-f", "raw", "-o", str(told)]
+        with said.open("w") as log:
+            spy = subprocess.Popen([_PY_SPY, *words], stdout=log, stderr=log)
+            try:
+                while "Sampling" not in said.read_text() and spy.poll() is None:
+                    time.sleep(0.02)
+                yield lines
+            finally:
+                if spy.poll() is None:
+                    spy.send_signal(signal.SIGINT)
+                spy.wait()
+        lines += summed(told.read_text()) if told.exists() else [said.read_text().strip()]
+
+
+def summed(stacks: str) -> list[str]:
+    """The functions in which most of the time passes, first with what they call, then without, in percent of the
+    time in Python. `stacks`: a line for each stack, outermost frame first, frames parted by `;`, and how often it was
+    seen."""
+    whole: Counter[str] = Counter()
+    alone: Counter[str] = Counter()
+    seen = 0
+    for line in stacks.splitlines():
+        stack, _, number = line.rpartition(" ")
+        frames = [_place(frame) for frame in stack.split(";")]
+        seen += int(number)
+        for frame in {frame for frame in frames if frame.endswith(("agent", "state"))}:
+            whole[frame] += int(number)
+        alone[frames[-1]] += int(number)
+    return [
+        f"{seen / RATE:.2f} s in Python",
+        *(f"{100 * n // seen:3d} % within {_bare(of)}" for of, n in whole.most_common(MOST)),
+        *(f"{100 * n // seen:3d} % in {_bare(of)} alone" for of, n in alone.most_common(MOST)),
+    ]
+
+
+def _place(frame: str) -> str:
+    """`function (path:line)` as `function (path)` with the package that it is of, whichever line it is at."""
+    function, _, where = frame.partition(" (")
+    path = where.rpartition(":")[0] or where.rstrip(")")
+    house = next(
+        (part for part in ("agent", "state") if path.startswith(f"{part}/") or f"/{part}/" in path),
+        "other",
+    )
+    return f"{function} ({path})\0{house}"
+
+
+def _bare(place: str) -> str:
+    return place.partition("\0")[0]

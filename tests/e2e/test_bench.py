@@ -1,0 +1,137 @@
+"""The benchmark's own machinery, with two machines: what it is to measure happens, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from xml.etree import ElementTree
+
+import psutil
+import pytest
+
+from bench import bare, chart, crowd, libvirt, ours, passes, profile, results
+from bench.harness import Figure
+from bench.keeper import Keeper
+
+SVG = "{http://www.w3.org/2000/svg}"
+NO_LIBVIRT = pytest.mark.skipif(
+    not libvirt.installed(), reason="libvirt is not installed: make bench brings it"
+)
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where all that a benchmark makes lies, with a short path, and open to `nobody`, who is libvirt's user for root.
+    Neither a file nor a process of it is there afterwards."""
+    with tempfile.TemporaryDirectory(prefix="hf-") as directory:
+        Path(directory).chmod(0o755)
+        monkeypatch.setattr(tempfile, "tempdir", directory)
+        yield Path(directory)
+        assert list(Path(directory).iterdir()) == []
+        told = [
+            [*(one.info["cmdline"] or []), *(one.info["environ"] or {}).values()]
+            for one in psutil.process_iter(["cmdline", "environ"])
+        ]
+        assert [words for words in told if any(f"{directory}/" in word for word in words)] == []
+
+
+@pytest.mark.qemu
+@pytest.mark.timeout(400)
+def test_every_contender_does_all_that_is_measured(place: Path) -> None:
+    """Sabotage: a contender that forgets to answer one of the questions."""
+    figures = crowd.figures({1: 1, 2: 2}, idle=0.1)
+    names = {(one.series, one.size) for one in figures}
+    assert names == {
+        (name, size)
+        for what, (name, _) in crowd.NAMES.items()
+        for size in ((2,) if what == "idle" else (1, 2))
+    }
+    keepers = {"bare QEMU", "libvirt", "holdfast"}
+    for one in figures:
+        left_out = set() if libvirt.installed() else {"libvirt"}
+        left_out |= {"bare QEMU"} if one.unit != "ms" else set()
+        assert set(one.samples) == keepers - left_out
+        turns = 1 if one.size == 1 or one.series.startswith("idle") else 2
+        assert all(len(taken) == turns for taken in one.samples.values()), one
+        assert all(value >= 0 for taken in one.samples.values() for value in taken), one
+        assert (one.limit is None) == (one.size == 1 and one.series != "all up"), one
+
+
+@pytest.mark.qemu
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "kept", [bare.kept, pytest.param(libvirt.kept, marks=NO_LIBVIRT), ours.kept]
+)
+def test_what_breaks_off_leaves_nothing(
+    place: Path, kept: Callable[[], AbstractContextManager[Keeper]]
+) -> None:
+    """Sabotage: let `Session.close` of libvirt end nothing but the daemons."""
+
+    def broken_off() -> None:
+        with kept() as keeper:
+            keeper.up(2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+
+
+@pytest.mark.qemu
+@pytest.mark.timeout(400)
+def test_a_miss_can_be_profiled(place: Path) -> None:
+    for what in ("up", "again", "down"):
+        [seconds, *lines] = crowd.profiled(what, 2)
+        assert seconds.endswith("s in Python")
+        assert lines, what
+
+
+def test_passes_are_measured_with_and_without_a_tree(place: Path) -> None:
+    """Every turn that is measured finds all of them at rest, or it says so."""
+    figure = passes.figure(2, documents=5)
+    assert [len(taken) for taken in figure.samples.values()] == [2, 2]
+    assert [one.size for one in passes.growth(1, (3, 9))] == [3, 9]
+
+
+def test_a_miss_is_written_down_with_its_profile() -> None:
+    samples = {"bare QEMU": [10.0, 30.0, 20.0], "libvirt": [200.0], "holdfast": [41.0]}
+    missed = Figure("destroy", "ms", samples, 40.0, "2 of the floor", profile=lambda: ["99 % in x"])
+    met = Figure("start", "ms", samples, 50.0, "50 ms")
+    shown = Figure("start of one", "ms", samples, None, "")
+    page = results.written([missed, met, shown], "results.svg")
+    assert (
+        "| destroy | bare QEMU: 20.0 ms | 200 ms | 41.0 ms | 2.05 | 2 of the floor | MISSED |"
+        in page
+    )
+    assert "| start | bare QEMU: 20.0 ms | 200 ms | 41.0 ms | 2.05 | 50 ms | met |" in page
+    assert "### destroy\n" in page
+    assert "    99 % in x\n" in page
+    assert "### start" not in page
+    assert "| start of one (ms) | bare QEMU | 20.0 | 10.0 | 30.0 | 1.00 | 3 |" in page
+    assert not missed.met
+    assert met.met
+
+
+def test_the_chart_has_a_line_for_each_contender() -> None:
+    figures = [
+        Figure(f"up {size}", "ms", {"a": [1.0 * size], "b & c": [9.0 * size]}, None, "", "up", size)
+        for size in (1, 20, 200)
+    ]
+    drawn = ElementTree.fromstring(chart.drawn(figures))  # noqa: S314 - our own
+    lines = drawn.findall(f".//{SVG}polyline")
+    assert [len(line.attrib["points"].split()) for line in lines] == [3, 3]
+    heights = [[float(at.split(",")[1]) for at in one.attrib["points"].split()] for one in lines]
+    assert all(one == sorted(one, reverse=True) for one in heights), "what is more stands higher"
+    assert "b & c" in {text.text for text in drawn.iter(f"{SVG}text")}
+
+
+def test_a_profile_tells_functions_with_and_without_what_they_call() -> None:
+    stacks = "run (agent/loop.py:9);plan (agent/plan.py:3) 30\nrun (agent/loop.py:8);dumps (json/a.py:1) 10\n"
+    assert profile.summed(stacks) == [
+        "0.20 s in Python",
+        "100 % within run (agent/loop.py)",
+        " 75 % within plan (agent/plan.py)",
+        " 75 % in plan (agent/plan.py) alone",
+        " 25 % in dumps (json/a.py) alone",
+    ]
