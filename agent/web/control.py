@@ -14,6 +14,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from agent import sockets, stock
 from agent.errors import BadInput, Blocked, HoldfastError, StateUnusable
 from agent.jobs.requests import Requests
 from agent.operator import Operator
+from agent.worker import alone
 from state.ids import Name
 from state.observed import HowFar
 from state.records import LedgerUnreadable
@@ -70,16 +72,19 @@ async def serve(listener: socket.socket, control: Control) -> None:
 
     What it takes to answer, a fifth of what an agent imports, is loaded when somebody asks for the first time."""
     with ExitStack() as anew:
-        listener = await _knocked_at(listener, anew)
-        await asyncio.to_thread(import_module, "aiohttp.web")
-        await _answer(listener, requests, operator)
+        listener = await _knocked_at(listener, control.lost, anew)
+        await alone("loading", partial(import_module, "aiohttp.web"))
+        await _answer(listener, control)
 
 
-async def _knocked_at(listener: socket.socket, anew: ExitStack) -> socket.socket:
-    """The socket, once somebody has connected to it; another one where somebody has removed it before."""
+async def _knocked_at(
+    listener: socket.socket, lost: asyncio.Future[None], anew: ExitStack
+) -> socket.socket:
+    """The socket, once somebody has connected to it, or nothing can be recorded any more; another one where somebody
+    has removed it before."""
     path = Path(listener.getsockname())
     inode = _inode(path)
-    while not await _connected_within(_LOOK_AFTER, listener):
+    while not lost.done() and not await _connected_within(_LOOK_AFTER, listener):
         if _inode(path) != inode:
             with suppress(StateUnusable):  # the next look may find it mended
                 listener = anew.enter_context(listening(path))
@@ -100,7 +105,7 @@ async def _connected_within(seconds: float, listener: socket.socket) -> bool:
     return True
 
 
-async def _answer(listener: socket.socket, requests: Requests, operator: Operator) -> None:
+async def _answer(listener: socket.socket, control: Control) -> None:
     from aiohttp import web
 
     @web.middleware
