@@ -14,6 +14,7 @@ from agent.hypervisor.api import Exit
 from agent.hypervisor.qemu import process
 from agent.hypervisor.qemu.monitor import Timing
 from agent.hypervisor.qemu.process import Handle
+from agent.hypervisor.qemu.rounds import Rounds
 from agent.hypervisor.qemu.running import Running
 from agent.paths import InstancePaths
 from state.ids import Uid
@@ -40,7 +41,8 @@ async def supervised(
         held = Handle.hold(who)
         assert held is not None
         quick = replace(Timing(heartbeat=0.05, question=0.1), **timing)
-        running = Running(UID, held, InstancePaths(files, sockets), quick, lambda _: None)
+        mine, rounds = InstancePaths(files, sockets), Rounds(quick.heartbeat)
+        running = Running(UID, held, mine, quick, rounds, lambda _: None)
         task = asyncio.ensure_future(running.supervise())
         try:
             yield running, task, child

@@ -18,6 +18,7 @@ from agent.hypervisor.api import Exit, Found, Kept, Machine, OnChange, RunState,
 from agent.hypervisor.qemu import argv, disk, files, forwards, process, start
 from agent.hypervisor.qemu.monitor import Timing
 from agent.hypervisor.qemu.process import Handle
+from agent.hypervisor.qemu.rounds import Rounds
 from agent.hypervisor.qemu.running import Running, kill
 from agent.paths import StatePaths
 from state.ids import Process, Uid
@@ -46,6 +47,7 @@ class QemuHypervisor:
         self._state_id = state_id
         self._qemu = qemu
         self._timing = timing or Timing()
+        self._rounds = Rounds(self._timing.heartbeat)
         self._boot_id = process.boot_id()
         self._on_change: OnChange = lambda _uid, _word: None
         self._running: dict[Uid, Running] = {}
@@ -199,7 +201,7 @@ class QemuHypervisor:
         def changed(word: str) -> None:
             self._on_change(uid, word)
 
-        running = Running(uid, held, self._paths.instance(uid), self._timing, changed)
+        running = Running(uid, held, self._paths.instance(uid), self._timing, self._rounds, changed)
         self._running[uid] = running
         # Not in a TaskGroup: `open` and `close` bound its life, and may be called by different tasks.
         task = asyncio.get_running_loop().create_task(self._watch(running), name=f"supervise {uid}")

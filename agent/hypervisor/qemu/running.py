@@ -9,6 +9,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from zlib import crc32
 
 import structlog
 
@@ -17,6 +18,7 @@ from agent.hypervisor.api import Exit, RunState, View
 from agent.hypervisor.qemu import base, files, logs, process
 from agent.hypervisor.qemu.monitor import Monitor, Timing
 from agent.hypervisor.qemu.process import Handle
+from agent.hypervisor.qemu.rounds import Rounds
 from agent.paths import InstancePaths
 from state.ids import Process, Uid
 
@@ -46,12 +48,13 @@ _log = structlog.get_logger()
 class Running:
     """A live process and what is heard of it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what all machines share, too
         self,
         uid: Uid,
         held: Handle,
         mine: InstancePaths,
         timing: Timing,
+        rounds: Rounds,
         changed: Callable[[str], None],
     ) -> None:
         """`changed` is told a word whenever the view is another one."""
@@ -60,6 +63,9 @@ class Running:
         self.monitor = Monitor(mine.qmp_socket, uid, timing, changed)
         self._mine = mine
         self._timing = timing
+        self._rounds = rounds
+        self._logs = ((mine.console_log, CONSOLE_LIMIT), (mine.qemu_log, QEMU_LOG_LIMIT))
+        self._files_due = 0.0
         self._told = ""
         self._base: int | None = None
 
@@ -97,30 +103,28 @@ class Running:
     async def _supervise(self) -> Exit:
         async with asyncio.TaskGroup() as group:
             listening = group.create_task(self.monitor.run())
-            looking = group.create_task(self._look_after())
-            await self.held.ended()
+            with self._rounds.joined(self._look_after):
+                await self.held.ended()
             # Its last event, which says why, may still lie in the socket.
             await self.monitor.heard_out(1.0)
             listening.cancel()
-            looking.cancel()
         return self._ending()
 
-    async def _look_after(self) -> None:
-        loop = asyncio.get_running_loop()
-        files_due = loop.time()
-        while True:
+    def _look_after(self) -> None:
+        try:
             if process.stands_still(self.process):
                 self.monitor.look()
-            for log, limit in (
-                (self._mine.console_log, CONSOLE_LIMIT),
-                (self._mine.qemu_log, QEMU_LOG_LIMIT),
-            ):
+            for log, limit in self._logs:
                 with suppress(OSError):
                     logs.bound(log, limit)
-            if loop.time() >= files_due:
+            now = asyncio.get_running_loop().time()
+            if now >= self._files_due:
                 self.monitor.remark = self._amiss()
-                files_due = loop.time() + self._timing.question
-            await asyncio.sleep(self._timing.heartbeat)
+                # The first time at once; then not all machines in one round, though they came together.
+                share = crc32(self.uid.encode()) % 100 / 100 if self._files_due == 0 else 1.0
+                self._files_due = now + share * self._timing.question
+        except Exception as bug:  # noqa: BLE001 - the next round may fare better
+            self._broke_off(bug)
 
     def _amiss(self) -> str:
         """What is wrong with the files that it stands on, or nothing."""
