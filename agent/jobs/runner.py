@@ -176,10 +176,8 @@ class Runner:
     async def _resumed(self, step: Resume, intent: Intent, interruption: Interruption) -> Ending:
         intent.write()
         run = self._known(step.run)
-        try:
-            secrets = await self._store.secrets(JobSpec.from_canonical(run.spec))
-        except Blocked as error:
-            return self._lost(run, f"its log could not be kept on without its secrets: {error}")
+        # Without them its log cannot be kept on. It goes on meanwhile: a slip in a list is no reason to end it.
+        secrets = await self._store.secrets(JobSpec.from_canonical(run.spec))
         await self._ledger.free()
         instance = self._ledger.instance(run.uid) if run.uid else None
         if instance is None:

@@ -6,6 +6,7 @@ the ledger, so that a lost ledger makes no finished job run again.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from agent import durable
-from agent.errors import Blocked, StartFailed
+from agent.errors import Blocked, RetryLater, StartFailed
 from agent.jobs.told import result
 from agent.paths import RunPaths, StatePaths
 from agent.worker import alone
@@ -31,6 +32,9 @@ Bring = Callable[[str, Digest], bytes]
 
 Give = Callable[[Name, Sequence[str]], Mapping[str, str]]
 """Returns the values of secrets of the host for a job, by their names. Raises Blocked."""
+
+_PATIENCE = 10.0
+"""Seconds for the files that secrets lie in to be read."""
 
 
 class RunStore:
@@ -110,7 +114,7 @@ class RunStore:
 
     async def secrets(self, spec: JobSpec) -> Mapping[str, str]:
         """The values of secrets that the host has for the job, by their names; they are written down nowhere. Raises
-        Blocked."""
+        Blocked, and RetryLater where what they lie on does not answer."""
         wanted = spec.secrets_of_the_host
         if not wanted:
             return {}
@@ -119,7 +123,13 @@ class RunStore:
                 f"giving the secret `{wanted[0]}` to {spec.name}: this agent has none to give",
                 hint="list it in a file, and say --secrets FILE, or put it into `env`",
             )
-        return await alone("secrets", partial(self._give, spec.name, wanted))
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await alone("secrets", partial(self._give, spec.name, wanted))
+        except TimeoutError:
+            raise RetryLater(
+                f"giving secrets to {spec.name}: what they lie on did not answer within {_PATIENCE:g} s"
+            ) from None
 
     def _input(self, run: Run, one: Attachment) -> Path:
         found = self.of(run.id).input(one.digest)
