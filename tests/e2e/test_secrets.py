@@ -132,3 +132,27 @@ def test_the_next_agent_goes_on_hiding_it(tiny: Site, monkeypatch: pytest.Monkey
         jobs.ended("deploy-web", RunPhase.SUCCEEDED, "Succeeded", 0)
     assert "again ***" in jobs.log("deploy-web").splitlines()
     assert canary.found_in(tiny.state.parent) == []
+
+
+def test_an_agent_that_cannot_have_it_lets_the_run_go_on(
+    tiny: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: give the run up. A slip in a list then costs what every such job has done."""
+    jobs, canary = Jobs(tiny), Canary(tiny)
+    monkeypatch.setenv("CANARY_TOKEN", canary.token)
+    script = 'echo begun; while [ ! -e /root/go ]; do sleep 0.1; done; echo "again $TOKEN"'
+    jobs.write("deploy-web", script, *ASKS)
+    first = tiny.start("--secrets", str(canary.files[1]))
+    jobs.says("deploy-web", "begun")
+    first.kill()
+    first.wait()
+    with tiny.agent():
+        tiny.until(
+            lambda: b"giving the secret" in tiny.call("explain", "deploy-web").stdout,
+            "it says what it lacks",
+        )
+    assert tiny.call("ssh", "deploy-web", "--", "touch /root/go").returncode == 0
+    with tiny.agent("--secrets", str(canary.files[1])):
+        run = jobs.ended("deploy-web", RunPhase.SUCCEEDED, "Succeeded", 0)
+    assert run.attempt == 1
+    assert "again ***" in jobs.log("deploy-web").splitlines()
