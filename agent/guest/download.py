@@ -15,13 +15,13 @@ from agent.guest.local import Fingerprint
 @dataclass(frozen=True, slots=True)
 class Download:
     """A source that is being read. `read` answers the next bytes, CHUNK at most, and none at the end; it raises
-    ImageUnavailable. `total` in bytes where that is known; `fingerprint` of a file; `doubt`: why what comes may be
-    something else than is meant, unless its digest is known."""
+    ImageUnavailable. `total` in bytes where that is known; `fingerprint` of a file; `doubt` says why what has come so
+    far may be something else than is meant, unless its digest is known; empty where nothing speaks against it."""
 
     read: Callable[[], Awaitable[bytes]]
     total: int | None
     fingerprint: Fingerprint | None = None
-    doubt: str = ""
+    doubt: Callable[[], str] = lambda: ""
 
 
 @asynccontextmanager
@@ -33,6 +33,6 @@ async def opened(source: str) -> AsyncIterator[Download]:
             yield Download(file.read, file.size, file.fingerprint)
     elif scheme in ("http", "https"):
         async with http.opened(source) as body:
-            yield Download(body.read, body.total, doubt=body.doubt)
+            yield Download(body.read, body.total, doubt=lambda: body.doubt)
     else:
         raise ImageUnavailable(f"fetching {source}: {scheme or 'no scheme'} is not known")

@@ -157,6 +157,7 @@ class Body:
             raise self._unavailable(f"{why}, and what its server goes on with is not the rest")
         else:
             self.total = total
+            self.doubt = self.doubt or self._doubt(answer)
 
     def _total_with(self, said: Mapping[str, str]) -> int | None:
         """How many bytes there are in all, where an answer begins where they ended and is of the same: a server may not
@@ -184,7 +185,8 @@ class Body:
 
     def _doubt(self, answer: aiohttp.ClientResponse) -> str:
         chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
-        if self._url.lower().startswith("https:") and answer.url.scheme != "https":
+        way = [one.url.scheme for one in (*answer.history, answer)]
+        if self._url.lower().startswith("https:") and {*way} != {"https"}:
             return "it is redirected from https to http, where anybody on the way can change it"
         if self.total is None and not chunked:
             return "its server does not say where it ends, so that it may have been cut short"

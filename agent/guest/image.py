@@ -123,10 +123,7 @@ class ImageStore:
             algorithm = image.digest.partition(":")[0] if image.digest else "sha256"
             hashed, got = hashlib.new(algorithm), 0
             async with download.opened(origin.source) as source:
-                if image.digest is None and source.doubt:
-                    raise ImageUnavailable(
-                        f"{tried}: {source.doubt}", hint="write its sha256 into the image map"
-                    )
+                _trust(image, source.doubt(), tried)
                 await writer.submit(partial(landing.expect, source.total))
                 while piece := await source.read():
                     got += len(piece)
@@ -136,6 +133,9 @@ class ImageStore:
                         writer.submit(partial(landing.take, piece)),
                     )
                 await ahead.all()
+                _trust(
+                    image, source.doubt(), tried
+                )  # what was gone on with may have come another way
             whole = await writer.submit(landing.finish)
             digest = Digest(f"{algorithm}:{hashed.hexdigest()}")
             if image.digest is not None and digest != image.digest:
@@ -159,3 +159,9 @@ class ImageStore:
             landing.abandon()
             hasher.leave()
             writer.leave(landing.close)
+
+
+def _trust(image: ImageSpec, doubt: str, tried: str) -> None:
+    """Raises ImageUnavailable where these may be other bytes than are meant, and no digest tells."""
+    if image.digest is None and doubt:
+        raise ImageUnavailable(f"{tried}: {doubt}", hint="write its sha256 into the image map")

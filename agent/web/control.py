@@ -19,8 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent import sockets, stock
-from agent.errors import BadInput, Blocked, HoldfastError, StateUnusable
+from agent import log, sockets, stock
+from agent.errors import BadInput, Blocked, HoldfastError, RetryLater, StateUnusable
 from agent.jobs.requests import Requests
 from agent.operator import Operator
 from agent.worker import alone
@@ -72,8 +72,17 @@ async def serve(listener: socket.socket, control: Control) -> None:
 
     What it takes to answer, a fifth of what an agent imports, is loaded when somebody asks for the first time."""
     with ExitStack() as anew:
-        listener = await _knocked_at(listener, control.lost, anew)
-        await alone("loading", partial(import_module, "aiohttp.web"))
+        said = ""
+        while True:
+            listener = await _knocked_at(listener, control.lost, anew)
+            try:
+                await alone("loading", partial(import_module, "aiohttp.web"))
+                break
+            except (ImportError, OSError, RetryLater) as error:  # as while it is being upgraded
+                if str(error) != said:
+                    said = str(error)
+                    log.say("RequestsFailed", f"what answers requests cannot be loaded: {said}")
+            await asyncio.sleep(_LOOK_AFTER)
         await _answer(listener, control)
 
 

@@ -73,3 +73,28 @@ async def test_what_goes_on_in_clear_comes_in_only_where_its_digest_is_known(
             assert (status, "redirected from https to http" in said) == (1, True), said
             status, said = await fetched(tmp_path, server.url, PINNED, certificate)
             assert status == 0, said
+
+
+async def test_a_way_that_leads_back_to_tls_is_no_better(
+    tmp_path: Path, certificate: Path, tls: ssl.SSLContext
+) -> None:
+    """Sabotage: look at where it ends alone. Whoever stands at the part in clear leads to a server of his own."""
+    async with (
+        misbehaving(CONTENT, tls=tls) as back,
+        misbehaving(b"", Turn(location=back.url)) as clear,
+        misbehaving(b"", Turn(location=clear.url), tls=tls) as server,
+    ):
+        status, said = await fetched(tmp_path, server.url, "nocloud: false", certificate)
+        assert (status, "redirected from https to http" in said) == (1, True), said
+
+
+async def test_what_is_gone_on_with_in_clear_counts_as_well(
+    tmp_path: Path, certificate: Path, tls: ssl.SSLContext
+) -> None:
+    """Sabotage: look at the first answer alone. What follows a cut is then anybody's."""
+    async with misbehaving(CONTENT) as clear:
+        turns = [Turn(cut=300_000), Turn(location=clear.url)]
+        async with misbehaving(CONTENT, *turns, tls=tls) as server:
+            status, said = await fetched(tmp_path, server.url, "nocloud: false", certificate)
+            assert (status, "redirected from https to http" in said) == (1, True), said
+            assert len(clear.asked) == 1, "the rest has come from there"
