@@ -52,9 +52,9 @@ async def _object(reader: asyncio.StreamReader) -> bytes:
 
 
 @asynccontextmanager
-async def watched(at: Path) -> AsyncIterator[tuple[Asked, Monitor]]:
+async def watched(at: Path, timing: Timing = TIMING) -> AsyncIterator[tuple[Asked, Monitor]]:
     asked = Asked(at)
-    monitor = Monitor(at, UID, TIMING, lambda _: None)
+    monitor = Monitor(at, UID, timing, lambda _: None)
     async with await asyncio.start_unix_server(asked.answer, at):
         running = asyncio.ensure_future(monitor.run())
         try:
@@ -79,3 +79,19 @@ async def test_one_that_was_heard_is_not_asked_until_there_is_news(tmp_path: Pat
         monitor.remark = "its disk was removed"
         monitor.heard_elsewhere(RunState.PAUSED)
         await eventually(lambda: monitor.view.remark == "its disk was removed", "it is told")
+
+
+async def test_one_that_is_heard_elsewhere_again_and_again_is_asked_now_and_then(
+    tmp_path: Path,
+) -> None:
+    """Sabotage: let every hearing stand for a question. That this monitor does not answer is then found out by whoever
+    wants to end the machine."""
+    timing = Timing(question=0.5, breath=0.01, elsewhere=0.0, hearsay=3)
+    async with watched(tmp_path / "a", timing) as (asked, monitor):
+        before = asked.questions
+
+        def goes_on() -> bool:
+            monitor.heard_elsewhere(RunState.RUNNING)
+            return asked.questions > before
+
+        await eventually(goes_on, "it is asked though it is heard all the time")

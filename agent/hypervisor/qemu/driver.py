@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from contextvars import Context
 
 import structlog
 
@@ -204,7 +205,10 @@ class QemuHypervisor:
         running = Running(uid, held, self._paths.instance(uid), self._timing, self._rounds, changed)
         self._running[uid] = running
         # Not in a TaskGroup: `open` and `close` bound its life, and may be called by different tasks.
-        task = asyncio.get_running_loop().create_task(self._watch(running), name=f"supervise {uid}")
+        # Nor does it belong to the pass that began it, for all that it will have to log.
+        task = asyncio.get_running_loop().create_task(
+            self._watch(running), name=f"supervise {uid}", context=Context()
+        )
         self._tasks[uid] = task
         task.add_done_callback(lambda done: self._reported(uid, done))
         return running

@@ -69,6 +69,8 @@ class Timing:
     connect: float = 3.0
     first_pause: float = 0.05
     """Before a lost connection is tried again; doubled up to `heartbeat`."""
+    hearsay: int = 5
+    """So many sweeps in a row stand for questions; then it is asked itself, as this monitor is the one that ends it."""
     breath: float = 0.1
     """Between two questions that events cause, however many events there are."""
 
@@ -104,6 +106,7 @@ class Monitor:
         self._resets = Resets()
         self._trouble = ""
         self._heard_at = 0.0
+        self._hearsay = 0
 
     def failed(self, error: Exception) -> None:
         """Tell that listening broke off, for a reason that is none of QEMU's."""
@@ -187,11 +190,13 @@ class Monitor:
         with many machines, such questions are most of what an agent does that has nothing to do."""
         if state is not self.view.state or self.remark != self.view.remark:
             self._wake.set()
-        elif self.view.responsive:
+        elif self.view.responsive and self._hearsay < self._timing.hearsay:
+            self._hearsay += 1
             self._heard_at = asyncio.get_running_loop().time() + self._timing.elsewhere
 
     def _answered(self, status: str) -> None:
         self._heard_at = asyncio.get_running_loop().time()
+        self._hearsay = 0
         state = STATES.get(status, RunState.OTHER)
         detail = (
             _SAID.get(state, "") if state is not RunState.OTHER else f"QEMU says: {told(status)}"
