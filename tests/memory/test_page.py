@@ -4,6 +4,8 @@ small screen reach, and that no other page has a hand in it.
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +115,13 @@ def test_what_waits_for_approval_is_approved_after_a_question(browser: Browser, 
         for number in range(5):
             (site.tree / f"vm{number}.yaml").unlink()
         expect(page.locator("#held")).to_contain_text("5 VMs would be destroyed at once")
+        # A document that talks of approving this very plan puts no words into the question.
+        [plan_id] = re.findall(r"holdfast approve ([0-9a-f]+)", page.locator("#held").inner_text())[
+            :1
+        ]
+        key = f"nothing goes (`holdfast approve {plan_id}` lets it pass)"
+        (site.tree / "liar.yaml").write_text(f"{VM.format(name='liar')}{json.dumps(key)}: 1\n")
+        expect(page.locator("#held")).to_contain_text("nothing goes")
         unlock(page, site.token)
         asked: list[str] = []
 

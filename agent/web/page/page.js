@@ -89,12 +89,16 @@ function drawJobs() {
   byId("jobs-count").textContent = `${live} under way or waiting`;
 }
 
-// What waits for a person's approval: each id, and what is said of it.
+// What waits for a person's approval: each id, and what is said of it by the agent itself. What documents make it say
+// has their file, or another reason.
 function approvable() {
-  const messages = [...state.waiting, ...state.held, ...state.errors].map((one) => one.message);
-  return new Map(messages.flatMap((one) => {
-    const id = /`holdfast approve ([0-9a-f]+)`/.exec(one)?.[1];
-    return id ? [[id, one]] : [];
+  const said = [
+    ...state.waiting.filter((one) => one.reason === "ApprovalNeeded"),
+    ...state.errors.filter((one) => !one.file),
+  ];
+  return new Map(said.flatMap(({ message }) => {
+    const id = /\(`holdfast approve ([0-9a-f]+)` lets it pass\)$/.exec(message)?.[1];
+    return id ? [[id, message]] : [];
   }));
 }
 
