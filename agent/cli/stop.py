@@ -54,7 +54,7 @@ async def _power_down(state: StatePaths) -> int:
         try:
             await recover(ledger, backend.hypervisor, clock, store.recovered())
             executor = Executor(ledger, backend, clock, Doing(), store)
-            left = await power_down(ledger, backend.hypervisor, executor)
+            left = await power_down(ledger, backend.hypervisor, executor, clock)
         finally:
             await backend.hypervisor.close()
     return _told(left)
