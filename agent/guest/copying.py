@@ -22,6 +22,9 @@ _PIECE = 1 << 20
 _DEEPEST = 64
 """Directories in each other; a guest may have no end of them."""
 
+_PERMISSIONS = 0o777
+"""What is taken of a file's mode."""
+
 
 class Copying:
     """One copy after the other, over one conversation with the guest `name`. `told` hears of what is left out. Every
@@ -39,7 +42,8 @@ class Copying:
                 return False
 
     def upload(self, source: Path, target: bytes, *, recursive: bool) -> None:
-        """Copy a file, or with `recursive` a directory, to `target` itself, with its permission bits."""
+        """Copy a file, or with `recursive` a directory, to `target` itself, with its permission bits and no other
+        of its mode."""
         with _local("reading", source):
             mode = source.stat().st_mode
         if not stat.S_ISDIR(mode):
@@ -53,18 +57,18 @@ class Copying:
         with _local("reading", source):
             file = source.open("rb")
         with file, self._asking("writing", target):
-            handle = self._guest.open(target, WRITE | CREATE | TRUNCATE, stat.S_IMODE(mode))
+            handle = self._guest.open(target, WRITE | CREATE | TRUNCATE, mode & _PERMISSIONS)
             at = 0
             while piece := _read(file, source):
                 self._guest.write(handle, piece, at)
                 at += len(piece)
             self._guest.shut(handle)
-            self._guest.chmod(target, stat.S_IMODE(mode))
+            self._guest.chmod(target, mode & _PERMISSIONS)
 
     def _upload_tree(self, source: Path, target: bytes, mode: int) -> None:
         if not self.is_directory(target):
             with self._asking("making", target):
-                self._guest.mkdir(target, stat.S_IMODE(mode) | stat.S_IRWXU)
+                self._guest.mkdir(target, mode & _PERMISSIONS | stat.S_IRWXU)
         with _local("reading", source):
             inside = sorted(os.scandir(source), key=lambda entry: entry.name)
         for entry in inside:
@@ -77,7 +81,8 @@ class Copying:
                 self._told(f"{path} was left out: it is no file")
 
     def download(self, source: bytes, target: Path, *, recursive: bool) -> None:
-        """Copy a file, or with `recursive` a directory, to `target` itself, with its permission bits."""
+        """Copy a file, or with `recursive` a directory, to `target` itself. Of its mode a file has the permission bits
+        that the umask leaves, and no other: setuid is what a guest would like it to have."""
         with self._asking("reading", source):
             mode = self._guest.stat(source).mode or 0
         if not stat.S_ISDIR(mode):
@@ -90,7 +95,7 @@ class Copying:
     def _download_file(self, source: bytes, target: Path, mode: int) -> None:
         with self._asking("reading", source):
             handle = self._guest.open(source, READ)
-            with _arriving(target, stat.S_IMODE(mode)) as file:
+            with _arriving(target, mode & _PERMISSIONS) as file:
                 at = 0
                 while piece := self._guest.read(handle, at, _PIECE):
                     file.write(piece)
@@ -142,8 +147,8 @@ def _read(file: BinaryIO, source: Path) -> bytes:
 
 @contextmanager
 def _arriving(target: Path, mode: int) -> Iterator[BinaryIO]:
-    """A file that is there under its name when the block has ended well. What is no file, such as a pipe, is written
-    to as it is."""
+    """A file that is there under its name when the block has ended well, with what the umask leaves of `mode`. What is
+    no file, such as a pipe, is written to as it is."""
     with _local("writing", target):
         if target.exists() and not target.is_file():
             with target.open("wb") as file:
@@ -151,11 +156,10 @@ def _arriving(target: Path, mode: int) -> Iterator[BinaryIO]:
             return
         place = target.resolve()
         beside = place.with_name(f".{place.name[:100]}.{secrets.token_hex(4)}.part")
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with open(descriptor, "wb") as file:
                 yield file
-            beside.chmod(mode)
             beside.rename(place)
         finally:
             beside.unlink(missing_ok=True)

@@ -138,11 +138,12 @@ def test_a_pipe_of_this_host_is_written_to(copying: Copying, guest: LocalGuest, 
 class Liar(Sftp):
     """A guest whose directories hold what it likes."""
 
-    def __init__(self, name: bytes, mode: int) -> None:
+    def __init__(self, name: bytes, mode: int, of_itself: int = DIRECTORY) -> None:
         self._said = name, mode
+        self._of_itself = of_itself
 
     def stat(self, path: bytes) -> Attributes:
-        return Attributes(mode=DIRECTORY)
+        return Attributes(mode=self._of_itself)
 
     def entries(self, path: bytes) -> Generator[tuple[bytes, Attributes], None, None]:
         name, mode = self._said
@@ -156,6 +157,39 @@ class Liar(Sftp):
 
     def shut(self, handle: bytes) -> None:
         return
+
+
+@pytest.fixture
+def umask() -> Iterator[int]:
+    before = os.umask(0o027)
+    yield 0o027
+    os.umask(before)
+
+
+@pytest.mark.parametrize("mode", [0o106755, 0o107777, 0o104711])
+@pytest.mark.parametrize("tree", [False, True])
+def test_a_guest_makes_no_program_of_the_host_s_that_runs_as_somebody_else(
+    tmp_path: Path, umask: int, mode: int, tree: bool
+) -> None:
+    """Sabotage: take every bit that the guest answers, or change the mode behind the umask."""
+    copying = Copying(Liar(b"a", mode, of_itself=DIRECTORY if tree else mode), "web", print)
+    copying.download(b"d", tmp_path / "in", recursive=True)
+    made = tmp_path / "in" / "a" if tree else tmp_path / "in"
+    assert made.read_bytes() == b"evil"
+    assert made.stat().st_mode & 0o7777 == mode & 0o777 & ~umask
+
+
+def test_no_bit_but_permissions_goes_into_a_guest(
+    copying: Copying, guest: LocalGuest, here: Path
+) -> None:
+    """Sabotage: take every bit of the file's mode, or of the directory's."""
+    (here / "d").mkdir()
+    (here / "d" / "a").write_bytes(b"1")
+    (here / "d" / "a").chmod(0o6755)
+    (here / "d").chmod(0o3755)
+    copying.upload(here / "d", b"d", recursive=True)
+    assert (guest.home / "d").stat().st_mode & 0o7777 == 0o755
+    assert (guest.home / "d" / "a").stat().st_mode & 0o7777 == 0o755
 
 
 @pytest.mark.parametrize("mode", [FILE, DIRECTORY])
