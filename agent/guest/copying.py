@@ -10,7 +10,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +22,8 @@ _PIECE = 1 << 20
 _DEEPEST = 64
 """Directories in each other; a guest may have no end of them."""
 
+MOST_NAMES = 100_000
+"""In one directory of a guest, which may have no end of them either."""
 _PERMISSIONS = 0o777
 """What is taken of a file's mode."""
 
@@ -107,12 +109,8 @@ class Copying:
             raise BadInput(f"copying {self._shown(source)}: it is too deep")
         with _local("making", target):
             target.mkdir(exist_ok=True)
-        with self._asking("listing", source):
-            inside = sorted(self._guest.entries(source))
-        for name, attributes in inside:
-            path, mode = _joined(source, name), attributes.mode or 0
-            if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
-                raise GuestRefused(f"copying {self._shown(source)}: it holds a name that is none")
+        for name, mode in sorted(self._listed(source).items()):
+            path = _joined(source, name)
             if (below := target / os.fsdecode(name)).is_symlink():
                 self._told(f"{self._shown(path)} was left out: {below} is a link")
             elif stat.S_ISDIR(mode):
@@ -121,6 +119,24 @@ class Copying:
                 self._download_file(path, below, mode)
             else:
                 self._told(f"{self._shown(path)} was left out: it is no file")
+
+    def _listed(self, directory: bytes) -> dict[bytes, int]:
+        """The mode of what a directory of the guest holds, by name: a name is one component, and told once."""
+        tried, found = f"copying {self._shown(directory)}", dict[bytes, int]()
+        with self._asking("listing", directory), closing(self._guest.entries(directory)) as inside:
+            for name, attributes in inside:
+                if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
+                    raise GuestRefused(f"{tried}: it holds a name that is none")
+                if name in found:
+                    said = printable(name.decode("utf-8", "replace"))
+                    raise GuestRefused(f"{tried}: the guest tells of {said} twice")
+                if len(found) == MOST_NAMES:
+                    raise GuestRefused(
+                        f"{tried}: it holds more than {MOST_NAMES} names",
+                        hint="pack it in the guest, and copy that",
+                    )
+                found[name] = attributes.mode or 0
+        return found
 
     def _shown(self, path: bytes) -> str:
         return f"{self._name}:{printable(path.decode('utf-8', 'replace'))}"

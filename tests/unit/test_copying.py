@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from agent.errors import BadInput, GuestRefused, HoldfastError, SessionLost
-from agent.guest.copying import Copying
+from agent.guest.copying import MOST_NAMES, Copying
 from agent.guest.sftp import Attributes, Sftp
 from tests.localguest import LocalGuest
 
@@ -219,6 +219,42 @@ def test_a_tree_without_an_end_is_given_up(tmp_path: Path) -> None:
     liar = Liar(b"d", DIRECTORY)
     with pytest.raises(BadInput, match="too deep"):
         Copying(liar, "web", print).download(b"d", tmp_path / "in", recursive=True)
+
+
+class Lister(Liar):
+    """A guest whose directory holds these names, each as often as they are told."""
+
+    def __init__(self, names: Iterable[bytes]) -> None:
+        super().__init__(b"", FILE)
+        self._names = names
+
+    def entries(self, path: bytes) -> Generator[tuple[bytes, Attributes], None, None]:
+        for at, name in enumerate(self._names):
+            yield name, Attributes(mode=FILE, size=at)
+
+
+def test_a_name_that_is_told_twice_is_refused(tmp_path: Path) -> None:
+    """Sabotage: sort the entries with what is told of them, or take the last."""
+    lister = Lister([b"b", b"a", b"b"])
+    with pytest.raises(GuestRefused, match="copying web:d: the guest tells of b twice"):
+        Copying(lister, "web", print).download(b"d", tmp_path / "in", recursive=True)
+    assert listed(tmp_path) == {}
+
+
+def test_a_directory_without_an_end_is_given_up(tmp_path: Path) -> None:
+    """Sabotage: list it to its end."""
+    taken = 0
+
+    def names() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            assert taken <= MOST_NAMES
+            taken += 1
+            yield b"%d" % taken
+
+    with pytest.raises(GuestRefused, match="copying web:d: it holds more than 100000 names"):
+        Copying(Lister(names()), "web", print).download(b"d", tmp_path / "in", recursive=True)
+    assert listed(tmp_path) == {}
 
 
 def test_what_the_guest_calls_a_name_acts_on_no_terminal(tmp_path: Path) -> None:
