@@ -72,13 +72,15 @@ class Copying:
             with self._asking("making", target):
                 self._guest.mkdir(target, mode & _PERMISSIONS | stat.S_IRWXU)
         with _local("reading", source):
-            inside = sorted(os.scandir(source), key=lambda entry: entry.name)
-        for entry in inside:
-            path, below = Path(entry.path), _joined(target, os.fsencode(entry.name))
-            if entry.is_dir(follow_symlinks=False):
-                self._upload_tree(path, below, entry.stat(follow_symlinks=False).st_mode)
-            elif entry.is_file(follow_symlinks=False):
-                self._upload_file(path, below, entry.stat(follow_symlinks=False).st_mode)
+            inside = sorted(os.listdir(source))
+        for name in inside:
+            path, below = source / name, _joined(target, os.fsencode(name))
+            with _local("reading", path):
+                mode = path.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                self._upload_tree(path, below, mode)
+            elif stat.S_ISREG(mode):
+                self._upload_file(path, below, mode)
             else:
                 self._told(f"{path} was left out: it is no file")
 
@@ -111,7 +113,10 @@ class Copying:
             target.mkdir(exist_ok=True)
         for name, mode in sorted(self._listed(source).items()):
             path = _joined(source, name)
-            if (below := target / os.fsdecode(name)).is_symlink():
+            below = target / os.fsdecode(name)
+            with _local("writing", below):
+                linked = below.is_symlink()
+            if linked:
                 self._told(f"{self._shown(path)} was left out: {below} is a link")
             elif stat.S_ISDIR(mode):
                 self._download_tree(path, below, depth - 1)

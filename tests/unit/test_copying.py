@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -110,6 +110,31 @@ def test_what_is_not_there_is_said_by_its_name(copying: Copying, here: Path) -> 
     (here / "a").write_bytes(b"")
     with pytest.raises(GuestRefused, match="writing web:no/such/place"):
         copying.upload(here / "a", b"no/such/place", recursive=False)
+
+
+@pytest.mark.parametrize("made", [Path.touch, Path.mkdir])
+def test_what_goes_from_here_while_it_is_copied_is_said_by_its_name(
+    here: Path, made: Callable[[Path], None]
+) -> None:
+    """Sabotage: look at it without minding that it may be gone."""
+    (here / "a").touch()
+    made(here / "b")
+
+    class Slow(Liar):
+        def open(self, path: bytes, flags: int, mode: int = 0) -> bytes:
+            (here / "b").rmdir() if (here / "b").is_dir() else (here / "b").unlink()
+            return b"handle"
+
+        def chmod(self, path: bytes, mode: int) -> None:
+            return
+
+    with pytest.raises(BadInput, match=r"reading .*/here/b: No such file or directory"):
+        Copying(Slow(b"", FILE), "web", print).upload(here, b"d", recursive=True)
+
+
+def test_a_name_that_is_too_long_for_this_host_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"writing .*: File name too long"):
+        Copying(Liar(b"a" * 300, FILE), "web", print).download(b"d", tmp_path, recursive=True)
 
 
 def test_a_connection_that_breaks_leaves_nothing_half_done_here(
