@@ -54,7 +54,10 @@ def test_stop_lets_the_agent_leave_and_waits_for_that(still: Site) -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_stop_powers_vms_down_be_there_an_agent_or_not(still: Site, killed: bool) -> None:
+@pytest.mark.parametrize("readable", [True, False])
+def test_stop_powers_vms_down_be_there_an_agent_and_a_ledger_or_not(
+    still: Site, killed: bool, readable: bool
+) -> None:
     still.vm("web")
     still.vm("deaf", more="image: deaf\nstop_timeout: 1s")
     agent = still.start()
@@ -64,6 +67,9 @@ def test_stop_powers_vms_down_be_there_an_agent_or_not(still: Site, killed: bool
     if killed:
         agent.send_signal(signal.SIGKILL)
         agent.wait(DEADLINE)
+    if not readable:
+        still.paths.database.unlink()
+        still.paths.database.write_bytes(b"no database\n" * 1000)
     told = still.call("stop", *SHUTDOWN)
     assert (told.returncode, told.stderr) == (0, b"")
     assert told.stdout.endswith(b"no VM runs\n")
