@@ -64,6 +64,13 @@ def grace_of(instance: Instance) -> float:
     return VmSpec.stop_timeout if spec is None else spec.stop_timeout
 
 
+def longest(instances: Sequence[Instance]) -> float:
+    """Seconds that `power_down` may give their guests, group after group."""
+    return sum(
+        max(_grace(one) for one in instances if one.name in names) for names in _in_turn(instances)
+    )
+
+
 def dependents_first(specs: Mapping[Name, VmSpec]) -> Sequence[frozenset[Name]]:
     """The names in groups, each after all that depend on its members; a circle ends together."""
     left = dict(specs)
@@ -99,6 +106,10 @@ def _spec(instance: Instance) -> VmSpec | None:
         return None
 
 
+def _grace(instance: Instance) -> float:
+    return grace_of(instance) if instance.kind == "vm" else 0.0
+
+
 def _stop(instance: Instance) -> Power:
     return Power(
         kind="job" if instance.kind == "job" else "vm",
@@ -109,5 +120,5 @@ def _stop(instance: Instance) -> Power:
         spec=_spec(instance),
         to="stopped",
         cause=Cause.POWER,
-        grace=grace_of(instance) if instance.kind == "vm" else 0.0,
+        grace=_grace(instance),
     )

@@ -118,11 +118,16 @@ def _jobs_run(state: StatePaths) -> bool:
 
 
 def patience(state: StatePaths) -> float:
-    """Seconds to wait for the agent: it may be about to end a guest, which is given its `stop_timeout`."""
+    """Seconds to wait for the agent: it may be about to end a guest, which is given its `stop_timeout`, and has to end
+    all of them after that where it was told to take its VMs down."""
     from agent.cli.reading import read
-    from state.spec.resolved import VmSpec
+    from agent.config import Settings
+    from agent.parting import grace_of, longest
 
-    specs = []
+    seconds = _AGENT_LEAVES
     with suppress(StateUnusable), read(state) as reader:
-        specs = [VmSpec.from_canonical(one.spec) for one in reader.instances()]
-    return _AGENT_LEAVES + max((spec.stop_timeout for spec in specs), default=0.0)
+        instances = reader.instances()
+        seconds += max(map(grace_of, instances), default=0.0)
+        if Settings.from_json(reader.meta(SETTINGS_KEY)).on_stop == "shutdown":
+            seconds += longest(instances)
+    return seconds
