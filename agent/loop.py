@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -124,10 +124,12 @@ class Agent:
         self._passes = 0
         self._stopping = False
 
-    def stop(self) -> None:
+    def stop(self, *, sparing: bool = False) -> None:
         """Leave at the next turn; steps under way are finished first, fetches are given up, and runs have the policy's
         `drain_timeout` to end. Said once more: they end now. Machines run on, unless the policy's `on_stop` says
-        otherwise."""
+        otherwise; `sparing`: whatever that says."""
+        if sparing:
+            self._policy = replace(self._policy, on_stop="leave")
         if self._stopping:
             self._drain()
         self._stopping = True

@@ -51,7 +51,7 @@ def down(state: StatePaths, yes: bool, volumes: bool) -> int:
         click.echo("nothing was destroyed")
         return 1
     before = under_way(state)
-    stop_agent(state, cancel=True)
+    stop_agent(state, cancel=True, sparing=True)
     return asyncio.run(_destroy(state, before, volumes=volumes))
 
 

@@ -31,9 +31,10 @@ def stop(state: StatePaths, on_stop: str | None) -> int:
     """Let the agent leave, and wait until it has. Running jobs get its drain timeout to end.
 
     VMs run on, unless the agent was told otherwise or --on-stop shutdown is said: then they are powered down, be
-    there an agent or not, and the next one starts them again from their own disks. Status 1 when one could not be."""
+    there an agent or not, and the next one starts them again from their own disks. Status 1 when one could not be.
+    With --on-stop leave they run on whatever the agent was told."""
     _check_made(state)
-    left = stop_agent(state, cancel=False)
+    left = stop_agent(state, cancel=False, sparing=on_stop == "leave")
     click.echo("the agent has left" if left else "no agent was running")
     return asyncio.run(_power_down(state)) if on_stop == "shutdown" else 0
 

@@ -77,6 +77,26 @@ def test_stop_powers_vms_down_be_there_an_agent_and_a_ledger_or_not(
     come_back(still, before)
 
 
+def test_what_is_destroyed_is_not_powered_down_before(still: Site) -> None:
+    """Sabotage: tell the agent to leave as ever. It takes its VMs down one after the other, for nothing."""
+    still.vm("web")
+    agent = still.start(*SHUTDOWN)
+    still.ready("web")
+    assert still.call("down", "--yes").stdout == b"destroyed: web\n"
+    assert agent.wait(DEADLINE) == 0
+    assert "Stopped" not in {one["reason"] for one in still.events()}
+
+
+def test_stop_leaves_vms_where_that_is_said(still: Site) -> None:
+    still.vm("web")
+    agent = still.start(*SHUTDOWN)
+    pid = still.ready("web")["pid"]
+    told = still.call("stop", "--on-stop", "leave")
+    assert (told.returncode, told.stdout) == (0, b"the agent has left\n"), told.stderr
+    assert agent.wait(DEADLINE) == 0
+    assert list(still.processes()) == [pid]
+
+
 def test_stop_where_there_is_no_state_says_so(still: Site) -> None:
     told = still.call("stop")
     assert told.returncode == 1

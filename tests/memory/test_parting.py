@@ -74,6 +74,17 @@ async def test_vms_run_on_where_nobody_said_otherwise(lab: Lab) -> None:
     assert lab.uids() == before != {}
 
 
+async def test_vms_run_on_where_who_tells_the_agent_to_leave_says_so(lab: Lab) -> None:
+    """Sabotage: go by the policy alone."""
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.uids()
+        assert lab.agent is not None
+        lab.agent.stop(sparing=True)
+    assert lab.uids() == before != {}
+
+
 async def test_who_depends_on_another_goes_down_before_it(lab: Lab) -> None:
     """Sabotage: take them in the order of their names."""
     async with lab.running():

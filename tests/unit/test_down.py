@@ -144,6 +144,7 @@ def test_an_agent_may_take_its_vms_down_one_after_the_other(state: StatePaths) -
         change.put_instance(replace(running(vm("old")), spec="{}"))
     # What it was doing when it was told; ci and web, api, db; and the one of which nothing is known.
     assert patience(state) == 30.0 + 90.0 + (10.0 + 20.0 + 90.0) + 30.0
+    assert patience(state, sparing=True) == 30.0 + 90.0
 
 
 def test_a_vm_whose_spec_cannot_be_read_is_destroyed_like_any(state: StatePaths) -> None:
