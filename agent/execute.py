@@ -206,7 +206,7 @@ class Executor:
             instance,
             spec=step.spec.canonical(),
             spec_digest=step.spec.digest,
-            source=_source(instance, step),
+            source=_source(instance, step, step.spec),
             accelerator=step.accelerator,
             forwards=forwards_of(step.spec, instance.ssh_port),
             process=None,
@@ -305,6 +305,8 @@ def _runs(instance: Instance) -> str:
 
 
 def _now_wanted(instance: Instance, step: Update | Power) -> Instance:
+    if step.spec is None:
+        return instance
     if VmSpec.from_canonical(instance.spec).health != step.spec.health:
         # Whether it passes another check is not known yet.
         instance = replace(instance, ready_at=None, unhealthy="")
@@ -312,14 +314,14 @@ def _now_wanted(instance: Instance, step: Update | Power) -> Instance:
         instance,
         spec=step.spec.canonical(),
         spec_digest=step.spec.digest,
-        source=_source(instance, step),
+        source=_source(instance, step, step.spec),
     )
 
 
-def _source(instance: Instance, step: Update | Power | Restart) -> SourceRef:
+def _source(instance: Instance, step: Update | Power | Restart, spec: VmSpec) -> SourceRef:
     """Where its document stands: of which commit that is only counts when what it says has changed."""
     new, old = step.source, instance.source
     if new is None:
         return old
-    same = instance.spec_digest == step.spec.digest and str(new) == str(old)
+    same = instance.spec_digest == spec.digest and str(new) == str(old)
     return old if same else new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,7 @@ from agent.steps import (
 )
 from state.clock import Moment
 from state.history import Event, StepRecord
-from state.ids import Uid
+from state.ids import Name, Uid
 from state.ledger import Ledger
 from state.observed import step_key
 from state.transaction import Transaction
@@ -112,6 +113,12 @@ class Intent:
 def event(now: Moment, pass_id: str, reason: str, message: str) -> Event:
     """An event that is about no name."""
     return Event(at=now.wall, reason=reason, message=message, pass_id=pass_id)
+
+
+def bug(now: Moment, pass_id: str, doing: str, error: Exception, name: Name | None = None) -> Event:
+    """The event that `doing` something met a bug of ours, with where that is."""
+    said = f"{doing} met a bug of holdfast: {''.join(traceback.format_exception(error))}"
+    return Event(at=now.wall, reason="Bug", message=said, name=name, pass_id=pass_id)
 
 
 def _failure(step: Step) -> str:

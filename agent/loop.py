@@ -7,13 +7,12 @@ for each name, so that no slow one delays another name's; what they bring about 
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from agent import log
+from agent import intent, log
 from agent.doing import Doing
 from agent.errors import RetryLater
 from agent.execute import Executor
@@ -125,10 +124,12 @@ class Agent:
         self._passes = 0
         self._stopping = False
 
-    def stop(self) -> None:
+    def stop(self, *, sparing: bool = False) -> None:
         """Leave at the next turn; steps under way are finished first, fetches are given up, and runs have the policy's
         `drain_timeout` to end. Said once more: they end now. Machines run on, unless the policy's `on_stop` says
-        otherwise."""
+        otherwise; `sparing`: whatever that says."""
+        if sparing:
+            self._policy = replace(self._policy, on_stop="leave")
         if self._stopping:
             self._drain()
         self._stopping = True
@@ -173,7 +174,7 @@ class Agent:
                     )
                 drain.cancel()
                 if self._policy.on_stop == "shutdown":
-                    await power_down(self._ledger, self._backend.hypervisor, executor)
+                    await power_down(self._ledger, self._backend.hypervisor, executor, self._clock)
                 readiness.follow(Observed(), beside)
                 for helper in helpers:
                     helper.cancel()
@@ -228,7 +229,7 @@ class Agent:
             except LedgerUnreadable:
                 raise
             except RetryLater as error:
-                self._tell("PassFailed", str(error), id)
+                self._tell(intent.event(self._clock(), id, "PassFailed", str(error)))
             except Exception as bug:  # noqa: BLE001 - a bug in a look is no reason to let go of what is there
                 self._bug("a pass", bug, id)
         return None
@@ -320,11 +321,9 @@ class Agent:
             self.wake.notify(f"image {image.label} was fetched")
 
     def _bug(self, doing: str, bug: Exception, pass_id: str = "", name: Name | None = None) -> None:
-        said = f"{doing} met a bug of holdfast: {''.join(traceback.format_exception(bug))}"
-        self._tell("Bug", said, pass_id, name)
+        self._tell(intent.bug(self._clock(), pass_id, doing, bug, name))
 
-    def _tell(self, reason: str, message: str, pass_id: str, name: Name | None = None) -> None:
-        told = Event(self._clock().wall, reason, message, name, pass_id=pass_id)
+    def _tell(self, told: Event) -> None:
         with self._ledger.transaction() as change:
             change.event(told)
 

@@ -126,11 +126,12 @@ class Update(_Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Power(_Step):
-    """Bring a live instance to `running`, `paused` or `stopped`. Shown as an update: nothing is lost by it."""
+    """Bring a live instance to `running`, `paused` or `stopped`. Shown as an update: nothing is lost by it. `spec`
+    None: what is recorded of it stays."""
 
     action = "update"
     uid: Uid
-    spec: VmSpec
+    spec: VmSpec | None
     to: str
     cause: Cause
     grace: float
@@ -264,7 +265,7 @@ def target(step: Step) -> str:
         case Restart() | Update():
             return f"{step.action} {step.uid} {step.spec.digest}"
         case Power():
-            return f"{step.to} {step.uid} {step.spec.digest}"
+            return f"{step.to} {step.uid} {step.spec.digest if step.spec else ''}"
         case Adopt() | Unblock() | Crash():
             return f"{step.action} {step.uid}"
         case Enqueue() | Attempt() | Resume() | CancelRun():

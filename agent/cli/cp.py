@@ -42,7 +42,8 @@ class _Place:
 @click.option("-r", "--recursive", is_flag=True, help="Directories with all that is in them.")
 @state_option
 def cp(state: StatePaths, source: tuple[str, ...], target: str, recursive: bool) -> None:
-    """Copy files into a guest (TARGET is NAME:PATH) or out of it (SOURCE is NAME:PATH), with their permission bits.
+    """Copy files into a guest (TARGET is NAME:PATH) or out of it (SOURCE is NAME:PATH), with their permission bits: out
+    of a guest with those that the umask leaves. No setuid, setgid or sticky bit is copied.
 
     A PATH in a guest begins at the login's home, or at `/`. A file of this host whose name looks like NAME:PATH is said
     as ./NAME:PATH. What TARGET names is replaced; where it is a directory, the copy lies in it."""

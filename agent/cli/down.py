@@ -51,7 +51,7 @@ def down(state: StatePaths, yes: bool, volumes: bool) -> int:
         click.echo("nothing was destroyed")
         return 1
     before = under_way(state)
-    stop_agent(state, cancel=True)
+    stop_agent(state, cancel=True, sparing=True)
     return asyncio.run(_destroy(state, before, volumes=volumes))
 
 
@@ -150,8 +150,8 @@ def _cancellations(ledger: Ledger) -> list[CancelRun]:
 
 def _steps(ledger: Ledger) -> list[Destroy]:
     """One for each name that has an instance or a port; what else is remembered of a name is nothing to destroy."""
+    from agent.parting import grace_of
     from agent.steps import Destroy
-    from state.spec.resolved import VmSpec
 
     own: dict[Name, list[Instance]] = {
         name: [] for name, record in ledger.names().items() if record.ssh_port is not None
@@ -164,9 +164,7 @@ def _steps(ledger: Ledger) -> list[Destroy]:
             because=_BECAUSE,
             kind=instances[-1].kind if instances else "vm",
             uids=tuple(one.uid for one in instances),
-            grace=max(
-                (VmSpec.from_canonical(one.spec).stop_timeout for one in instances), default=0.0
-            ),
+            grace=max(map(grace_of, instances), default=0.0),
         )
         for name, instances in sorted(own.items())
     ]

@@ -7,6 +7,9 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+SPARE = signal.SIGUSR1
+"""Asks an agent to leave, and to let its VMs be, whatever becomes of them with it otherwise."""
+
 T = TypeVar("T")
 
 
@@ -15,11 +18,14 @@ class Leaving:
     that is exchanged may already stand in the loop's queue."""
 
     def __init__(self) -> None:
-        """Listens to SIGTERM and SIGINT, in the running event loop and for as long as that lasts."""
+        """Listens to SIGTERM, SIGINT and SPARE, in the running event loop and for as long as that lasts."""
         self._told = 0
+        self.sparing = False
         self._answer: Callable[[], object] = lambda: None
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._tell)
+            loop.add_signal_handler(number, self._tell)
+        loop.add_signal_handler(SPARE, self._tell_sparing)
 
     async def unless_told(self, doing: Coroutine[Any, Any, T]) -> T | None:
         """What it returns; None where the agent was told to leave, after it was broken off and has cleaned up."""
@@ -33,6 +39,10 @@ class Leaving:
         self._answer = leave
         for _ in range(self._told):
             leave()
+
+    def _tell_sparing(self) -> None:
+        self.sparing = True
+        self._tell()
 
     def _tell(self) -> None:
         self._told += 1

@@ -192,7 +192,7 @@ def _run(
             on_ready=beside.telling.tally.became_ready,
             manager=Manager.of(os.environ, os.getpid()),
         )
-        leaving.answer(_said(agent.stop))
+        leaving.answer(_said(lambda: agent.stop(sparing=leaving.sparing)))
         _tell_start(held.paths, settings, accelerator)
         if beside.telling.listener is not None:
             address, port, *_ = beside.telling.listener.getsockname()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
 from agent.cli.options import option, state_option
-from agent.cli.reading import open_reader
 from agent.cli.stopping import stop_agent
 from agent.cli.typed import typed
+from agent.errors import StateUnusable
 from agent.paths import StatePaths
 from state.records import SETTINGS_KEY
 
@@ -30,11 +31,25 @@ def stop(state: StatePaths, on_stop: str | None) -> int:
     """Let the agent leave, and wait until it has. Running jobs get its drain timeout to end.
 
     VMs run on, unless the agent was told otherwise or --on-stop shutdown is said: then they are powered down, be
-    there an agent or not, and the next one starts them again from their own disks. Status 1 when one could not be."""
-    open_reader(state).close()
-    left = stop_agent(state, cancel=False)
+    there an agent or not, and the next one starts them again from their own disks. Status 1 when one could not be.
+    With --on-stop leave they run on whatever the agent was told."""
+    _check_made(state)
+    left = stop_agent(state, cancel=False, sparing=on_stop == "leave")
     click.echo("the agent has left" if left else "no agent was running")
     return asyncio.run(_power_down(state)) if on_stop == "shutdown" else 0
+
+
+def _check_made(state: StatePaths) -> None:
+    """Raises StateUnusable where there is no state directory. A ledger that cannot be read is no reason to leave VMs
+    to a host that goes down: another is filled from their own files."""
+    tried = f"reading the state directory {state.root}"
+    hint = "say --state DIR, or start an agent with `holdfast run`"
+    try:
+        inside = os.listdir(state.root)
+    except OSError as error:
+        raise StateUnusable(f"{tried}: {error.strerror}", hint=hint) from error
+    if not {state.database.name, state.instances.name} & set(inside):
+        raise StateUnusable(f"{tried}: no agent has made it", hint=hint)
 
 
 async def _power_down(state: StatePaths) -> int:
@@ -54,7 +69,7 @@ async def _power_down(state: StatePaths) -> int:
         try:
             await recover(ledger, backend.hypervisor, clock, store.recovered())
             executor = Executor(ledger, backend, clock, Doing(), store)
-            left = await power_down(ledger, backend.hypervisor, executor)
+            left = await power_down(ledger, backend.hypervisor, executor, clock)
         finally:
             await backend.hypervisor.close()
     return _told(left)

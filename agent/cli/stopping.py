@@ -48,9 +48,11 @@ def _cancel_runs(state: StatePaths) -> None:
                 ask_of_job(state.api_socket, run.name, "cancel")
 
 
-def stop_agent(state: StatePaths, *, cancel: bool) -> bool:
+def stop_agent(state: StatePaths, *, cancel: bool, sparing: bool) -> bool:
     """Ask the agent that holds the state directory to leave, and wait until it has; whether there was one. `cancel`:
-    what its jobs run is cancelled, instead of being given the time that it gives them."""
+    what its jobs run is cancelled, instead of being given the time that it gives them. `sparing`: it lets its VMs run
+    on, also where it was told to take them down."""
+    from agent.cli.leaving import SPARE
     from agent.statedir import UNSEEN, holder
 
     pid = holder(state)
@@ -71,8 +73,9 @@ def stop_agent(state: StatePaths, *, cancel: bool) -> bool:
             return False
         if cancel:
             _cancel_runs(state)
-        seconds = patience(state) + (0.0 if cancel else _drain_timeout(state))
-        if not _left_in_time(agent, seconds, state, again=cancel):
+        seconds = patience(state, sparing=sparing) + (0.0 if cancel else _drain_timeout(state))
+        number = SPARE if sparing else signal.SIGTERM
+        if not _left_in_time(agent, seconds, state, number, again=cancel):
             raise StateInUse(
                 f"the agent with pid {pid} did not leave within {seconds:.0f} s",
                 hint="see what it is doing with `holdfast events`, end it, and try again",
@@ -93,16 +96,18 @@ def _drain_timeout(state: StatePaths) -> float:
     return DRAIN_TIMEOUT if said is None else said
 
 
-def _left_in_time(agent: int, seconds: float, state: StatePaths, *, again: bool) -> bool:
-    """Tell the process behind a pidfd to leave; `again` while it has running jobs: told twice, it gives them no more
-    time."""
+def _left_in_time(
+    agent: int, seconds: float, state: StatePaths, number: signal.Signals, *, again: bool
+) -> bool:
+    """Tell the process behind a pidfd to leave, with the signal `number`; `again` while it has running jobs: told
+    twice, it gives them no more time."""
     import select
 
     end, told = time.monotonic() + seconds, False
     while (left := end - time.monotonic()) > 0:
         if not told or (again and _jobs_run(state)):
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(agent, signal.SIGTERM)
+                signal.pidfd_send_signal(agent, number)
             told = True
         if select.select([agent], [], [], min(left, _REMIND))[0]:
             return True
@@ -117,12 +122,18 @@ def _jobs_run(state: StatePaths) -> bool:
     return False
 
 
-def patience(state: StatePaths) -> float:
-    """Seconds to wait for the agent: it may be about to end a guest, which is given its `stop_timeout`."""
+def patience(state: StatePaths, *, sparing: bool = False) -> float:
+    """Seconds to wait for the agent: it may be about to end a guest, which is given its `stop_timeout`, and has to end
+    all of them after that where it was told to take its VMs down."""
     from agent.cli.reading import read
-    from state.spec.resolved import VmSpec
+    from agent.config import Settings
+    from agent.parting import grace_of, longest
 
-    specs = []
+    seconds = _AGENT_LEAVES
     with suppress(StateUnusable), read(state) as reader:
-        specs = [VmSpec.from_canonical(one.spec) for one in reader.instances()]
-    return _AGENT_LEAVES + max((spec.stop_timeout for spec in specs), default=0.0)
+        instances = reader.instances()
+        seconds += max(map(grace_of, instances), default=0.0)
+        said = Settings.from_json(reader.meta(SETTINGS_KEY)).on_stop
+        if said == "shutdown" and not sparing:
+            seconds += longest(instances)
+    return seconds

@@ -10,7 +10,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +21,11 @@ from state.spec.words import printable
 _PIECE = 1 << 20
 _DEEPEST = 64
 """Directories in each other; a guest may have no end of them."""
+
+MOST_NAMES = 100_000
+"""In one directory of a guest, which may have no end of them either."""
+_PERMISSIONS = 0o777
+"""What is taken of a file's mode."""
 
 
 class Copying:
@@ -39,7 +44,8 @@ class Copying:
                 return False
 
     def upload(self, source: Path, target: bytes, *, recursive: bool) -> None:
-        """Copy a file, or with `recursive` a directory, to `target` itself, with its permission bits."""
+        """Copy a file, or with `recursive` a directory, to `target` itself, with its permission bits and no other
+        of its mode."""
         with _local("reading", source):
             mode = source.stat().st_mode
         if not stat.S_ISDIR(mode):
@@ -53,31 +59,34 @@ class Copying:
         with _local("reading", source):
             file = source.open("rb")
         with file, self._asking("writing", target):
-            handle = self._guest.open(target, WRITE | CREATE | TRUNCATE, stat.S_IMODE(mode))
+            handle = self._guest.open(target, WRITE | CREATE | TRUNCATE, mode & _PERMISSIONS)
             at = 0
             while piece := _read(file, source):
                 self._guest.write(handle, piece, at)
                 at += len(piece)
             self._guest.shut(handle)
-            self._guest.chmod(target, stat.S_IMODE(mode))
+            self._guest.chmod(target, mode & _PERMISSIONS)
 
     def _upload_tree(self, source: Path, target: bytes, mode: int) -> None:
         if not self.is_directory(target):
             with self._asking("making", target):
-                self._guest.mkdir(target, stat.S_IMODE(mode) | stat.S_IRWXU)
+                self._guest.mkdir(target, mode & _PERMISSIONS | stat.S_IRWXU)
         with _local("reading", source):
-            inside = sorted(os.scandir(source), key=lambda entry: entry.name)
-        for entry in inside:
-            path, below = Path(entry.path), _joined(target, os.fsencode(entry.name))
-            if entry.is_dir(follow_symlinks=False):
-                self._upload_tree(path, below, entry.stat(follow_symlinks=False).st_mode)
-            elif entry.is_file(follow_symlinks=False):
-                self._upload_file(path, below, entry.stat(follow_symlinks=False).st_mode)
+            inside = sorted(os.listdir(source))
+        for name in inside:
+            path, below = source / name, _joined(target, os.fsencode(name))
+            with _local("reading", path):
+                mode = path.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                self._upload_tree(path, below, mode)
+            elif stat.S_ISREG(mode):
+                self._upload_file(path, below, mode)
             else:
                 self._told(f"{path} was left out: it is no file")
 
     def download(self, source: bytes, target: Path, *, recursive: bool) -> None:
-        """Copy a file, or with `recursive` a directory, to `target` itself, with its permission bits."""
+        """Copy a file, or with `recursive` a directory, to `target` itself. Of its mode a file has the permission bits
+        that the umask leaves, and no other: setuid is what a guest would like it to have."""
         with self._asking("reading", source):
             mode = self._guest.stat(source).mode or 0
         if not stat.S_ISDIR(mode):
@@ -90,7 +99,7 @@ class Copying:
     def _download_file(self, source: bytes, target: Path, mode: int) -> None:
         with self._asking("reading", source):
             handle = self._guest.open(source, READ)
-            with _arriving(target, stat.S_IMODE(mode)) as file:
+            with _arriving(target, mode & _PERMISSIONS) as file:
                 at = 0
                 while piece := self._guest.read(handle, at, _PIECE):
                     file.write(piece)
@@ -102,13 +111,12 @@ class Copying:
             raise BadInput(f"copying {self._shown(source)}: it is too deep")
         with _local("making", target):
             target.mkdir(exist_ok=True)
-        with self._asking("listing", source):
-            inside = sorted(self._guest.entries(source))
-        for name, attributes in inside:
-            path, mode = _joined(source, name), attributes.mode or 0
-            if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
-                raise GuestRefused(f"copying {self._shown(source)}: it holds a name that is none")
-            if (below := target / os.fsdecode(name)).is_symlink():
+        for name, mode in sorted(self._listed(source).items()):
+            path = _joined(source, name)
+            below = target / os.fsdecode(name)
+            with _local("writing", below):
+                linked = below.is_symlink()
+            if linked:
                 self._told(f"{self._shown(path)} was left out: {below} is a link")
             elif stat.S_ISDIR(mode):
                 self._download_tree(path, below, depth - 1)
@@ -116,6 +124,24 @@ class Copying:
                 self._download_file(path, below, mode)
             else:
                 self._told(f"{self._shown(path)} was left out: it is no file")
+
+    def _listed(self, directory: bytes) -> dict[bytes, int]:
+        """The mode of what a directory of the guest holds, by name: a name is one component, and told once."""
+        tried, found = f"copying {self._shown(directory)}", dict[bytes, int]()
+        with self._asking("listing", directory), closing(self._guest.entries(directory)) as inside:
+            for name, attributes in inside:
+                if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
+                    raise GuestRefused(f"{tried}: it holds a name that is none")
+                if name in found:
+                    said = printable(name.decode("utf-8", "replace"))
+                    raise GuestRefused(f"{tried}: the guest tells of {said} twice")
+                if len(found) == MOST_NAMES:
+                    raise GuestRefused(
+                        f"{tried}: it holds more than {MOST_NAMES} names",
+                        hint="pack it in the guest, and copy that",
+                    )
+                found[name] = attributes.mode or 0
+        return found
 
     def _shown(self, path: bytes) -> str:
         return f"{self._name}:{printable(path.decode('utf-8', 'replace'))}"
@@ -142,8 +168,8 @@ def _read(file: BinaryIO, source: Path) -> bytes:
 
 @contextmanager
 def _arriving(target: Path, mode: int) -> Iterator[BinaryIO]:
-    """A file that is there under its name when the block has ended well. What is no file, such as a pipe, is written
-    to as it is."""
+    """A file that is there under its name when the block has ended well, with what the umask leaves of `mode`. What is
+    no file, such as a pipe, is written to as it is."""
     with _local("writing", target):
         if target.exists() and not target.is_file():
             with target.open("wb") as file:
@@ -151,11 +177,10 @@ def _arriving(target: Path, mode: int) -> Iterator[BinaryIO]:
             return
         place = target.resolve()
         beside = place.with_name(f".{place.name[:100]}.{secrets.token_hex(4)}.part")
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with open(descriptor, "wb") as file:
                 yield file
-            beside.chmod(mode)
             beside.rename(place)
         finally:
             beside.unlink(missing_ok=True)

@@ -54,7 +54,10 @@ def test_stop_lets_the_agent_leave_and_waits_for_that(still: Site) -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_stop_powers_vms_down_be_there_an_agent_or_not(still: Site, killed: bool) -> None:
+@pytest.mark.parametrize("readable", [True, False])
+def test_stop_powers_vms_down_be_there_an_agent_and_a_ledger_or_not(
+    still: Site, killed: bool, readable: bool
+) -> None:
     still.vm("web")
     still.vm("deaf", more="image: deaf\nstop_timeout: 1s")
     agent = still.start()
@@ -64,11 +67,34 @@ def test_stop_powers_vms_down_be_there_an_agent_or_not(still: Site, killed: bool
     if killed:
         agent.send_signal(signal.SIGKILL)
         agent.wait(DEADLINE)
+    if not readable:
+        still.paths.database.unlink()
+        still.paths.database.write_bytes(b"no database\n" * 1000)
     told = still.call("stop", *SHUTDOWN)
     assert (told.returncode, told.stderr) == (0, b"")
     assert told.stdout.endswith(b"no VM runs\n")
     assert agent.wait(DEADLINE) == (-signal.SIGKILL if killed else 0)
     come_back(still, before)
+
+
+def test_what_is_destroyed_is_not_powered_down_before(still: Site) -> None:
+    """Sabotage: tell the agent to leave as ever. It takes its VMs down one after the other, for nothing."""
+    still.vm("web")
+    agent = still.start(*SHUTDOWN)
+    still.ready("web")
+    assert still.call("down", "--yes").stdout == b"destroyed: web\n"
+    assert agent.wait(DEADLINE) == 0
+    assert "Stopped" not in {one["reason"] for one in still.events()}
+
+
+def test_stop_leaves_vms_where_that_is_said(still: Site) -> None:
+    still.vm("web")
+    agent = still.start(*SHUTDOWN)
+    pid = still.ready("web")["pid"]
+    told = still.call("stop", "--on-stop", "leave")
+    assert (told.returncode, told.stdout) == (0, b"the agent has left\n"), told.stderr
+    assert agent.wait(DEADLINE) == 0
+    assert list(still.processes()) == [pid]
 
 
 def test_stop_where_there_is_no_state_says_so(still: Site) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +74,17 @@ async def test_vms_run_on_where_nobody_said_otherwise(lab: Lab) -> None:
     assert lab.uids() == before != {}
 
 
+async def test_vms_run_on_where_who_tells_the_agent_to_leave_says_so(lab: Lab) -> None:
+    """Sabotage: go by the policy alone."""
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        before = lab.uids()
+        assert lab.agent is not None
+        lab.agent.stop(sparing=True)
+    assert lab.uids() == before != {}
+
+
 async def test_who_depends_on_another_goes_down_before_it(lab: Lab) -> None:
     """Sabotage: take them in the order of their names."""
     async with lab.running():
@@ -106,6 +117,38 @@ async def test_a_vm_that_does_not_end_is_told_and_holds_up_no_other(lab: Lab) ->
         lab.host.failures["stop"] = [StopFailed("it does not end")]
     assert len(lab.uids()) == 1
     assert [one.reason for one in kept(lab).events].count("UpdateFailed") == 1
+
+
+async def test_a_bug_of_ours_is_told_and_holds_up_no_other(lab: Lab) -> None:
+    """Sabotage: let it end what is done for the others. They run on, or are cut off in the midst of it."""
+    async with lab.running():
+        lab.edit(desired(vm("api"), vm("web", depends_on=(Name("api"),)), vm("db")))
+        await lab.settled()
+        lab.host.delays["stop"] = 0.01
+        lab.host.failures["stop"] = [ZeroDivisionError("a bug")]  # type: ignore[list-item]  # any error at all
+    assert len(lab.uids()) == 1
+    [told] = [one for one in kept(lab).events if one.reason == "Bug"]
+    assert told.name in lab.uids()
+    assert "met a bug of holdfast" in told.message
+
+
+async def test_a_spec_that_cannot_be_read_is_ended_last_and_kept_as_it_is(lab: Lab) -> None:
+    """Sabotage: read every spec before anything is done, or record another for it: the next agent replaces its VM."""
+    unread = '{"of": "another version"}'
+    async with lab.running():
+        lab.edit(desired(vm("api"), vm("web", depends_on=(Name("api"),))))
+        await lab.settled()
+        assert lab.ledger is not None
+        with lab.ledger.transaction() as change:
+            change.put_instance(replace(lab.instance("web"), spec=unread))
+    assert lab.uids() == {}
+    assert taken_down(lab) == ["api", "web"]
+    with closing(Ledger(lab.database)) as ledger:
+        assert {one.name: one.phase for one in ledger.instances()} == {
+            "api": Phase.STOPPED,
+            "web": Phase.STOPPED,
+        }
+        assert unread in {one.spec for one in ledger.instances()}
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.sets(st.sampled_from(NAMES))))

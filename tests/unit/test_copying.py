@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from agent.errors import BadInput, GuestRefused, HoldfastError, SessionLost
-from agent.guest.copying import Copying
+from agent.guest.copying import MOST_NAMES, Copying
 from agent.guest.sftp import Attributes, Sftp
 from tests.localguest import LocalGuest
 
@@ -112,6 +112,31 @@ def test_what_is_not_there_is_said_by_its_name(copying: Copying, here: Path) -> 
         copying.upload(here / "a", b"no/such/place", recursive=False)
 
 
+@pytest.mark.parametrize("made", [Path.touch, Path.mkdir])
+def test_what_goes_from_here_while_it_is_copied_is_said_by_its_name(
+    here: Path, made: Callable[[Path], None]
+) -> None:
+    """Sabotage: look at it without minding that it may be gone."""
+    (here / "a").touch()
+    made(here / "b")
+
+    class Slow(Liar):
+        def open(self, path: bytes, flags: int, mode: int = 0) -> bytes:
+            (here / "b").rmdir() if (here / "b").is_dir() else (here / "b").unlink()
+            return b"handle"
+
+        def chmod(self, path: bytes, mode: int) -> None:
+            return
+
+    with pytest.raises(BadInput, match=r"reading .*/here/b: No such file or directory"):
+        Copying(Slow(b"", FILE), "web", print).upload(here, b"d", recursive=True)
+
+
+def test_a_name_that_is_too_long_for_this_host_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"writing .*: File name too long"):
+        Copying(Liar(b"a" * 300, FILE), "web", print).download(b"d", tmp_path, recursive=True)
+
+
 def test_a_connection_that_breaks_leaves_nothing_half_done_here(
     copying: Copying, guest: LocalGuest, here: Path
 ) -> None:
@@ -138,11 +163,12 @@ def test_a_pipe_of_this_host_is_written_to(copying: Copying, guest: LocalGuest, 
 class Liar(Sftp):
     """A guest whose directories hold what it likes."""
 
-    def __init__(self, name: bytes, mode: int) -> None:
+    def __init__(self, name: bytes, mode: int, of_itself: int = DIRECTORY) -> None:
         self._said = name, mode
+        self._of_itself = of_itself
 
     def stat(self, path: bytes) -> Attributes:
-        return Attributes(mode=DIRECTORY)
+        return Attributes(mode=self._of_itself)
 
     def entries(self, path: bytes) -> Generator[tuple[bytes, Attributes], None, None]:
         name, mode = self._said
@@ -156,6 +182,39 @@ class Liar(Sftp):
 
     def shut(self, handle: bytes) -> None:
         return
+
+
+@pytest.fixture
+def umask() -> Iterator[int]:
+    before = os.umask(0o027)
+    yield 0o027
+    os.umask(before)
+
+
+@pytest.mark.parametrize("mode", [0o106755, 0o107777, 0o104711])
+@pytest.mark.parametrize("tree", [False, True])
+def test_a_guest_makes_no_program_of_the_host_s_that_runs_as_somebody_else(
+    tmp_path: Path, umask: int, mode: int, tree: bool
+) -> None:
+    """Sabotage: take every bit that the guest answers, or change the mode behind the umask."""
+    copying = Copying(Liar(b"a", mode, of_itself=DIRECTORY if tree else mode), "web", print)
+    copying.download(b"d", tmp_path / "in", recursive=True)
+    made = tmp_path / "in" / "a" if tree else tmp_path / "in"
+    assert made.read_bytes() == b"evil"
+    assert made.stat().st_mode & 0o7777 == mode & 0o777 & ~umask
+
+
+def test_no_bit_but_permissions_goes_into_a_guest(
+    copying: Copying, guest: LocalGuest, here: Path
+) -> None:
+    """Sabotage: take every bit of the file's mode, or of the directory's."""
+    (here / "d").mkdir()
+    (here / "d" / "a").write_bytes(b"1")
+    (here / "d" / "a").chmod(0o6755)
+    (here / "d").chmod(0o3755)
+    copying.upload(here / "d", b"d", recursive=True)
+    assert (guest.home / "d").stat().st_mode & 0o7777 == 0o755
+    assert (guest.home / "d" / "a").stat().st_mode & 0o7777 == 0o755
 
 
 @pytest.mark.parametrize("mode", [FILE, DIRECTORY])
@@ -185,6 +244,42 @@ def test_a_tree_without_an_end_is_given_up(tmp_path: Path) -> None:
     liar = Liar(b"d", DIRECTORY)
     with pytest.raises(BadInput, match="too deep"):
         Copying(liar, "web", print).download(b"d", tmp_path / "in", recursive=True)
+
+
+class Lister(Liar):
+    """A guest whose directory holds these names, each as often as they are told."""
+
+    def __init__(self, names: Iterable[bytes]) -> None:
+        super().__init__(b"", FILE)
+        self._names = names
+
+    def entries(self, path: bytes) -> Generator[tuple[bytes, Attributes], None, None]:
+        for at, name in enumerate(self._names):
+            yield name, Attributes(mode=FILE, size=at)
+
+
+def test_a_name_that_is_told_twice_is_refused(tmp_path: Path) -> None:
+    """Sabotage: sort the entries with what is told of them, or take the last."""
+    lister = Lister([b"b", b"a", b"b"])
+    with pytest.raises(GuestRefused, match="copying web:d: the guest tells of b twice"):
+        Copying(lister, "web", print).download(b"d", tmp_path / "in", recursive=True)
+    assert listed(tmp_path) == {}
+
+
+def test_a_directory_without_an_end_is_given_up(tmp_path: Path) -> None:
+    """Sabotage: list it to its end."""
+    taken = 0
+
+    def names() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            assert taken <= MOST_NAMES
+            taken += 1
+            yield b"%d" % taken
+
+    with pytest.raises(GuestRefused, match="copying web:d: it holds more than 100000 names"):
+        Copying(Lister(names()), "web", print).download(b"d", tmp_path / "in", recursive=True)
+    assert listed(tmp_path) == {}
 
 
 def test_what_the_guest_calls_a_name_acts_on_no_terminal(tmp_path: Path) -> None:

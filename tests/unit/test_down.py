@@ -6,17 +6,20 @@ import os
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.cli.stopping import patience
+from agent.config import Settings
 from agent.paths import StatePaths
 from agent.sockets import own_directory
 from agent.statedir import StateDirectory
 from state.ids import Name
 from state.ledger import Ledger
 from state.observed import NameRecord
+from state.records import SETTINGS_KEY
 from tests.builders import running, vm
 from tests.unit.test_statedir import another_agent
 
@@ -127,3 +130,26 @@ def test_an_agent_may_be_ending_the_slowest_guest(state: StatePaths) -> None:
         change.put_instance(running(vm("db", stop_timeout=5.0)))
     assert patience(state) == 120.0
     assert patience(StatePaths(state.root / "none")) == 30.0
+
+
+def test_an_agent_may_take_its_vms_down_one_after_the_other(state: StatePaths) -> None:
+    """Sabotage: wait for the slowest guest alone, where the agent was told to take down all that depend on each other;
+    or count what goes down beside it."""
+    with closing(Ledger(state.database)) as ledger, ledger.transaction() as change:
+        change.put_meta(SETTINGS_KEY, Settings(on_stop="shutdown").to_json())
+        change.put_instance(running(vm("db", stop_timeout=90.0)))
+        change.put_instance(running(vm("api", stop_timeout=20.0, depends_on=(Name("db"),))))
+        change.put_instance(running(vm("web", stop_timeout=5.0, depends_on=(Name("api"),))))
+        change.put_instance(running(vm("ci", stop_timeout=10.0)))
+        change.put_instance(replace(running(vm("old")), spec="{}"))
+    # What it was doing when it was told; ci and web, api, db; and the one of which nothing is known.
+    assert patience(state) == 30.0 + 90.0 + (10.0 + 20.0 + 90.0) + 30.0
+    assert patience(state, sparing=True) == 30.0 + 90.0
+
+
+def test_a_vm_whose_spec_cannot_be_read_is_destroyed_like_any(state: StatePaths) -> None:
+    """Sabotage: read its spec without minding that another version may have written it."""
+    with closing(Ledger(state.database)) as ledger, ledger.transaction() as change:
+        change.put_instance(replace(running(process=None), spec="{}"))
+    told = down("--state", state.root)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "destroyed: web\n", "")
