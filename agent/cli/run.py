@@ -62,7 +62,8 @@ T = TypeVar("T")
     type=click.Choice(["fence", "open"]),
     default="fence",
     show_default=True,
-    help="fence: guests reach no address of this host, where root and nftables allow that; open: they may.",
+    help="fence: guests reach no address of this host, where root and nftables allow that; open: they may, and a fence"
+    " that an agent of this state directory has put up is taken away.",
 )
 @measuring_options
 @source_options
@@ -72,7 +73,6 @@ def run(
     once: bool,
     interval: float,
     listen: str | None,
-    loopback: str,
     **options: Any,
 ) -> int:
     """The agent: keep the VMs of this host as the documents say, and run their jobs, until it is told to stop.
@@ -80,7 +80,8 @@ def run(
     VMs run on when it stops, and the next agent adopts them. Running jobs get the drain timeout to end; told a second
     time to stop, it ends them at once."""
     from agent import log
-    from agent.cli.compose import fence_off, hold, open_ledger, origin_of
+    from agent.cli import fencing
+    from agent.cli.compose import hold, open_ledger, origin_of
     from agent.cli.showing import Showing
     from agent.cli.telling import Telling
     from agent.web import control, public
@@ -104,8 +105,7 @@ def run(
         api = stack.enter_context(control.listening(held.paths.api_socket))
         with ledger.transaction() as change:
             change.put_meta(SETTINGS_KEY, settings.to_json())
-        if loopback == "fence" and settings.hypervisor != "memory":
-            fence_off(ledger)
+        fencing.begin(ledger, settings)
         if showing is not None:
             for under_way in ledger.runs():
                 if not under_way.phase.ended:

@@ -11,6 +11,7 @@ QEMU asks for its guests is let through. It stays when the agent leaves, since m
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -24,17 +25,33 @@ _RESOLVERS = Path("/etc/resolv.conf")
 def put_up(uids: range | None, *, try_only: bool = False) -> str | None:
     """Put the fence up around the processes of these users, or only try whether it could be. Why it cannot be, as a
     sentence part; None where it is."""
+    if uids is None and os.geteuid() == 0:
+        return (
+            "this user namespace maps no range of users for QEMUs, by which a fence would know them"
+        )
     if uids is None:
         return "only root can fence off QEMUs, by users of their own"
+    return _told(rules(uids, resolvers(_RESOLVERS)), *(["--check"] if try_only else []))
+
+
+def take_away() -> str | None:
+    """Take it away, whoever has put it up. Why that cannot be, as a sentence part; None where none stands now."""
+    return _told(f"table inet {TABLE}\ndelete table inet {TABLE}\n")
+
+
+def listed() -> str | None:
+    """The table as nft lists it; None where there is none, or none that this process may see."""
     try:
-        done = subprocess.run(
-            ["nft", *(["--check"] if try_only else []), "-f", "-"],
-            input=rules(uids, resolvers(_RESOLVERS)),
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=False,
-        )
+        done = _nft("list", "table", "inet", TABLE)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _told(text: str, *options: str) -> str | None:
+    """Have nft do what the text says, all of it or nothing. Why it does not; None where it does."""
+    try:
+        done = _nft(*options, "-f", "-", text=text)
     except FileNotFoundError:
         return "there is no nft (Debian: nftables)"
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -43,6 +60,17 @@ def put_up(uids: range | None, *, try_only: bool = False) -> str | None:
         said = next(iter(done.stderr.splitlines()), f"status {done.returncode}")
         return f"nft refuses: {said}"
     return None
+
+
+def _nft(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["nft", *words],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE,
+        check=False,
+    )
 
 
 def rules(uids: range, asked: Sequence[IPv4Address | IPv6Address]) -> str:
