@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from agent.cli.showing import Showing
     from agent.cli.telling import Task, Telling
     from agent.loop import Agent
+    from agent.notify import Manager
     from agent.record import Pass
     from agent.statedir import StateDirectory
     from state.ledger import Ledger
@@ -84,8 +85,10 @@ def run(
     from agent.cli.compose import hold, open_ledger, origin_of
     from agent.cli.showing import Showing
     from agent.cli.telling import Telling
+    from agent.notify import Manager
     from agent.web import control, public
 
+    manager = Manager.of(os.environ, os.getpid())  # before anything has children
     measured = measuring(options)
     settings = said_settings(state, options)
     origin_of(settings)
@@ -110,7 +113,7 @@ def run(
             for under_way in ledger.runs():
                 if not under_way.phase.ended:
                     showing.told(under_way)
-        return _run(ledger, held, settings, Beside(api, showing, telling), interval)
+        return _run(ledger, held, settings, Beside(api, showing, telling, manager), interval)
 
 
 def _each(*told: Callable[[T], None]) -> Callable[[T], None]:
@@ -130,11 +133,12 @@ _LOOK_AFTER = 5.0
 @dataclass(frozen=True, slots=True)
 class Beside:
     """What goes on beside the loop: the API on a listening socket, the show, which is `run --once`'s, and what is told
-    of it all."""
+    of it all, and to the service manager."""
 
     api: socket.socket
     showing: Showing | None
     telling: Telling
+    manager: Manager
 
 
 def _run(
@@ -152,7 +156,6 @@ def _run(
     )
     from agent.jobs.store import RunStore
     from agent.loop import Agent, World
-    from agent.notify import Manager
     from agent.settled import settled
     from agent.web.control import Control, serve
 
@@ -190,7 +193,7 @@ def _run(
             interval=interval,
             on_pass=look,
             on_ready=beside.telling.tally.became_ready,
-            manager=Manager.of(os.environ, os.getpid()),
+            manager=beside.manager,
         )
         leaving.answer(_said(agent.stop))
         _tell_start(held.paths, settings, accelerator)

@@ -49,6 +49,23 @@ def test_an_agent_is_ready_lives_and_leaves(still: Site, heard: Ear) -> None:
     assert (words[0], words.count("READY=1"), words.count("STOPPING=1")) == ("READY=1", 1, 1)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's agent starts nft")
+def test_what_is_started_before_the_loop_has_nothing_to_say_to_the_manager(
+    still: Site, heard: Ear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: take the words out of the environment where the loop begins."""
+    seen, nft = tmp_path / "seen", tmp_path / "bin/nft"
+    nft.parent.mkdir()
+    nft.write_text(f"#!/bin/sh\nenv >> {seen}\n")
+    nft.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{nft.parent}:{os.environ['PATH']}")
+    with still.agent("--loopback", "fence"):
+        still.until(lambda: heard.count("READY=1"), "it is ready")
+    assert "PATH=" in seen.read_text()
+    assert "NOTIFY_SOCKET" not in seen.read_text()
+    assert "WATCHDOG_USEC" not in seen.read_text()
+
+
 def test_an_agent_that_stands_still_gives_no_sign_and_the_one_after_it_adopts(
     still: Site, heard: Ear
 ) -> None:
