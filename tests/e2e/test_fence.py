@@ -180,6 +180,20 @@ def test_a_doctor_tries_it_and_puts_none_up(still: Site) -> None:
     still.within = []
 
 
+@ROOT_ONLY
+@pytest.mark.qemu
+def test_a_doctor_tells_of_a_running_agent_whose_fence_does_not_stand(still: Site) -> None:
+    """Sabotage: only try whether it could."""
+    with network() as within:
+        still.within = within
+        for choice, verdict in (("fence", "ok"), ("open", "warning")):
+            with still.agent("--loopback", choice) as agent:
+                still.until(lambda: f'"pid": {agent.pid},' in still.log(), "it runs")
+                assert loopback_said(still) == verdict
+        assert loopback_said(still) == "ok", "none runs"
+    still.within = []
+
+
 def loopback_said(place: Site) -> str:
     """The verdict of `doctor`."""
     found = json.loads(place.call("doctor", "-o", "json").stdout)
