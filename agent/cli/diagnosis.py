@@ -219,7 +219,7 @@ def _loopback(patient: Patient) -> Finding:
         why, hint = "the agent was told --loopback open", "start it with --loopback fence"
     elif why is None:
         why = f"there is no table {fence.TABLE} of nftables, which something may have flushed"
-        hint = "restart the agent, which puts it up"
+        hint = "the agent puts it up when it next looks; events with LoopbackOpen say why it cannot"
     said = f"a guest reaches what listens on 127.0.0.1 of this host, through its gateway 10.0.2.2: {why}"
     return Finding("loopback", "warning", said, hint)
 

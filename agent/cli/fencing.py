@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from agent.cli.compose import wall
+from agent.errors import RetryLater
 from agent.host import run_as_range
 from agent.hypervisor.qemu import fence
+from agent.worker import alone
 from state.history import Event
 from state.records import FENCE_KEY
 
@@ -14,20 +18,56 @@ if TYPE_CHECKING:
     from agent.config import Settings
     from state.ledger import Ledger
 
+_REACH = "guests with egress reach"
 
-def begin(ledger: Ledger, settings: Settings) -> None:
-    """Put the fence up or take it away, and tell why that cannot be."""
+
+def begin(ledger: Ledger, settings: Settings) -> Kept | None:
+    """Put the fence up or take it away, and tell why that cannot be. What keeps it up; None where nothing is to be
+    kept."""
     if settings.hypervisor == "memory":
-        return
+        return None
     if settings.loopback == "open":
         _open(ledger)
-    elif (why := fence.put_up(run_as_range())) is not None:
-        _tell(ledger, "LoopbackOpen", f"{_REACH} what listens on this host: {why}")
-    else:
-        _remember(ledger, "up")
+        return None
+    kept = Kept(ledger, run_as_range())
+    kept.begin()
+    return kept
 
 
-_REACH = "guests with egress reach"
+class Kept:
+    """The fence of a running agent."""
+
+    def __init__(self, ledger: Ledger, uids: range | None) -> None:
+        self._ledger = ledger
+        self._uids = uids
+        self._fence = fence.Fence(uids)
+        self._why = ""
+
+    def begin(self) -> None:
+        """Put it up."""
+        found = self._fence.look()
+        self._take(found)
+        if not found.why:
+            _remember(self._ledger, "up")
+
+    async def keep(self, every: float) -> None:
+        """Look after it, every so many seconds. Returns at once where this process can never have one."""
+        while self._uids is not None:
+            await asyncio.sleep(every)
+            with suppress(RetryLater):  # no thread is to be had: later
+                found = await alone("fence", self._fence.look)
+                self._take(found)
+                if found.done:
+                    _remember(self._ledger, "up")
+                    said = f"guests are fenced off from this host: {found.done}"
+                    _tell(self._ledger, "LoopbackFenced", said)
+
+    def _take(self, found: fence.Look) -> None:
+        """Tell why it does not stand, once for each reason."""
+        if found.why and found.why != self._why:
+            said = f"{_REACH} what listens on this host: {found.why}"
+            _tell(self._ledger, "LoopbackOpen", said)
+        self._why = found.why
 
 
 def _open(ledger: Ledger) -> None:

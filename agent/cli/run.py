@@ -26,6 +26,7 @@ from state.records import SETTINGS_KEY, LedgerUnreadable
 if TYPE_CHECKING:
     import socket
 
+    from agent.cli.fencing import Kept
     from agent.cli.showing import Showing
     from agent.cli.telling import Task, Telling
     from agent.loop import Agent
@@ -108,12 +109,12 @@ def run(
         api = stack.enter_context(control.listening(held.paths.api_socket))
         with ledger.transaction() as change:
             change.put_meta(SETTINGS_KEY, settings.to_json())
-        fencing.begin(ledger, settings)
+        fence = fencing.begin(ledger, settings)
         if showing is not None:
             for under_way in ledger.runs():
                 if not under_way.phase.ended:
                     showing.told(under_way)
-        return _run(ledger, held, settings, Beside(api, showing, telling, manager), interval)
+        return _run(ledger, held, settings, Beside(api, showing, telling, manager, fence), interval)
 
 
 def _each(*told: Callable[[T], None]) -> Callable[[T], None]:
@@ -133,12 +134,13 @@ _LOOK_AFTER = 5.0
 @dataclass(frozen=True, slots=True)
 class Beside:
     """What goes on beside the loop: the API on a listening socket, the show, which is `run --once`'s, and what is told
-    of it all, and to the service manager."""
+    of it all, and to the service manager, and the fence around guests where one is to be kept."""
 
     api: socket.socket
     showing: Showing | None
     telling: Telling
     manager: Manager
+    fence: Kept | None
 
 
 def _run(
@@ -211,6 +213,8 @@ def _run(
         tasks += beside.telling.tasks(ledger, backend, clock, control)
         tasks.append(partial(serve, beside.api, control))
         tasks.append(partial(_keep_telling, held))
+        if beside.fence is not None:
+            tasks.append(partial(beside.fence.keep, interval))
         await agent.run(watching=_watch(agent, settings, beside, tasks))
         if once and publisher is not None:
             await publisher.publish()  # what it leaves behind

@@ -124,6 +124,61 @@ def test_a_fence_that_another_has_put_up_stays_and_is_told_of(still: Site) -> No
     still.within = []
 
 
+@ROOT_ONLY
+@pytest.mark.qemu
+def test_a_fence_that_was_flushed_is_put_up_again_and_with_the_resolvers_that_there_are(
+    still: Site, tmp_path: Path
+) -> None:
+    """Sabotage: look no more after the start, or at the resolvers."""
+    resolvers = tmp_path / "resolv.conf"
+    resolvers.write_text("nameserver 127.0.0.53\n")
+    with network() as within:
+        mount = f"mount --bind {resolvers} /etc/resolv.conf && exec "
+        still.within = [*within, "unshare", "--mount", "sh", "-c", mount + '"$@"', "sh"]
+        with still.agent("--loopback", "fence"):
+            still.until(lambda: "Started" in still.log(), "it runs")
+            assert "127.0.0.53" in listed(within)
+            for flush in ("flush ruleset", f"flush table inet {fence.TABLE}"):
+                subprocess.run([*within, "nft", *flush.split()], check=True)
+                still.until(lambda: "reject" in listed(within), "it stands again")
+            resolvers.write_text("nameserver 127.0.0.54\n")
+            still.until(lambda: "127.0.0.54" in listed(within), "it lets the new one through")
+    still.within = []
+    assert [one.partition(": ")[2] for one in told(still, "LoopbackFenced")] == [
+        "its table was gone, and was put up again",
+        "somebody had changed its table, and it was put up anew",
+        "the host has other resolvers, and it was put up anew with these",
+    ]
+
+
+@ROOT_ONLY
+@pytest.mark.qemu
+def test_a_fence_that_can_be_put_up_later_is_and_why_not_is_told_once(
+    still: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: tell at each look."""
+    nft, tried, fixed = tmp_path / "bin/nft", tmp_path / "tried", tmp_path / "fixed"
+    nft.parent.mkdir()
+    refuse = f"echo >> {tried}; echo no >&2; exit 1"
+    nft.write_text(f'#!/bin/sh\n[ -e {fixed} ] || {{ {refuse}; }}\nexec /usr/sbin/nft "$@"\n')
+    nft.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{nft.parent}:{os.environ['PATH']}")
+    with network() as within:
+        still.within = within
+        with still.agent("--loopback", "fence"):
+            still.until(lambda: tried.exists() and tried.stat().st_size > 2, "it tries again")
+            fixed.touch()
+            still.until(lambda: stands(within), "it stands")
+            still.until(lambda: "LoopbackFenced" in still.log(), "it says so")
+    still.within = []
+    assert [one.rpartition(": ")[2] for one in told(still, "LoopbackOpen")] == ["no"]
+
+
+def listed(within: list[str]) -> str:
+    words = [*within, "nft", "list", "ruleset"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
 def told(place: Site, reason: str) -> list[str]:
     """What events with that reason say."""
     return [one["message"] for one in place.events() if one["reason"] == reason]
