@@ -161,6 +161,33 @@ def test_install_service_writes_what_was_said_as_it_is_meant_elsewhere(
     assert "--git https://h/r --branch b" in units(tmp_path / "units")[AGENT]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's unit hides anything")
+def test_install_service_hides_nothing_that_was_named(
+    tmp_path: Path, called_by_name: list[str]
+) -> None:
+    """Sabotage: take a repository, or what the list of secrets names, for something elsewhere."""
+    repository, listed = Path("/tmp/no such/x.git"), tmp_path / "secrets.yaml"
+    listed.write_text("TOKEN: {file: /root/token, jobs: [a]}\nB: {environment: B, jobs: [b]}\n")
+    listed.chmod(0o600)
+    for git in (str(repository), "file:///tmp/no%20such/x.git"):
+        told = install(
+            called_by_name, tmp_path / "units", "--state", str(tmp_path / "state"), "--git", git,
+            "--secrets", str(listed), "--listen", ":80",
+        )  # fmt: skip
+        assert (told.returncode, told.stderr) == (0, "")
+        lines = units(tmp_path / "units")[AGENT].splitlines()
+        [mounts] = [line for line in lines if line.startswith("RequiresMountsFor=")]
+        assert mounts.endswith(f' {listed} "{repository}" /root/token')
+        [kept] = [line for line in lines if line.startswith("CapabilityBoundingSet=")]
+        assert "CAP_NET_BIND_SERVICE" in kept.split()
+        assert {"PrivateTmp=no", "ProtectHome=read-only"} <= set(lines)
+    told = install(
+        called_by_name, tmp_path / "units", "--state", str(tmp_path / "state"), "--git",
+        "https://h/r", "--secrets", str(listed),
+    )  # fmt: skip
+    assert "ProtectHome=read-only" in units(tmp_path / "units")[AGENT].splitlines()
+
+
 def test_install_service_leaves_to_a_configuration_what_that_says(
     tmp_path: Path, called_by_name: list[str]
 ) -> None:
