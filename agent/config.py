@@ -31,6 +31,7 @@ class Settings:
     accel: str | None = None
     qemu: str | None = None
     hypervisor: str | None = None
+    loopback: str | None = None
     max_concurrency: int | None = None
     capacity_map: tuple[tuple[str, int], ...] = ()
     drain_timeout: float | None = None

@@ -36,13 +36,14 @@ CAPABILITIES = (
     "CAP_SYS_PTRACE",  # what a QEMU has open, below /proc
     "CAP_SYS_RESOURCE",  # a disk that grows raises a limit
 )
-"""All that is left of root, each for what stands beside it."""
+"""All that is left of root, each for what stands beside it; and CAP_NET_BIND_SERVICE where a low port asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """What is to run. `program` and `state` are absolute; `options` are those of `run`; `reads`: other paths that it
-    needs; `system`: root's, not a user's own; `drain`: seconds that jobs get; `home`: it may need homes, too."""
+    needs; `system`: root's, not a user's own; `drain`: seconds that jobs get; `home`: it may need homes, too;
+    `low_port`: it listens on one below 1024."""
 
     program: Path
     options: tuple[str, ...]
@@ -51,14 +52,25 @@ class Service:
     system: bool
     drain: float
     home: bool = False
+    low_port: bool = False
 
 
 def word(said: str) -> str:
-    """One word of a command line or a list, as systemd.service(5) and systemd.syntax(7) want it: quoted, and without
-    what `%`, `$` and backslashes mean to them. Raises BadUsage for what cannot be written in a unit."""
+    """One word of a command line, as systemd.service(5) wants it: quoted, and without what `%`, `$` and backslashes
+    mean there. Raises BadUsage for what cannot be written in a unit."""
+    return _quoted(said, "\\%$")
+
+
+def listed(path: Path) -> str:
+    """A path in a list of paths, as systemd.syntax(7) wants it: there `$` means nothing. Raises BadUsage as `word`."""
+    return _quoted(str(path), "\\%")
+
+
+def _quoted(said: str, marks: str) -> str:
+    """With each of these marks twice, which is how it stands for itself."""
     if not said.isprintable():
         raise BadUsage(f"{said!a} cannot stand in a unit", hint="choose another path or value")
-    for mark in "\\%$":
+    for mark in marks:
         said = said.replace(mark, mark * 2)
     return said if _PLAIN.fullmatch(said) else '"' + said.replace('"', '\\"') + '"'
 
@@ -137,7 +149,7 @@ def _unit(what: str, unit: Sequence[str], settings: Sequence[str], wanted_by: st
 
 def _mounts(service: Service) -> str:
     paths = dict.fromkeys((service.state, *service.reads))
-    return "RequiresMountsFor=" + " ".join(word(str(path)) for path in paths)
+    return "RequiresMountsFor=" + " ".join(map(listed, paths))
 
 
 def _home(service: Service) -> str:
@@ -155,7 +167,8 @@ def _system_confinement(service: Service, home: str) -> list[str]:
     if service.state == STATE:
         where = ["StateDirectory=holdfast", "StateDirectoryMode=0700"]
     else:
-        where = [f"ReadWritePaths={word(str(service.state))}"]
+        where = [f"ReadWritePaths={listed(service.state)}"]
+    kept = (*CAPABILITIES, *(["CAP_NET_BIND_SERVICE"] if service.low_port else []))
     shared = _below((service.program, service.state, *service.reads), _SHARED)
     return [
         *where,
@@ -163,7 +176,7 @@ def _system_confinement(service: Service, home: str) -> list[str]:
         "RuntimeDirectory=holdfast",
         "RuntimeDirectoryMode=0700",
         "RuntimeDirectoryPreserve=yes",
-        f"CapabilityBoundingSet={' '.join(CAPABILITIES)}",
+        f"CapabilityBoundingSet={' '.join(kept)}",
         "ProtectSystem=strict",
         f"ProtectHome={home}",
         f"PrivateTmp={'no' if shared else 'yes'}",

@@ -36,6 +36,8 @@ SUSPENDED_KEY = "suspended"
 """Since when everything is left alone, Unix time; empty: it is not."""
 APPROVED_KEY = "approved"
 """The uids of VMs that a person lets be destroyed, as a list."""
+FENCE_KEY = "fence"
+"""Whether an agent of this state has put up the fence around guests; empty: no."""
 ACCELERATOR_KEY = "accelerator"
 """Single values of the ledger, each JSON: which source was read last, the agent's settings, what runs the guests and
 why."""

@@ -168,7 +168,7 @@ def open_ledger(
                 f"{damage}; it is kept as {aside.name}, and a new one is filled from what is there"
             )
             with ledger.transaction() as change:
-                change.event(Event(at=_wall(), reason="DatabaseSetAside", message=said))
+                change.event(Event(at=wall(), reason="DatabaseSetAside", message=said))
             return ledger
     except OSError as error:
         raise StateUnusable(
@@ -181,16 +181,6 @@ def open_ledger(
             f"opening {paths.database}: {error}",
             hint=hint if isinstance(error, LedgerNewer) else "see to its disk, and try again",
         ) from error
-
-
-def fence_off(ledger: Ledger) -> None:
-    """Keep guests from the host itself, or tell why that cannot be."""
-    from agent.hypervisor.qemu import fence
-
-    if (why := fence.put_up(run_as_range())) is not None:
-        said = f"guests with egress reach what listens on this host: {why}"
-        with ledger.transaction() as change:
-            change.event(Event(at=_wall(), reason="LoopbackOpen", message=said))
 
 
 def open_backend(paths: StatePaths, settings: Settings, state_id: str) -> Backend:
@@ -223,12 +213,13 @@ def clock_of(backend: Backend) -> Callable[[], Moment]:
     host = backend.host
 
     def now() -> Moment:
-        return Moment(_wall(), host.boottime(), host.boot_id)
+        return Moment(wall(), host.boottime(), host.boot_id)
 
     return now
 
 
-def _wall() -> float:
+def wall() -> float:
+    """Unix time, for what is recorded outside of a pass."""
     return time.time()  # noqa: TID251 - here it is read, and handed on
 
 

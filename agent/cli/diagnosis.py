@@ -205,13 +205,22 @@ def _users(_: Patient) -> Finding:
     return Finding("users", "ok", f"each VM gets a user of its own, from {uids.start} on")
 
 
-def _loopback(_: Patient) -> Finding:
-    if (why := fence.put_up(run_as_range(), try_only=True)) is None:
-        return Finding(
-            "loopback", "ok", "guests can be fenced off from what listens on this host alone"
-        )
-    said = f"a guest reaches what listens on 127.0.0.1 of this host, through its gateway 10.0.2.2: {why}"
+def _loopback(patient: Patient) -> Finding:
+    """Where an agent runs that can be seen, what stands; else what could."""
+    why = fence.put_up(run_as_range(), try_only=True)
     hint = "say network: {egress: false} for guests that you do not trust"
+    if why is None and not holder(patient.state):
+        can = "guests can be fenced off from what listens on this host alone"
+        return Finding("loopback", "ok", can)
+    if why is None and fence.listed() is not None:
+        are = "guests are fenced off from what listens on this host alone"
+        return Finding("loopback", "ok", are)
+    if why is None and patient.settings.loopback == "open":
+        why, hint = "the agent was told --loopback open", "start it with --loopback fence"
+    elif why is None:
+        why = f"there is no table {fence.TABLE} of nftables, which something may have flushed"
+        hint = "the agent puts it up when it next looks; events with LoopbackOpen say why it cannot"
+    said = f"a guest reaches what listens on 127.0.0.1 of this host, through its gateway 10.0.2.2: {why}"
     return Finding("loopback", "warning", said, hint)
 
 

@@ -26,9 +26,11 @@ from state.records import SETTINGS_KEY, LedgerUnreadable
 if TYPE_CHECKING:
     import socket
 
+    from agent.cli.fencing import Kept
     from agent.cli.showing import Showing
     from agent.cli.telling import Task, Telling
     from agent.loop import Agent
+    from agent.notify import Manager
     from agent.record import Pass
     from agent.statedir import StateDirectory
     from state.ledger import Ledger
@@ -62,7 +64,8 @@ T = TypeVar("T")
     type=click.Choice(["fence", "open"]),
     default="fence",
     show_default=True,
-    help="fence: guests reach no address of this host, where root and nftables allow that; open: they may.",
+    help="fence: guests reach no address of this host, where root and nftables allow that; open: they may, and a fence"
+    " that an agent of this state directory has put up is taken away.",
 )
 @measuring_options
 @source_options
@@ -72,7 +75,6 @@ def run(
     once: bool,
     interval: float,
     listen: str | None,
-    loopback: str,
     **options: Any,
 ) -> int:
     """The agent: keep the VMs of this host as the documents say, and run their jobs, until it is told to stop.
@@ -80,11 +82,14 @@ def run(
     VMs run on when it stops, and the next agent adopts them. Running jobs get the drain timeout to end; told a second
     time to stop, it ends them at once."""
     from agent import log
-    from agent.cli.compose import fence_off, hold, open_ledger, origin_of
+    from agent.cli import fencing
+    from agent.cli.compose import hold, open_ledger, origin_of
     from agent.cli.showing import Showing
     from agent.cli.telling import Telling
+    from agent.notify import Manager
     from agent.web import control, public
 
+    manager = Manager.of(os.environ, os.getpid())  # before anything has children
     measured = measuring(options)
     settings = said_settings(state, options)
     origin_of(settings)
@@ -104,13 +109,12 @@ def run(
         api = stack.enter_context(control.listening(held.paths.api_socket))
         with ledger.transaction() as change:
             change.put_meta(SETTINGS_KEY, settings.to_json())
-        if loopback == "fence" and settings.hypervisor != "memory":
-            fence_off(ledger)
+        fence = fencing.begin(ledger, settings)
         if showing is not None:
             for under_way in ledger.runs():
                 if not under_way.phase.ended:
                     showing.told(under_way)
-        return _run(ledger, held, settings, Beside(api, showing, telling), interval)
+        return _run(ledger, held, settings, Beside(api, showing, telling, manager, fence), interval)
 
 
 def _each(*told: Callable[[T], None]) -> Callable[[T], None]:
@@ -130,11 +134,13 @@ _LOOK_AFTER = 5.0
 @dataclass(frozen=True, slots=True)
 class Beside:
     """What goes on beside the loop: the API on a listening socket, the show, which is `run --once`'s, and what is told
-    of it all."""
+    of it all, and to the service manager, and the fence around guests where one is to be kept."""
 
     api: socket.socket
     showing: Showing | None
     telling: Telling
+    manager: Manager
+    fence: Kept | None
 
 
 def _run(
@@ -152,7 +158,6 @@ def _run(
     )
     from agent.jobs.store import RunStore
     from agent.loop import Agent, World
-    from agent.notify import Manager
     from agent.settled import settled
     from agent.web.control import Control, serve
 
@@ -190,7 +195,7 @@ def _run(
             interval=interval,
             on_pass=look,
             on_ready=beside.telling.tally.became_ready,
-            manager=Manager.of(os.environ, os.getpid()),
+            manager=beside.manager,
         )
         leaving.answer(_said(lambda: agent.stop(sparing=leaving.sparing)))
         _tell_start(held.paths, settings, accelerator)
@@ -208,6 +213,8 @@ def _run(
         tasks += beside.telling.tasks(ledger, backend, clock, control)
         tasks.append(partial(serve, beside.api, control))
         tasks.append(partial(_keep_telling, held))
+        if beside.fence is not None:
+            tasks.append(partial(beside.fence.keep, interval))
         await agent.run(watching=_watch(agent, settings, beside, tasks))
         if once and publisher is not None:
             await publisher.publish()  # what it leaves behind

@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -18,6 +19,9 @@ from agent.config import Settings
 from agent.errors import BadUsage, StateUnusable
 from agent.paths import StatePaths
 from agent.policy import DRAIN_TIMEOUT
+
+if TYPE_CHECKING:
+    from agent.source.git.origin import Origin
 
 _SYSTEM = Path("/etc/systemd/system")
 _SOURCE = click.core.ParameterSource
@@ -50,11 +54,12 @@ def _install(directory: Path | None, state: StatePaths, **options: Any) -> None:
         program=_program(),
         options=tuple(_words(context)),
         state=state.root,
-        reads=tuple(_reads(context)),
+        reads=(*_reads(context), *_named(settings, origin)),
         system=system,
         drain=DRAIN_TIMEOUT if settings.drain_timeout is None else settings.drain_timeout,
         # A repository may lie there, or the key that opens it.
         home=origin is not None and not origin.url.startswith("http"),
+        low_port=_is_low(options["listen"]),
     )
     texts = {units.AGENT: units.agent_unit(service), units.GUESTS: units.guests_unit(service)}
     try:
@@ -112,6 +117,24 @@ def _reads(context: click.Context) -> Iterator[Path]:
                 yield Path(one).absolute()
     if (config := context.meta[_WORDS].get("config")) is not None:
         yield Path(config).absolute()
+
+
+def _named(settings: Settings, origin: Origin | None) -> Iterator[Path]:
+    """Paths that it reads beside those: a repository of this host, and what the list of secrets names by now."""
+    if origin is not None and origin.url.startswith("/"):
+        yield Path(origin.url)
+    elif origin is not None and origin.url.lower().startswith("file:"):
+        yield Path(unquote(urlsplit(origin.url).path))
+    if settings.secrets is not None:
+        from agent.source.hostsecrets import files
+
+        yield from files(settings.secrets)
+
+
+def _is_low(listen: str | None) -> bool:
+    """Whether that is a port that takes a capability: ip_unprivileged_port_start of ip(7)."""
+    port = (listen or "").rpartition(":")[2]
+    return port.isdecimal() and 0 < int(port) < 1024
 
 
 def _of_user() -> Path:

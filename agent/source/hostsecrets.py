@@ -78,6 +78,16 @@ class HostSecrets:
         raise BadInput(f"{where} has no value", hint="`file` takes an absolute path")
 
 
+def files(listed: Path) -> list[Path]:
+    """The files that a list of secrets names; none where it cannot be read yet."""
+    try:
+        entries = load_mapping(_private(listed), str(listed)).values()
+    except BadInput:
+        return []
+    said = [entry.get("file") for entry in entries if isinstance(entry, dict)]
+    return [Path(file) for file in said if isinstance(file, str) and os.path.isabs(file)]
+
+
 def _refused(name: str, job: Name, why: str) -> BadInput:
     return BadInput(
         f"giving the secret {quoted(name)} to {job}: {why}", hint="see to it, then rerun the job"

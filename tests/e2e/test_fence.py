@@ -15,7 +15,7 @@ import pytest
 
 from agent.host import run_as_range
 from agent.hypervisor.qemu import fence
-from tests.e2e.site import DEADLINE, Site
+from tests.e2e.site import DEADLINE, ROOT, Site
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root has networks and rules")
 LISTENS = """\
@@ -76,12 +76,112 @@ def test_a_guest_with_egress_reaches_no_address_of_its_host_and_is_reached(tiny:
             for address in ("10.0.2.2", "192.0.2.9", "127.0.0.1"):
                 tiny.ssh("web", f"echo fenced | timeout 5 nc {address} {port}; true")
         with tiny.agent("--loopback", "open"):
-            subprocess.run([*within, "nft", "delete", "table", "inet", fence.TABLE], check=True)
             tiny.ssh("web", f"echo open | timeout 5 nc 10.0.2.2 {port}; true")
             assert said(listener) == b"heard b'open\\n'\n", "it hears, and heard nothing before"
         assert tiny.call("down", "--yes", "--volumes").returncode == 0
         tiny.within = []
-    assert "LoopbackOpen" not in tiny.log()
+    assert "the fence is taken away" in tiny.log()
+
+
+def stands(within: list[str]) -> bool:
+    words = [*within, "nft", "list", "table", "inet", fence.TABLE]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+@ROOT_ONLY
+@pytest.mark.qemu
+def test_what_an_agent_has_put_up_is_taken_away_when_guests_may_reach_the_host(still: Site) -> None:
+    """Sabotage: only put up no other."""
+    with network() as within:
+        still.within = within
+        with still.agent("--loopback", "fence"):
+            still.until(lambda: "Started" in still.log(), "it runs")
+            assert stands(within)
+        assert stands(within), "machines run on"
+        with still.agent("--loopback", "open"):
+            still.until(lambda: "LoopbackOpen" in still.log(), "it says so")
+            assert not stands(within)
+        with still.agent("--loopback", "open") as agent:
+            still.until(lambda: f'"pid": {agent.pid},' in still.log(), "it runs")
+    still.within = []
+    [one] = told(still, "LoopbackOpen")
+    assert one.endswith("--loopback open was said, and the fence is taken away")
+
+
+@ROOT_ONLY
+@pytest.mark.qemu
+def test_a_fence_that_another_has_put_up_stays_and_is_told_of(still: Site) -> None:
+    uids = run_as_range()
+    assert uids is not None
+    with network() as within:
+        text = fence.rules(uids, [])
+        subprocess.run([*within, "nft", "-f", "-"], input=text, text=True, check=True)
+        still.within = within
+        with still.agent("--loopback", "open"):
+            still.until(lambda: "Started" in still.log(), "it runs")
+            assert len(told(still, "LoopbackFenced")) == 1
+        assert stands(within)
+    still.within = []
+
+
+@ROOT_ONLY
+@pytest.mark.qemu
+def test_a_fence_that_was_flushed_is_put_up_again_and_with_the_resolvers_that_there_are(
+    still: Site, tmp_path: Path
+) -> None:
+    """Sabotage: look no more after the start, or at the resolvers."""
+    resolvers = tmp_path / "resolv.conf"
+    resolvers.write_text("nameserver 127.0.0.53\n")
+    with network() as within:
+        mount = f"mount --bind {resolvers} /etc/resolv.conf && exec "
+        still.within = [*within, "unshare", "--mount", "sh", "-c", mount + '"$@"', "sh"]
+        with still.agent("--loopback", "fence"):
+            still.until(lambda: "Started" in still.log(), "it runs")
+            assert "127.0.0.53" in listed(within)
+            for flush in ("flush ruleset", f"flush table inet {fence.TABLE}"):
+                subprocess.run([*within, "nft", *flush.split()], check=True)
+                still.until(lambda: "reject" in listed(within), "it stands again")
+            resolvers.write_text("nameserver 127.0.0.54\n")
+            still.until(lambda: "127.0.0.54" in listed(within), "it lets the new one through")
+    still.within = []
+    assert [one.partition(": ")[2] for one in told(still, "LoopbackFenced")] == [
+        "its table was gone, and was put up again",
+        "somebody had changed its table, and it was put up anew",
+        "the host has other resolvers, and it was put up anew with these",
+    ]
+
+
+@ROOT_ONLY
+@pytest.mark.qemu
+def test_a_fence_that_can_be_put_up_later_is_and_why_not_is_told_once(
+    still: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: tell at each look."""
+    nft, tried, fixed = tmp_path / "bin/nft", tmp_path / "tried", tmp_path / "fixed"
+    nft.parent.mkdir()
+    refuse = f"echo >> {tried}; echo no >&2; exit 1"
+    nft.write_text(f'#!/bin/sh\n[ -e {fixed} ] || {{ {refuse}; }}\nexec /usr/sbin/nft "$@"\n')
+    nft.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{nft.parent}:{os.environ['PATH']}")
+    with network() as within:
+        still.within = within
+        with still.agent("--loopback", "fence"):
+            still.until(lambda: tried.exists() and tried.stat().st_size > 2, "it tries again")
+            fixed.touch()
+            still.until(lambda: stands(within), "it stands")
+            still.until(lambda: "LoopbackFenced" in still.log(), "it says so")
+    still.within = []
+    assert [one.rpartition(": ")[2] for one in told(still, "LoopbackOpen")] == ["no"]
+
+
+def listed(within: list[str]) -> str:
+    words = [*within, "nft", "list", "ruleset"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def told(place: Site, reason: str) -> list[str]:
+    """What events with that reason say."""
+    return [one["message"] for one in place.events() if one["reason"] == reason]
 
 
 @ROOT_ONLY
@@ -92,10 +192,10 @@ def test_it_stands_once_however_often_it_is_put_up_and_spares_the_resolver() -> 
     with network() as within:
         for _ in range(2):
             subprocess.run([*within, "nft", "-f", "-"], input=text, text=True, check=True)
-        told = subprocess.run(
+        rules = subprocess.run(
             [*within, "nft", "list", "ruleset"], capture_output=True, text=True, check=True
         ).stdout
-        assert told.count("skuid") == told.count("reject") == 1
+        assert rules.count("skuid") == rules.count("reject") == 1
         with canary(within, "127.0.0.1") as listener:
             port = int(said(listener))
             for uid, heard in ((uids[0], False), (uids[-1], False), (uids[-1] + 1, True)):
@@ -118,9 +218,8 @@ def test_an_agent_that_cannot_put_it_up_says_so_and_works(still: Site) -> None:
     still.vm("web")
     with still.agent("--loopback", "fence"):
         still.ready("web")
-        told = [one for one in still.events() if one["reason"] == "LoopbackOpen"]
-    assert len(told) == 1
-    assert "guests with egress reach what listens on this host: nft refuses: " in told[0]["message"]
+        [why] = told(still, "LoopbackOpen")
+    assert why.startswith("guests with egress reach what listens on this host: nft refuses: ")
 
 
 @ROOT_ONLY
@@ -136,15 +235,37 @@ def test_a_doctor_tries_it_and_puts_none_up(still: Site) -> None:
     still.within = []
 
 
+@ROOT_ONLY
+@pytest.mark.qemu
+def test_a_doctor_tells_of_a_running_agent_whose_fence_does_not_stand(still: Site) -> None:
+    """Sabotage: only try whether it could."""
+    with network() as within:
+        still.within = within
+        for choice, verdict in (("fence", "ok"), ("open", "warning")):
+            with still.agent("--loopback", choice) as agent:
+                still.until(lambda: f'"pid": {agent.pid},' in still.log(), "it runs")
+                assert loopback_said(still) == verdict
+        assert loopback_said(still) == "ok", "none runs"
+    still.within = []
+
+
 def loopback_said(place: Site) -> str:
     """The verdict of `doctor`."""
-    told = json.loads(place.call("doctor", "-o", "json").stdout)
-    [one] = [one for one in told["checks"] if one["check"] == "loopback"]
+    found = json.loads(place.call("doctor", "-o", "json").stdout)
+    [one] = [one for one in found["checks"] if one["check"] == "loopback"]
     return str(one["verdict"])
 
 
 def test_without_root_it_is_told_why_there_is_none() -> None:
-    assert fence.put_up(None) == "only root can fence off QEMUs, by users of their own"
+    """Sabotage: let root of a user namespace become root."""
+    ask = "from agent.hypervisor.qemu import fence; from agent.host import run_as_range as r; print(fence.put_up(r()))"
+    call = [sys.executable, "-c", ask]
+    for scope, why in (
+        (["unshare", "--user", "--map-root-user"], "this user namespace maps no range of users"),
+        (["unshare", "--user"], "only root can fence off QEMUs, by users of their own"),
+    ):
+        said = subprocess.run([*scope, *call], capture_output=True, text=True, cwd=ROOT)
+        assert said.stdout.startswith(why), said.stderr
 
 
 def test_resolvers_are_addresses_or_nothing(tmp_path: Path) -> None:

@@ -49,6 +49,23 @@ def test_an_agent_is_ready_lives_and_leaves(still: Site, heard: Ear) -> None:
     assert (words[0], words.count("READY=1"), words.count("STOPPING=1")) == ("READY=1", 1, 1)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's agent starts nft")
+def test_what_is_started_before_the_loop_has_nothing_to_say_to_the_manager(
+    still: Site, heard: Ear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: take the words out of the environment where the loop begins."""
+    seen, nft = tmp_path / "seen", tmp_path / "bin/nft"
+    nft.parent.mkdir()
+    nft.write_text(f"#!/bin/sh\nenv >> {seen}\n")
+    nft.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{nft.parent}:{os.environ['PATH']}")
+    with still.agent("--loopback", "fence"):
+        still.until(lambda: heard.count("READY=1"), "it is ready")
+    assert "PATH=" in seen.read_text()
+    assert "NOTIFY_SOCKET" not in seen.read_text()
+    assert "WATCHDOG_USEC" not in seen.read_text()
+
+
 def test_an_agent_that_stands_still_gives_no_sign_and_the_one_after_it_adopts(
     still: Site, heard: Ear
 ) -> None:
@@ -142,6 +159,33 @@ def test_install_service_writes_what_was_said_as_it_is_meant_elsewhere(
     again = install(called_by_name, tmp_path / "units", "--git", "https://h/r", "--branch", "b")
     assert again.returncode == 0
     assert "--git https://h/r --branch b" in units(tmp_path / "units")[AGENT]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's unit hides anything")
+def test_install_service_hides_nothing_that_was_named(
+    tmp_path: Path, called_by_name: list[str]
+) -> None:
+    """Sabotage: take a repository, or what the list of secrets names, for something elsewhere."""
+    repository, listed = Path("/tmp/no such/x.git"), tmp_path / "secrets.yaml"
+    listed.write_text("TOKEN: {file: /root/token, jobs: [a]}\nB: {environment: B, jobs: [b]}\n")
+    listed.chmod(0o600)
+    for git in (str(repository), "file:///tmp/no%20such/x.git"):
+        told = install(
+            called_by_name, tmp_path / "units", "--state", str(tmp_path / "state"), "--git", git,
+            "--secrets", str(listed), "--listen", ":80",
+        )  # fmt: skip
+        assert (told.returncode, told.stderr) == (0, "")
+        lines = units(tmp_path / "units")[AGENT].splitlines()
+        [mounts] = [line for line in lines if line.startswith("RequiresMountsFor=")]
+        assert mounts.endswith(f' {listed} "{repository}" /root/token')
+        [kept] = [line for line in lines if line.startswith("CapabilityBoundingSet=")]
+        assert "CAP_NET_BIND_SERVICE" in kept.split()
+        assert {"PrivateTmp=no", "ProtectHome=read-only"} <= set(lines)
+    told = install(
+        called_by_name, tmp_path / "units", "--state", str(tmp_path / "state"), "--git",
+        "https://h/r", "--secrets", str(listed),
+    )  # fmt: skip
+    assert "ProtectHome=read-only" in units(tmp_path / "units")[AGENT].splitlines()
 
 
 def test_install_service_leaves_to_a_configuration_what_that_says(

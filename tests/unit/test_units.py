@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import BadUsage
-from agent.units import AGENT, GUESTS, STATE, Service, agent_unit, guests_unit, word
+from agent.units import AGENT, GUESTS, STATE, Service, agent_unit, guests_unit, listed, word
 
 SERVICE = Service(
     program=Path("/bin/true"),
@@ -126,6 +126,22 @@ def test_another_state_directory_is_the_only_place_to_write_to() -> None:
 )
 def test_a_word_stays_one_word(said: str, meant: str) -> None:
     assert word(said) == meant
+
+
+def test_only_command_lines_give_a_dollar_a_meaning() -> None:
+    """Sabotage: quote a path as a word of a command line: systemd then waits for another mount, and lets the agent
+    write to another directory."""
+    assert listed(Path("/srv/$a 100%")) == '"/srv/$a 100%%"'
+    unit = settings(agent_unit(replace(SERVICE, state=Path("/srv/$a"), reads=(Path("/b$"),))))
+    assert unit["ReadWritePaths"] == '"/srv/$a"'
+    assert unit["RequiresMountsFor"] == '"/srv/$a" "/b$"'
+    assert '--state "/srv/$$a"' in unit["ExecStart"]
+
+
+def test_a_low_port_takes_one_more_capability() -> None:
+    for low in (True, False):
+        kept = settings(agent_unit(replace(SERVICE, low_port=low)))["CapabilityBoundingSet"]
+        assert ("CAP_NET_BIND_SERVICE" in kept.split()) is low
 
 
 @pytest.mark.parametrize("said", ["a\nExecStartPre=/bin/evil", "\0", "\x1b[0m"])
