@@ -76,6 +76,7 @@ def test_a_guest_with_egress_reaches_no_address_of_its_host_and_is_reached(tiny:
             for address in ("10.0.2.2", "192.0.2.9", "127.0.0.1"):
                 tiny.ssh("web", f"echo fenced | timeout 5 nc {address} {port}; true")
         with tiny.agent("--loopback", "open"):
+            tiny.until(lambda: "LoopbackOpen" in tiny.log(), "the fence is gone")
             tiny.ssh("web", f"echo open | timeout 5 nc 10.0.2.2 {port}; true")
             assert said(listener) == b"heard b'open\\n'\n", "it hears, and heard nothing before"
         assert tiny.call("down", "--yes", "--volumes").returncode == 0
