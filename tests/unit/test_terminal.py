@@ -104,8 +104,9 @@ def on_terminal(paths: StatePaths, *words: str) -> Iterator[Screen]:
 
 
 def first(text: str) -> str:
-    """The name in the first row of the table that was drawn last."""
-    return text[text.rindex("NAME") :].splitlines()[1].split()[0]
+    """The name in the first row of the table that was drawn last; empty where only its head has come yet."""
+    words = text[text.rindex("NAME") :].partition("\n")[2].split()
+    return words[0] if words else ""
 
 
 def test_top_goes_on_and_is_sorted_by_the_key_that_is_pressed(paths: StatePaths) -> None:
