@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -51,16 +53,25 @@ class Canary:
 
     def found_in(self, root: Path) -> list[str]:
         """Below the directory, in the bytes of every file."""
-        return [
-            str(path)
-            for path in root.rglob("*")
-            if path.is_file() and path not in self.files
-            if any(word in path.read_bytes() for word in self.words)
-        ]
+        return self._said_in(
+            path for path in root.rglob("*") if path.is_file() and path not in self.files
+        )
 
-    def said_by(self, pid: int, *what: str) -> list[str]:
-        sources = [Path(f"/proc/{pid}/{one}") for one in what]
-        return [str(one) for one in sources if any(w in one.read_bytes() for w in self.words)]
+    def said_by(self, pid: int | str, *what: str) -> list[str]:
+        return self._said_in(Path(f"/proc/{pid}/{one}") for one in what)
+
+    def said_by_anybody(self, what: str) -> list[str]:
+        """By all processes of this machine."""
+        pids = filter(str.isdigit, os.listdir("/proc"))
+        return [one for pid in pids for one in self.said_by(pid, what)]
+
+    def _said_in(self, sources: Iterable[Path]) -> list[str]:
+        """What is gone while it is looked at (a process that ends, a temporary file) says nothing."""
+        found = []
+        for one in sources:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += [str(one)] if any(w in one.read_bytes() for w in self.words) else []
+        return found
 
 
 def test_a_secret_of_the_host_is_in_the_script_and_nowhere_else(
@@ -75,7 +86,7 @@ def test_a_secret_of_the_host_is_in_the_script_and_nowhere_else(
         [pid] = tiny.processes()
         assert canary.said_by(pid, "cmdline", "environ") == []
         assert canary.found_in(tiny.state.parent) == []
-        assert not [pid for pid in _everybody() if canary.said_by(pid, "cmdline")]
+        assert canary.said_by_anybody("cmdline") == []
         for words in (["status", "-o", "json"], ["explain", "deploy-web"], ["events"]):
             assert not any(word in tiny.call(*words).stdout for word in canary.words)
         assert tiny.call("ssh", "deploy-web", "--", "touch /root/go").returncode == 0
@@ -87,12 +98,6 @@ def test_a_secret_of_the_host_is_in_the_script_and_nowhere_else(
     seen = tiny.paths.run(run.id).artifacts / "root/seen"
     assert int(seen.read_text()) == len(canary.token) + len("\n".join(canary.lines))
     assert canary.found_in(tiny.state.parent) == []
-
-
-def _everybody() -> list[int]:
-    return [
-        int(one) for one in os.listdir("/proc") if one.isdigit() and Path(f"/proc/{one}").exists()
-    ]
 
 
 def test_a_job_that_may_not_have_it_ends_in_a_sentence_without_a_vm(
@@ -117,16 +122,22 @@ def test_an_agent_without_a_list_gives_nothing(tiny: Site) -> None:
     assert "say --secrets FILE" in run.message
 
 
-def test_the_next_agent_goes_on_hiding_it(tiny: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sabotage: give an attempt that is taken up no secrets."""
-    jobs, canary = Jobs(tiny), Canary(tiny)
-    monkeypatch.setenv("CANARY_TOKEN", canary.token)
+def left_by_its_agent(place: Site, canary: Canary) -> Jobs:
+    """A job that has its secrets, waits to be told to go on and to print one, and whose agent was killed."""
+    jobs = Jobs(place)
     script = 'echo begun; while [ ! -e /root/go ]; do sleep 0.1; done; echo "again $TOKEN"'
     jobs.write("deploy-web", script, *ASKS)
-    first = tiny.start("--secrets", str(canary.files[1]))
+    first = place.start("--secrets", str(canary.files[1]))
     jobs.says("deploy-web", "begun")
     first.kill()
     first.wait()
+    return jobs
+
+
+def test_the_next_agent_goes_on_hiding_it(tiny: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sabotage: give an attempt that is taken up no secrets."""
+    monkeypatch.setenv("CANARY_TOKEN", (canary := Canary(tiny)).token)
+    jobs = left_by_its_agent(tiny, canary)
     assert tiny.call("ssh", "deploy-web", "--", "touch /root/go").returncode == 0
     with tiny.agent("--secrets", str(canary.files[1])):
         jobs.ended("deploy-web", RunPhase.SUCCEEDED, "Succeeded", 0)
@@ -138,14 +149,8 @@ def test_an_agent_that_cannot_have_it_lets_the_run_go_on(
     tiny: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sabotage: give the run up. A slip in a list then costs what every such job has done."""
-    jobs, canary = Jobs(tiny), Canary(tiny)
-    monkeypatch.setenv("CANARY_TOKEN", canary.token)
-    script = 'echo begun; while [ ! -e /root/go ]; do sleep 0.1; done; echo "again $TOKEN"'
-    jobs.write("deploy-web", script, *ASKS)
-    first = tiny.start("--secrets", str(canary.files[1]))
-    jobs.says("deploy-web", "begun")
-    first.kill()
-    first.wait()
+    monkeypatch.setenv("CANARY_TOKEN", (canary := Canary(tiny)).token)
+    jobs = left_by_its_agent(tiny, canary)
     with tiny.agent():
         tiny.until(
             lambda: b"giving the secret" in tiny.call("explain", "deploy-web").stdout,

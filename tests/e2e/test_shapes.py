@@ -44,6 +44,7 @@ def test_every_json_has_the_fields_of_the_contract_and_tells_the_truth(
         tiny.vm("api", more=f"ports: [{{host: {taken}, guest: 80}}]")
         tiny.ready("web")
         tiny.until(lambda: tiny.item("api").get("reason") == "PortTaken", "it waits")
+        tiny.until(lambda: tiny.item("web")["message"] == "it answers over SSH", "a pass saw it")
 
         found = told(tiny, "status")
         status_is_true(tiny, found, agent.pid, port, taken)
