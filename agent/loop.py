@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from agent import intent, log
 from agent.doing import Doing
@@ -31,16 +30,16 @@ from agent.parting import power_down
 from agent.plan import plan
 from agent.policy import Policy
 from agent.pulse import Pulse
+from agent.reading import Reading, Source
 from agent.ready import OnReady, Readiness
 from agent.record import Pass, Recorder
 from agent.recover import recover, take_in_strangers
 from agent.steps import CancelRun, Step, Wait
 from agent.wake import Wake
-from agent.worker import Worker
 from state.clock import Moment
 from state.desired import Desired
 from state.history import Event
-from state.ids import Digest, Name, Process, RunId, Uid
+from state.ids import Name, Process, RunId, Uid
 from state.ledger import Ledger
 from state.observed import Observed
 from state.records import LedgerUnreadable
@@ -49,18 +48,6 @@ from state.spec.resolved import ImageSpec
 SHORTEST_WAIT = 0.05
 STRANGERS = 60.0
 """Seconds from one look for machines that the ledger does not know to the next."""
-
-
-class Source(Protocol):
-    """Where documents come from."""
-
-    def attachment(self, path: str, digest: Digest) -> bytes:
-        """The bytes of a file that a document names, as they were when it was read. Raises HoldfastError when they are
-        no longer so. Called in a thread."""
-
-    def load(self, now: float) -> Desired:
-        """Read everything; `now` is Unix time. Never raises for what is in the documents. Called in a thread of its
-        own, one call at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +78,6 @@ class Agent:
         manager: Manager | None = None,
         on_ready: OnReady = lambda _check, _seconds: None,
     ) -> None:
-        self._source = world.source
         self._ledger = world.ledger
         self._backend = world.backend
         self._clock = world.clock
@@ -100,13 +86,12 @@ class Agent:
         self._interval = interval
         self._on_pass = on_pass
         self._pulse = Pulse(manager or Manager())
+        self._reading = Reading(world.source, self._pulse)
         self._on_ready = on_ready
         self.wake = Wake()
         self._doing = Doing()
         self._fetching = Fetching(world.ledger, world.backend, world.clock, self._doing)
         self._fetches: set[asyncio.Task[None]] = set()
-        self._reader: Worker | None = None
-        self._loading: asyncio.Future[Desired] | None = None
         self._recorder = Recorder(world.ledger)
         self._runner: Runner | None = None
         self._desired: Desired | None = None
@@ -134,8 +119,7 @@ class Agent:
             self._drain()
         self._stopping = True
         self.wake.notify("stop")
-        if self._loading is not None:
-            self._loading.cancel()
+        self._reading.give_up()
 
     async def run(self, *, watching: Coroutine[Any, Any, None] | None = None) -> None:
         """Converge, and go on converging. `watching` runs beside the loop and ends with it."""
@@ -181,8 +165,7 @@ class Agent:
         finally:
             if watching is not None:
                 watching.close()
-            if self._reader is not None:
-                self._reader.leave()
+            self._reading.leave()
             await self._backend.hypervisor.close()
 
     def _cancel(self, run: RunId, why: str) -> None:
@@ -239,7 +222,7 @@ class Agent:
         an agent that is about to leave: it does not do what it would have decided."""
         self.operator.began()
         begun = asyncio.get_running_loop().time()
-        desired = await self._load(now.wall)
+        desired = await self._reading.load(now.wall)
         if desired is None:
             return None
         while True:
@@ -258,19 +241,6 @@ class Agent:
             self.operator.passed(decided, desired)
             self._on_pass(done)
         return done
-
-    async def _load(self, wall: float) -> Desired | None:
-        """What is wanted. A source that does not answer holds up the passes, and nothing else."""
-        self._reader = self._reader or Worker("reader of the source")
-        self._loading = self._reader.submit(partial(self._source.load, wall))
-        try:
-            await self._pulse.until(self._loading)
-            return self._loading.result()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return None
 
     def _fetch_for(self, done: Pass, group: asyncio.TaskGroup) -> None:
         """Begin to fetch what the pass asks for, unless the agent is about to leave."""

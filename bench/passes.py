@@ -13,9 +13,10 @@ from pathlib import Path
 
 from agent.hypervisor.memory import MemoryHost
 from agent.jobs.store import RunStore
-from agent.loop import Agent, Source, World
+from agent.loop import Agent, World
 from agent.paths import StatePaths
 from agent.policy import Policy
+from agent.reading import Source
 from agent.record import Pass
 from agent.source.directory import DirectorySource
 from bench.harness import Figure

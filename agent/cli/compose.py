@@ -15,7 +15,6 @@ from agent.config import Settings
 from agent.errors import BadUsage, StateUnusable
 from agent.host import LinuxHost, ephemeral_ports, memory, run_as_range
 from agent.hypervisor.api import Backend
-from agent.loop import Source
 from agent.paths import StatePaths
 from agent.policy import Policy, ssh_ports
 from state import database
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from agent.fetcher import Fetcher
     from agent.jobs.store import Give
     from agent.publisher import Publisher
+    from agent.reading import Source
     from agent.source.git.origin import Origin
     from agent.statedir import StateDirectory
     from agent.wake import Wake
