@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from agent.policy import DRAIN_TIMEOUT
+
 _SOURCE = ("desired", "git", "branch", "path", "verify_signatures", "status_ref")
 
 
@@ -72,6 +74,11 @@ class Settings:
         """From what `to_json` made; nothing said for None."""
         said = json.loads(text) if text else {}
         return cls.from_options({key: value for key, value in said.items() if value is not None})
+
+    @property
+    def drains_for(self) -> float:
+        """Seconds that runs get to end when the agent leaves."""
+        return DRAIN_TIMEOUT if self.drain_timeout is None else self.drain_timeout
 
     def host_name(self) -> str:
         """What `hosts:` patterns are matched with."""

@@ -233,13 +233,12 @@ def policy_of(settings: Settings, state_id: str, accelerator: str) -> Policy:
         first_ssh_port=ports[UUID(state_id).int % len(ports)],
         capacity=dict(settings.capacity_map),
         disk_floor=_floor(settings),
+        drain_timeout=settings.drains_for,
     )
     if settings.max_concurrency is not None:
         policy = replace(policy, max_concurrency=settings.max_concurrency)
     if settings.max_destroy is not None:
         policy = replace(policy, max_destroy=settings.max_destroy)
-    if settings.drain_timeout is not None:
-        policy = replace(policy, drain_timeout=settings.drain_timeout)
     if settings.on_stop == "shutdown":
         policy = replace(policy, on_stop="shutdown")
     if settings.hypervisor == "memory":

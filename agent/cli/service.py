@@ -18,7 +18,6 @@ from agent.cli.run import run
 from agent.config import Settings
 from agent.errors import BadUsage, StateUnusable
 from agent.paths import StatePaths
-from agent.policy import DRAIN_TIMEOUT
 
 if TYPE_CHECKING:
     from agent.source.git.origin import Origin
@@ -56,7 +55,7 @@ def _install(directory: Path | None, state: StatePaths, **options: Any) -> None:
         state=state.root,
         reads=(*_reads(context), *_named(settings, origin)),
         system=system,
-        drain=DRAIN_TIMEOUT if settings.drain_timeout is None else settings.drain_timeout,
+        drain=settings.drains_for,
         # A repository may lie there, or the key that opens it.
         home=origin is not None and not origin.url.startswith("http"),
         low_port=_is_low(options["listen"]),

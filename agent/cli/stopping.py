@@ -88,12 +88,11 @@ def stop_agent(state: StatePaths, *, cancel: bool, sparing: bool) -> bool:
 def _drain_timeout(state: StatePaths) -> float:
     from agent.cli.reading import read
     from agent.config import Settings
-    from agent.policy import DRAIN_TIMEOUT
 
-    said = None
+    settings = Settings()
     with suppress(HoldfastError), read(state) as reader:
-        said = Settings.from_json(reader.meta(SETTINGS_KEY)).drain_timeout
-    return DRAIN_TIMEOUT if said is None else said
+        settings = Settings.from_json(reader.meta(SETTINGS_KEY))
+    return settings.drains_for
 
 
 def _left_in_time(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from agent.errors import ImageUnavailable
 from agent.guest.local import CHUNK, SILENCE_TIMEOUT
-from state.spec.words import printable
+from state.spec.words import excerpt
 
 if TYPE_CHECKING:
     import aiohttp
@@ -32,8 +32,6 @@ CUTS = 5
 PAUSE = 0.5
 """Seconds from the first cut to the next try; each further one in a row waits twice as long."""
 _OLD_ENOUGH = timedelta(seconds=60)
-_LONGEST_WORDS = 200
-"""Characters of what a server says that are told."""
 _PASSING = frozenset({429, 500, 502, 503, 504})
 """Answers of a server that may say something else in a moment."""
 
@@ -225,7 +223,7 @@ async def _without_password(
 
 
 def _says(answer: aiohttp.ClientResponse) -> str:
-    return _shown(f"the server says {answer.status} {answer.reason}")
+    return excerpt(f"the server says {answer.status} {answer.reason}")
 
 
 def _told(error: Exception) -> str:
@@ -236,19 +234,14 @@ def _told(error: Exception) -> str:
         case aiohttp.TooManyRedirects():
             return "its redirects have no end"
         case aiohttp.ClientConnectorCertificateError():  # which is a ValueError, too
-            return _shown(str(error))
+            return excerpt(str(error))
         case aiohttp.NonHttpUrlClientError() | ValueError():
             return "that, where it redirects to, or a proxy of the environment is no address of a web server"
         case aiohttp.ClientPayloadError():
             return "the connection was cut"
         case aiohttp.ClientHttpProxyError():
-            return _shown(f"the proxy says {error.status} {error.message}")
+            return excerpt(f"the proxy says {error.status} {error.message}")
         case aiohttp.ClientResponseError():
-            return _shown(f"what answers speaks no HTTP: {error.message}")
+            return excerpt(f"what answers speaks no HTTP: {error.message}")
         case _:
-            return _shown(str(error) or f"no answer within {ANSWER_TIMEOUT:.0f} s")
-
-
-def _shown(said: str) -> str:
-    """On one line, and not without end."""
-    return printable(" ".join(said.split()))[:_LONGEST_WORDS]
+            return excerpt(str(error) or f"no answer within {ANSWER_TIMEOUT:.0f} s")

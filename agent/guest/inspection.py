@@ -21,7 +21,7 @@ from functools import cache
 from typing import Any, BinaryIO
 
 from agent.guest.qcow2 import NotUsable
-from state.spec.words import printable
+from state.spec.words import excerpt
 
 MEMORY = 256 << 20
 """Bytes of address space: five times what a sound image takes, whose tables QEMU bounds by 32 MiB."""
@@ -32,8 +32,6 @@ PATIENCE = 30.0
 SAYS = 1 << 20
 """Bytes that it may say."""
 _FILES = 32
-_LONGEST_WORDS = 200
-"""Characters of what it complains of that are told."""
 _PROGRAM = "qemu-img"
 _INFO = ("info", "-U", "--output=json", "-f", "qcow2", "/dev/stdin")
 _AS_IT_IS = {
@@ -137,7 +135,7 @@ def _why(status: int, said: bytes) -> str:
     if not lines:
         return f"signal {-status} ended it" if status < 0 else f"it ended with status {status}"
     last = lines[-1].removeprefix(f"{_PROGRAM}: ").removeprefix("Could not open '/dev/stdin': ")
-    return printable(last)[:_LONGEST_WORDS]
+    return excerpt(last)
 
 
 def _in_memory(name: str) -> BinaryIO:

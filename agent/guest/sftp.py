@@ -15,7 +15,7 @@ from typing import Protocol
 from agent.guest.wire import Answer, permissions, text, understood
 from agent.guest.wire import Attributes as Attributes
 from agent.guest.wire import Broken as Broken
-from state.spec.words import printable
+from state.spec.words import excerpt
 
 CHUNK = 32 << 10
 """Bytes of one read or write: what every server takes (section 3 of the draft)."""
@@ -27,7 +27,6 @@ _INIT, _VERSION, _OPEN, _CLOSE, _READ, _WRITE, _LSTAT, _FSTAT = 1, 2, 3, 4, 5, 6
 _SETSTAT, _OPENDIR, _READDIR, _REMOVE, _MKDIR, _STAT, _RENAME = 9, 11, 12, 13, 14, 17, 18
 _STATUS, _HANDLE, _DATA, _NAME, _ATTRS, _EXTENDED = 101, 102, 103, 104, 105, 200
 _OK, _EOF, _NO_SUCH_FILE = 0, 1, 2
-_LONGEST_REASON = 200
 _WORDS = {2: "no such file", 3: "permission denied", 8: "it cannot do that"}
 _POSIX_RENAME = b"posix-rename@openssh.com"
 
@@ -225,7 +224,7 @@ class Sftp:
             if kind != _STATUS:
                 raise Broken("it answers with something that was not asked for")
             code = answer.number()
-            said = "" if code == _OK else _shown(answer.text())
+            said = "" if code == _OK else excerpt(answer.text().decode("utf-8", "replace"))
         if code == _OK:
             return
         why = _WORDS.get(code) or said or f"error {code}"
@@ -259,8 +258,3 @@ class Sftp:
         if not piece or len(piece) > most:
             raise Broken("it answers a read with another number of bytes")
         return piece
-
-
-def _shown(said: bytes) -> str:
-    """Words of the other side as a part of a sentence of ours."""
-    return printable(" ".join(said.decode("utf-8", "replace").split())[:_LONGEST_REASON])

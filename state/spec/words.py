@@ -38,6 +38,12 @@ def printable(text: str) -> str:
     )
 
 
+def excerpt(said: object, most: int = 300) -> str:
+    """What another program said, for a sentence of ours: on one line, harmless, and of `most` characters at most."""
+    text = printable(" ".join(str(said)[: most + 1].split()))
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def listed(words: Iterable[str], last: str = "or") -> str:
     """`a, b or c`."""
     *rest, final = list(words)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from agent.hypervisor.qemu import logs
 from agent.paths import older
 
@@ -50,8 +47,3 @@ def test_last_words_are_both_ends_on_one_line(tmp_path: Path) -> None:
     assert words.startswith("begin xxx")
     assert " [...] " in words
     assert words.endswith("\\x1b[31mend\\xff")
-
-
-@given(st.text())
-def test_what_is_printable_holds_no_control_character(text: str) -> None:
-    assert logs.printable(text).isprintable()

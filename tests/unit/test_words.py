@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from state.spec.words import did_you_mean, listed, printable, quoted
+from state.spec.words import did_you_mean, excerpt, listed, printable, quoted
 
 
 def test_a_long_text_is_cut_so_that_it_cannot_flood_a_log() -> None:
@@ -15,6 +17,18 @@ def test_a_long_text_is_cut_so_that_it_cannot_flood_a_log() -> None:
 def test_a_quoted_text_has_nothing_in_it_that_acts_on_a_terminal(text: str) -> None:
     assert quoted(text).isprintable()
     assert printable(text).isprintable()
+
+
+@given(st.text())
+def test_an_excerpt_is_one_short_line_whatever_was_said(text: str) -> None:
+    assert excerpt(text).isprintable()
+    assert len(excerpt(text, 20)) <= 20
+
+
+def test_an_excerpt_says_where_it_was_cut() -> None:
+    assert excerpt("a\n b") == "a b"
+    assert excerpt("\x1b" * 20, 20) == "\\x1b" * 4 + "\\x1…"
+    assert excerpt("x" * 30, 20) == "x" * 19 + "…"
 
 
 @pytest.mark.parametrize(

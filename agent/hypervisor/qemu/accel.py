@@ -20,7 +20,7 @@ from agent.hypervisor.api import Accelerator
 from agent.hypervisor.qemu import process
 from agent.hypervisor.qemu.argv import DEFAULT_QEMU, KVM, SANDBOX, TCG_CPU
 from agent.hypervisor.qemu.confine import Confinement
-from agent.hypervisor.qemu.logs import printable
+from state.spec.words import printable
 
 BOOT_SECTOR = (
     bytes.fromhex(

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from agent.errors import MonitorError
 from agent.hypervisor.qemu import argv
-from agent.hypervisor.qemu.logs import told
 from agent.hypervisor.qemu.monitor import Monitor
 from state.spec.resolved import Forward
+from state.spec.words import excerpt
 
 # `  TCP[HOST_FORWARD]  18       127.0.0.1 39435       10.0.2.15    22     0     0` (net/slirp.c, slirp/src/misc.c)
 _FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)", re.MULTILINE)
@@ -79,7 +79,7 @@ async def _add(monitor: Monitor, forward: Forward) -> None:
     if reply.strip():
         where = f"{forward.address}:{forward.host}"
         raise MonitorError(
-            f"{where} could not be forwarded to port {forward.guest}: {told(reply.strip())}"
+            f"{where} could not be forwarded to port {forward.guest}: {excerpt(reply.strip())}"
         )
 
 
@@ -88,7 +88,7 @@ async def _remove(monitor: Monitor, forward: Forward) -> None:
     reply = await _said(monitor, f"hostfwd_remove {argv.NETDEV} {rule}")
     if not re.search(r"removed|not found", reply):
         raise MonitorError(
-            f"the forward of {forward.address}:{forward.host} stays: {told(reply.strip())}"
+            f"the forward of {forward.address}:{forward.host} stays: {excerpt(reply.strip())}"
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent import durable
 from agent.paths import older
+from state.spec.words import printable
 
 
 def begin(log: Path) -> None:
@@ -56,20 +57,3 @@ def last_words(log: Path, limit: int = 300) -> str:
     except OSError:
         return ""
     return printable(" ".join(words.decode(errors="backslashreplace").split()))
-
-
-MOST_SAID = 300
-"""Characters of what a QEMU says that are passed on: a guest may have taken it over."""
-
-
-def told(said: object) -> str:
-    """What a QEMU said, harmless and short."""
-    text = printable(str(said)[:MOST_SAID])
-    return text if len(text) <= MOST_SAID else text[: MOST_SAID - 1] + "…"
-
-
-def printable(text: str) -> str:
-    """`text` with everything that a terminal would act on escaped."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )

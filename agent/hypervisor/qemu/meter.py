@@ -21,11 +21,11 @@ from typing import Any
 
 from agent.hypervisor.api import RunState
 from agent.hypervisor.qemu import process
-from agent.hypervisor.qemu.logs import told
 from agent.hypervisor.qemu.monitor import STATES
 from agent.paths import InstancePaths, StatePaths
 from agent.worker import Worker
 from state.ids import Process, Uid
+from state.spec.words import excerpt
 from state.usage import DiskUsage, Usage
 
 ANSWER = 1.0
@@ -234,7 +234,7 @@ def _disks(blocks: list[dict[str, Any]]) -> tuple[DiskUsage, ...]:
     """Of each device with a medium; what lies below it is counted there (`query-blockstats`, qapi/block-core.json)."""
     return tuple(
         DiskUsage(
-            name=told(block["node-name"]),
+            name=excerpt(block["node-name"]),
             read_bytes=_count(stats["rd_bytes"]),
             written_bytes=_count(stats["wr_bytes"]),
             reads=_count(stats["rd_operations"]),

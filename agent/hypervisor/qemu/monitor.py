@@ -23,9 +23,9 @@ from qemu.qmp.message import Message
 
 from agent.errors import MonitorError
 from agent.hypervisor.api import RunState, View
-from agent.hypervisor.qemu.logs import told
 from agent.hypervisor.resets import Resets
 from state.ids import Uid
+from state.spec.words import excerpt
 
 logging.getLogger("qemu.qmp").setLevel(
     logging.CRITICAL
@@ -140,7 +140,7 @@ class Monitor:
             reply = await self._ask(client, "query-uuid", deadline=self._timing.connect)
             if reply.get("UUID") != self._uid:
                 raise MonitorError(
-                    f"another machine answers at its monitor: {told(reply.get('UUID'))}"
+                    f"another machine answers at its monitor: {excerpt(reply.get('UUID'))}"
                 )
             self._client = client
             yield client
@@ -199,7 +199,7 @@ class Monitor:
         self._hearsay = 0
         state = STATES.get(status, RunState.OTHER)
         detail = (
-            _SAID.get(state, "") if state is not RunState.OTHER else f"QEMU says: {told(status)}"
+            _SAID.get(state, "") if state is not RunState.OTHER else f"QEMU says: {excerpt(status)}"
         )
         if self._trouble and state is RunState.IO_ERROR:
             detail += f": {self._trouble}"
@@ -227,11 +227,11 @@ class Monitor:
         data = data if isinstance(data, dict) else {}
         match event.get("event"):
             case "SHUTDOWN":
-                self.parting = told(data.get("reason", ""))
+                self.parting = excerpt(data.get("reason", ""))
             case "RESET" if data.get("guest"):
                 self._resets.count(asyncio.get_running_loop().time())
             case "BLOCK_IO_ERROR":
-                self._trouble = told(data.get("reason", ""))
+                self._trouble = excerpt(data.get("reason", ""))
             case "RTC_CHANGE" | "BALLOON_CHANGE" | "NIC_RX_FILTER_CHANGED":
                 return False
             case _:
@@ -333,10 +333,10 @@ def _translated(command: str) -> Iterator[None]:
     try:
         yield
     except ExecuteError as error:
-        raise MonitorError(f"QEMU refused {command}: {told(error)}") from error
+        raise MonitorError(f"QEMU refused {command}: {excerpt(error)}") from error
     except TimeoutError as error:
         raise MonitorError(f"{command} was not answered in time") from error
     except ConnectError as error:
-        raise MonitorError(f"its monitor cannot be reached: {told(error.exc)}") from error
+        raise MonitorError(f"its monitor cannot be reached: {excerpt(error.exc)}") from error
     except _LOST as error:
         raise MonitorError(f"its monitor was lost during {command}") from error

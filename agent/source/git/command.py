@@ -17,7 +17,7 @@ from pathlib import Path
 from agent.errors import Blocked, RetryLater
 from agent.source.git import process
 from agent.source.git.room import Room
-from state.spec.words import printable
+from state.spec.words import excerpt
 
 LOCAL_TIMEOUT = 60.0
 NETWORK_TIMEOUT = 120.0
@@ -26,7 +26,6 @@ SILENCE = 30
 MEMORY = 1 << 30
 """Bytes that each of its processes may have for what it fetches, packs or is told by a server."""
 _PROTOCOLS = "https:ssh:file"
-_LONGEST = 300
 _NO_ROOM = (os.strerror(errno.EFBIG).encode(), os.strerror(errno.ENOSPC).encode())
 """What git says of a file that it could not write. It speaks English: see `_environment`."""
 _NEVER = {
@@ -219,4 +218,4 @@ def _why(err: bytes, what: str, status: int) -> str:
         # Why there is none, ssh(1) has said just before.
         chosen = others[: others.index(_NO_WAY)][-1:] or chosen
     said = next(iter([*chosen, *others[-1:]]), f"git {what} ended with {status}")
-    return printable(said.removeprefix("fatal: ").removeprefix("error: "))[:_LONGEST]
+    return excerpt(said.removeprefix("fatal: ").removeprefix("error: "))
