@@ -33,9 +33,17 @@ def test_a_vm_waits_for_the_service_that_it_depends_on_and_outlives_its_failure(
         )
         assert (item["phase"], item["reason"]) == ("running", "Unhealthy")
         assert not item["ready"]
-        [waiting] = tiny.status()["waiting"]
-        assert (waiting["name"], waiting["reason"]) == ("web", "DependsOn")
-        assert waiting["message"].startswith("db is not ready (its health check fails")
+        why = "db is not ready (its health check fails"
+        tiny.until(
+            lambda: (
+                [
+                    (one["name"], one["reason"], one["message"].startswith(why))
+                    for one in tiny.status()["waiting"]
+                ]
+                == [("web", "DependsOn", True)]
+            ),
+            "the next pass says it of web",
+        )
         assert len(tiny.processes()) == 1
 
         console = tiny.paths.instance(item["uid"]).console_log
