@@ -199,7 +199,10 @@ def _calls(line: str) -> Iterator[list[str]]:
     """The calls of the program in a line of shell; none in one that is none."""
     if "holdfast " not in line:
         return
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=_OPERATORS)
+    plain = re.sub(
+        r"(?<=\s)\d?>>?(&\d|\s*\S+)", "", line
+    )  # what goes into files is said beside the words
+    lexer = shlex.shlex(plain, posix=True, punctuation_chars=_OPERATORS)
     lexer.whitespace_split = True
     try:
         words = [*lexer]
