@@ -147,7 +147,9 @@ class Shell:
         raise AssertionError(f"the shell ended after {command}: {said}")
 
     def close(self) -> None:
-        self._process.communicate()
+        """End it, also in the midst of a command."""
+        with self._process:
+            self._process.kill()
 
 
 @contextmanager
@@ -158,12 +160,9 @@ def place() -> Iterator[Path]:
         image = os.environ.get("HOLDFAST_TINY_IMAGE") or ROOT / ".cache/guests/tiny.qcow2"
         shutil.copy(image, root / "tiny.qcow2")
         yield root
-        subprocess.run(
-            [*PROGRAM, "down", "--yes", "--volumes", "--state", root / "state"],
-            check=True,
-            capture_output=True,
-        )
     finally:
+        down = [*PROGRAM, "down", "--yes", "--volumes", "--state", root / "state"]
+        subprocess.run(down, check=True, capture_output=True)
         shutil.rmtree(root)
 
 
