@@ -161,7 +161,7 @@ def place() -> Iterator[Path]:
         shutil.copy(image, root / "tiny.qcow2")
         yield root
     finally:
-        down = [*PROGRAM, "down", "--yes", "--volumes", "--state", root / "state"]
+        down = [*PROGRAM, "down", "--yes", "--volumes", "--state", str(root / "state")]
         subprocess.run(down, check=True, capture_output=True)
         shutil.rmtree(root)
 
