@@ -11,7 +11,7 @@ PYTEST := $(PYTHON) -m pytest
 export HOLDFAST_TINY_IMAGE := $(CURDIR)/$(TINY)
 export HOLDFAST_DEBIAN_IMAGE := $(CURDIR)/$(DEBIAN)
 
-.PHONY: help setup setup-test guest guest-debian demo down format lint types imports unit e2e test test-debian sweep nemesis fuzz reboot-test bench container-test man wheel lock clean
+.PHONY: help setup setup-test guest guest-debian demo down format lint types imports unit e2e test docs test-debian sweep nemesis fuzz reboot-test bench container-test man wheel lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -54,10 +54,13 @@ unit: setup-test ## the tests that need no QEMU
 	@$(PYTEST) -n 2 --dist worksteal -m 'not qemu and not guest and not debian'
 
 e2e: setup-test guest ## the tests on real QEMU with the tiny guest
-	@$(PYTEST) -n 2 --dist worksteal -m '(qemu or guest) and not debian'
+	@$(PYTEST) -n 2 --dist worksteal -m '(qemu or guest) and not debian and not docs'
 
-test: lint types imports setup-test guest ## everything but the Debian guest
-	@$(PYTEST) -n 4 --dist worksteal --durations=15 -m 'not debian'
+test: lint types imports setup-test guest ## everything but the Debian guest and the commands of the pages
+	@$(PYTEST) -n 4 --dist worksteal --durations=15 -m 'not debian and not docs'
+
+docs: setup-test guest ## every link, command line and document of the pages; the commands of those that say so are run
+	@$(PYTEST) -n 2 --dist worksteal --durations=5 tests/unit/test_docs.py tests/e2e/test_docs.py tests/e2e/test_readme.py
 
 test-debian: setup-test guest-debian ## the end-to-end test on a real cloud image
 	@$(PYTEST) -n 2 --dist worksteal --durations=10 -m debian
