@@ -14,14 +14,15 @@ import click
 from agent.paths import StatePaths, default_state
 
 _KEY = "agent.cli.typed.state"
+_OF_ALL = "agent.cli.typed.of_all"
 _COMMAND = re.compile(r"`holdfast (?!validate|schema)(?:job )?[a-z]+")
 
 
 def remember(context: click.Context, state: StatePaths) -> None:
-    """What this command works on, where that was said to this command alone: what the environment says, the next one is
-    told too."""
-    if context.get_parameter_source("state") is not click.core.ParameterSource.ENVIRONMENT:
-        context.meta[_KEY] = state
+    """What this command works on, and whether the environment says it, which tells the next one too."""
+    source = context.get_parameter_source("state")
+    context.meta[_KEY] = state
+    context.meta[_OF_ALL] = source is click.core.ParameterSource.ENVIRONMENT
 
 
 def typed(text: str) -> str:
@@ -34,8 +35,10 @@ def typed(text: str) -> str:
 
 
 def state_words(state: StatePaths) -> str:
-    """The option that names the state directory, with a space before it; empty for the default one."""
-    if state.root == default_state():
+    """The option that names the state directory, with a space before it; empty where commands take it by themselves."""
+    context = click.get_current_context(silent=True)
+    of_all = context is not None and context.meta.get(_OF_ALL, False)
+    if of_all or state.root == default_state():
         return ""
     relative = os.path.relpath(state.root)
     shortest = str(state.root) if relative.startswith("..") else relative
