@@ -11,14 +11,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from zlib import crc32
 
-import structlog
-
 from agent.errors import MonitorError, StopFailed
 from agent.hypervisor.api import Exit, RunState, View
 from agent.hypervisor.qemu import base, files, logs, process
 from agent.hypervisor.qemu.monitor import Monitor, Timing
 from agent.hypervisor.qemu.process import Handle
 from agent.hypervisor.qemu.rounds import Rounds
+from agent.logger import structlog
 from agent.paths import InstancePaths
 from state.ids import Process, Uid
 
