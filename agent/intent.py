@@ -57,8 +57,8 @@ class Intent:
 
     @contextmanager
     def done(self, reason: str, message: str) -> Iterator[Transaction]:
-        """Write the outcome and tell of it; a step that needed no intent, since nothing of it is lost with its agent, is
-        begun here too."""
+        """Write the outcome and tell of it; a step that wrote no intent, since nothing of it is lost with its agent,
+        is begun here too."""
         with self._ledger.transaction() as change:
             yield change
             self._end(change, "done")
