@@ -67,9 +67,7 @@ class LinuxHost:
 
 def memory(limits: Sequence[Path] = _MEMORY_LIMITS) -> int:
     """Bytes of memory that this host has, or the container that we are in, where that has less."""
-    import psutil
-
-    found = [int(psutil.virtual_memory().total)]
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for limit in limits:
         with suppress(OSError, ValueError):  # no such file, or `max`
             found.append(int(limit.read_text()))

@@ -46,19 +46,7 @@ class Intent:
     def begin(self) -> Iterator[Transaction]:
         """Write the intent, before anything is done."""
         with self._ledger.transaction() as change:
-            begun = change.begin_step(
-                StepRecord(
-                    id=0,
-                    pass_id=self._pass_id,
-                    action=self._step.action,
-                    kind=self._step.kind,
-                    name=self._step.name,
-                    because=self._step.because,
-                    begun_at=self._clock().wall,
-                    uid=self._uid,
-                    generation=self._generation,
-                )
-            )
+            begun = self._begun(change)
             yield change
         self._id = begun
 
@@ -69,9 +57,8 @@ class Intent:
 
     @contextmanager
     def done(self, reason: str, message: str) -> Iterator[Transaction]:
-        """Write the outcome and tell of it; a step whose intent needed no change of its own is begun here too."""
-        if self._id is None:
-            self.write()
+        """Write the outcome and tell of it; a step that wrote no intent, since nothing of it is lost with its agent,
+        is begun here too."""
         with self._ledger.transaction() as change:
             yield change
             self._end(change, "done")
@@ -83,8 +70,6 @@ class Intent:
 
     def failed(self, error: HoldfastError) -> None:
         """Write that it failed, and when it may be tried again."""
-        if self._id is None:
-            self.write()
         now = self._clock()
         key = step_key(self._step.name, self._step.action)
         with self._ledger.transaction() as change:
@@ -105,9 +90,24 @@ class Intent:
             pass_id=self._pass_id,
         )
 
+    def _begun(self, change: Transaction) -> int:
+        return change.begin_step(
+            StepRecord(
+                id=0,
+                pass_id=self._pass_id,
+                action=self._step.action,
+                kind=self._step.kind,
+                name=self._step.name,
+                because=self._step.because,
+                begun_at=self._clock().wall,
+                uid=self._uid,
+                generation=self._generation,
+            )
+        )
+
     def _end(self, change: Transaction, outcome: str, error: str | None = None) -> None:
-        if self._id is not None:
-            change.end_step(self._id, at=self._clock().wall, outcome=outcome, error=error)
+        begun = self._begun(change) if self._id is None else self._id
+        change.end_step(begun, at=self._clock().wall, outcome=outcome, error=error)
 
 
 def event(now: Moment, pass_id: str, reason: str, message: str) -> Event:

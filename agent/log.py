@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from agent.logger import structlog
 from state.history import Event
 
 
 def configure() -> None:
     """Set it up, once for a process."""
-    import structlog
-
     logging.getLogger("qemu").setLevel(logging.CRITICAL)
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     people = sys.stderr.isatty()
@@ -41,16 +40,12 @@ def configure() -> None:
 @contextmanager
 def of_pass(id: str) -> Iterator[None]:
     """Whatever is logged in the block, and in tasks that are begun there, belongs to that pass of the loop."""
-    import structlog
-
     with structlog.contextvars.bound_contextvars(pass_id=id):
         yield
 
 
 def say(word: str, message: str, **fields: object) -> None:
     """Log what concerns the agent as a whole, in the form of an event."""
-    import structlog
-
     said = {key: value for key, value in fields.items() if value is not None}
     structlog.get_logger().info(word, message=message, **said)
 
@@ -68,8 +63,6 @@ _BAD = frozenset(
 
 def event_logger() -> Callable[[Event], None]:
     """Logs every event of the ledger: a fixed word, and what belongs to it as fields."""
-    import structlog
-
     log = structlog.get_logger()
 
     def tell(event: Event) -> None:

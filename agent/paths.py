@@ -33,6 +33,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from state.ids import Digest, RunId, Uid
@@ -198,15 +199,7 @@ class StatePaths:
     def sockets(self) -> Path:
         """Where this state's sockets lie: below the state directory where that is short enough, else below the runtime
         directory of this user, under a name made from the state directory's path."""
-        longest = self.root / "run" / ("0" * 36) / "metrics"
-        if len(os.fsencode(longest)) <= SOCKET_PATH_LIMIT:
-            return self.root / "run"
-        runtime = (
-            Path("/run")
-            if os.geteuid() == 0
-            else Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}"))
-        )
-        return runtime / "holdfast" / hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        return _sockets(self.root, os.geteuid(), os.environ.get("XDG_RUNTIME_DIR"))
 
     @property
     def api_socket(self) -> Path:
@@ -218,6 +211,15 @@ class StatePaths:
 
     def run(self, run: RunId) -> RunPaths:
         return RunPaths(self.runs / run)
+
+
+@cache
+def _sockets(root: Path, user: int, runtime_of_user: str | None) -> Path:
+    longest = root / "run" / ("0" * 36) / "metrics"
+    if len(os.fsencode(longest)) <= SOCKET_PATH_LIMIT:
+        return root / "run"
+    runtime = Path("/run") if user == 0 else Path(runtime_of_user or f"/run/user/{user}")
+    return runtime / "holdfast" / hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
 
 
 def default_state() -> Path:

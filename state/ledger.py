@@ -14,16 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from sqlite_utils import Database
-
-from state import database
+from state import database, schema
 from state.ballast import Ballast
 from state.history import Event
 from state.ids import Name, RunId, Uid
 from state.observed import Instance, NameRecord, Retry
 from state.records import LedgerDamaged, LedgerUnreadable, Reader
 from state.runs import Run
-from state.schema import migrations
 from state.transaction import Transaction
 
 K = TypeVar("K")
@@ -118,12 +115,13 @@ class Ledger:
             raise LedgerDamaged(f"the state database is damaged: {found}")
 
     def _migrate(self) -> None:
-        db = Database(self._connection, execute_plugins=False)
-        known = {migration.name for migration in migrations.pending(Database(memory=True))}
-        later = [done.name for done in migrations.applied(db) if done.name not in known]
-        if later:
+        applied = schema.applied(self._connection)
+        if later := [name for name in applied if name not in schema.KNOWN]:
             raise LedgerNewer(f"the state database was written by a later version ({later[-1]})")
-        migrations.apply(db)
+        if len(applied) < len(schema.KNOWN):
+            from state.migrations import bring_up_to_date
+
+            bring_up_to_date(self._connection)
 
     def close(self) -> None:
         self._connection.close()

@@ -106,6 +106,8 @@ def holdfast(debug: bool) -> None:
 
 def main() -> None:
     """Run the program and leave with its status."""
+    # Nobody's plugin has a say in documents; and to look for one, pydantic reads what every installed package tells.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     output.install()
     sys.exit(_run())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +18,7 @@ from agent.cli.measuring import measuring, measuring_options
 from agent.cli.options import option, state_option
 from agent.cli.reading import in_memory, of_the_ledger, still_runs
 from agent.cli.settings import said_settings, source_options
+from agent.collector import be_patient
 from agent.config import Settings
 from agent.errors import StateUnusable
 from agent.paths import StatePaths
@@ -81,13 +82,14 @@ def run(
 
     VMs run on when it stops, and the next agent adopts them. Running jobs get the drain timeout to end; told a second
     time to stop, it ends them at once."""
+    be_patient()  # with all that is imported from here on, too
     from agent import log
     from agent.cli import fencing
     from agent.cli.compose import hold, open_ledger, origin_of
     from agent.cli.showing import Showing
     from agent.cli.telling import Telling
     from agent.notify import Manager
-    from agent.web import control, public
+    from agent.web import control
 
     manager = Manager.of(os.environ, os.getpid())  # before anything has children
     measured = measuring(options)
@@ -99,7 +101,7 @@ def run(
         if showing is not None:
             stack.enter_context(showing.on_screen())
         log.configure()
-        listener = stack.enter_context(public.listening(listen)) if listen else None
+        listener = stack.enter_context(_listening(listen)) if listen else None
         telling = Telling(held.paths, settings.host_name(), interval, measured, listener)
         on_event = _each(log.event_logger(), telling.tally.happened)
         on_run = _each(telling.tally.ran, *([showing.told] if showing is not None else []))
@@ -115,6 +117,12 @@ def run(
                 if not under_way.phase.ended:
                     showing.told(under_way)
         return _run(ledger, held, settings, Beside(api, showing, telling, manager, fence), interval)
+
+
+def _listening(where: str) -> AbstractContextManager[socket.socket]:
+    from agent.web import public
+
+    return public.listening(where)
 
 
 def _each(*told: Callable[[T], None]) -> Callable[[T], None]:
@@ -146,7 +154,7 @@ class Beside:
 def _run(
     ledger: Ledger, held: StateDirectory, settings: Settings, beside: Beside, interval: float
 ) -> int:
-    from agent import collector, log
+    from agent import log
     from agent.cli.compose import (
         clock_of,
         fetcher_of,
@@ -161,7 +169,6 @@ def _run(
     from agent.settled import settled
     from agent.web.control import Control, serve
 
-    collector.be_patient()
     once = beside.showing is not None
     well: list[bool] = []
 

@@ -8,7 +8,6 @@ leads to the port, it is asked from inside, through an SSH login that is kept.
 from __future__ import annotations
 
 import asyncio
-import http.client
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
@@ -126,6 +125,8 @@ async def _asked(name: Name, health: HealthSpec, connect: Callable[[], _Line]) -
 
 def _served(name: Name, health: HealthSpec, line: Any) -> None:
     """Raises NotReady unless a GET is answered with the status. A redirect is an answer like any other."""
+    import http.client  # with it comes all that reads mail, which only this check needs
+
     connection = http.client.HTTPConnection(name, health.port, timeout=health.timeout)
     connection.sock = line
     try:

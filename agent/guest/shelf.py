@@ -17,6 +17,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 
@@ -156,7 +157,7 @@ def _beside(disk: Path) -> Path:
 def as_put(disk: Path, found: os.stat_result) -> bool:
     """Whether a file is as it was when it was put there as `disk`, by its size and the time of its last modification in
     ns, which a restored backup may have cut to seconds. True where that was not put down, as by an earlier version."""
-    told = _object(_beside(disk))
+    told = _unchanged(_beside(disk))
     size, modified = told.get("size", found.st_size), told.get("modified", found.st_mtime_ns)
     if not _is_count(modified):
         return False
@@ -212,6 +213,20 @@ def _object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def _unchanged(path: Path) -> dict[str, Any]:
+    """As `_object`, and read once for as long as it is the same file: every machine asks for that of its image."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return {}
+    return _read_once(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@lru_cache(maxsize=256)
+def _read_once(path: Path, _version: tuple[int, int, int]) -> dict[str, Any]:
+    return _object(path)
 
 
 def _is_count(value: object) -> TypeGuard[int]:

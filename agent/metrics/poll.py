@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import structlog
-
 from agent.errors import HoldfastError
 from agent.hypervisor.api import Meter, Usage
 from agent.intent import Clock
+from agent.logger import structlog
 from agent.worker import Worker
 from state.ids import Uid
 from state.ledger import Ledger

@@ -27,14 +27,23 @@ def check(name: str, base: Path, descriptor: int) -> None:
 def held_as(pid: int, base: Path, before: int | None) -> int | None:
     """The number under which a process has the file open that lies, or lay, at `base`, which may be the one that was
     told before; None where it has none, or may not be looked at."""
-    told = {str(base), f"{base} (deleted)"}  # proc(5)
+    told = (str(base), f"{base} (deleted)")  # proc(5)
     with suppress(OSError):
+        if before is not None and _opened(pid, str(before)) in told:
+            return before
         # It is another after QEMU has taken over what it was given.
-        for number in (str(before), *os.listdir(f"/proc/{pid}/fd")):
-            with suppress(FileNotFoundError):
-                if os.readlink(f"/proc/{pid}/fd/{number}") in told:
-                    return int(number)
+        return next(
+            (int(one) for one in os.listdir(f"/proc/{pid}/fd") if _opened(pid, one) in told), None
+        )
     return None
+
+
+def _opened(pid: int, number: str) -> str | None:
+    """What a process has open under a number; None where it has just closed that. Raises OSError."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{number}")
+    except FileNotFoundError:
+        return None
 
 
 def remark(pid: int, descriptor: int, base: Path) -> str:

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import Context
 
-import structlog
-
 from agent.errors import MonitorError, RetryLater, StartFailed, StopFailed
 from agent.guest import overlay
 from agent.hypervisor.api import Exit, Found, Kept, Machine, OnChange, RunState, View
@@ -21,6 +19,7 @@ from agent.hypervisor.qemu.monitor import Timing
 from agent.hypervisor.qemu.process import Handle
 from agent.hypervisor.qemu.rounds import Rounds
 from agent.hypervisor.qemu.running import Running, kill
+from agent.logger import structlog
 from agent.paths import StatePaths
 from state.ids import Process, Uid
 from state.spec.resolved import Forward

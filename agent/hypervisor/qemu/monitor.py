@@ -158,23 +158,25 @@ class Monitor:
         """Ask for the status at every event, and now and then. Raises MonitorError when the connection is lost."""
         lost = asyncio.ensure_future(client.runstate_changed())
         lost.add_done_callback(lambda _: self._wake.set())
+        loop = asyncio.get_running_loop()
         try:
             while True:
                 self._wake.clear()
                 await self._look(client)
-                await asyncio.wait((lost,), timeout=self._timing.breath)
+                rested = loop.time() + self._timing.breath
                 await self._cause()
+                if (left := rested - loop.time()) > 0:
+                    await asyncio.wait((lost,), timeout=left)
         finally:
             lost.cancel()
 
     async def _cause(self) -> None:
         """Return when it is to be asked: something has happened, or nothing was heard of it for long."""
-        loop = asyncio.get_running_loop()
-        while (left := self._heard_at + self._timing.question - loop.time()) > 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._wake.wait()
-                    return
+        silent = _Silent(lambda: self._heard_at + self._timing.question, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            silent.cancel()
 
     async def _look(self, client: QMPClient) -> None:
         """One question, and its answer whenever it comes: a machine that is silent is asked once, not ever again."""
@@ -195,7 +197,9 @@ class Monitor:
             self._heard_at = asyncio.get_running_loop().time() + self._timing.elsewhere
 
     def _answered(self, status: str) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        # Asked again a little early, and with all that were heard in this while: one wakeup for many costs less.
+        self._heard_at = now - now % (self._timing.question / 10)
         self._hearsay = 0
         state = STATES.get(status, RunState.OTHER)
         detail = (
@@ -320,6 +324,25 @@ class _Overdue:
     def _fired(self) -> None:
         if self._loop.time() > self._due + self._seconds / 2:
             self._start()
+        else:
+            self._call()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+
+class _Silent:
+    """Calls once when nothing was heard for long. `due` says when that is, and may say another time by then: a timer
+    that goes off once costs less than one that is put off whenever something is heard."""
+
+    def __init__(self, due: Callable[[], float], call: Callable[[], None]) -> None:
+        self._due, self._call = due, call
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_at(due(), self._fired)
+
+    def _fired(self) -> None:
+        if (due := self._due()) > self._loop.time():
+            self._timer = self._loop.call_at(due, self._fired)
         else:
             self._call()
 

@@ -107,10 +107,10 @@ def _seconds(words: list[bytes]) -> float:
 def stands_still(process: Process) -> bool:
     """Whether it is stopped, traced, or waits for a disk or a file system: its state in proc(5)."""
     try:
-        words = _stat(process.pid, "stat")
+        stat = _read(process.pid, "stat")
     except PermissionError:
         return False
-    return bool(words) and words[0] in (b"T", b"t", b"D")
+    return stat[stat.rfind(b")") + 2 :][:1] in (b"T", b"t", b"D")
 
 
 def owner(pid: int) -> int | None:

@@ -9,9 +9,8 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from zlib import crc32
-
-import structlog
 
 from agent.errors import MonitorError, StopFailed
 from agent.hypervisor.api import Exit, RunState, View
@@ -19,6 +18,7 @@ from agent.hypervisor.qemu import base, files, logs, process
 from agent.hypervisor.qemu.monitor import Monitor, Timing
 from agent.hypervisor.qemu.process import Handle
 from agent.hypervisor.qemu.rounds import Rounds
+from agent.logger import structlog
 from agent.paths import InstancePaths
 from state.ids import Process, Uid
 
@@ -65,8 +65,10 @@ class Running:
         self._timing = timing
         self._rounds = rounds
         self._logs = ((mine.console_log, CONSOLE_LIMIT), (mine.qemu_log, QEMU_LOG_LIMIT))
+        self._disk = mine.disk
         self._files_due = 0.0
         self._told = ""
+        self._image: Path | None = None  # no process comes to stand on another one
         self._base: int | None = None
 
     async def answers_within(self, seconds: float) -> bool:
@@ -134,18 +136,20 @@ class Running:
             return f"its files cannot be looked after: {error}"
 
     def _lost_disk(self) -> str:
-        if self._mine.disk.exists():
+        if self._disk.exists():
             return ""
         # QEMU writes on into a file without a name, and everything is lost at its end.
         lost = "what its guest has written goes with it when it ends: save that from inside"
-        return f"its disk {self._mine.disk} was removed; {lost}"
+        return f"its disk {self._disk} was removed; {lost}"
 
     def _changed_base(self) -> str:
-        described, pid = files.described(self._mine), self.process.pid
-        if described is None:
+        if self._image is None and (described := files.described(self._mine)) is not None:
+            self._image = described.base
+        if self._image is None:
             return ""
-        self._base = base.held_as(pid, described.base, self._base)
-        return "" if self._base is None else base.remark(pid, self._base, described.base)
+        pid = self.process.pid
+        self._base = base.held_as(pid, self._image, self._base)
+        return "" if self._base is None else base.remark(pid, self._base, self._image)
 
     def _ending(self) -> Exit:
         status = self.held.reap()
