@@ -11,12 +11,14 @@ import io
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,10 @@ from tests.e2e.site import ROOT, Site, image_path, site
 
 DEADLINE = 3600.0
 STATE = "/var/lib/holdfast"
+LAST_WORDS = (
+    "journalctl --unit holdfast --unit holdfast-guests --lines 60 --output short-iso;"
+    f" tail -n 20 {STATE}/instances/*/console.log; uptime"
+)
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 HOST = "cpus: 2\ndisk: 8GiB"
 INNER = {
@@ -100,6 +106,17 @@ class Host:
         log = "journalctl --boot --unit holdfast --output cat"
         self.until(f"""{log} | grep '"name": "{name}"' | grep -q '"event": "Ready"'""", name)
         return self.items()
+
+
+@contextmanager
+def telling(place: Site) -> Iterator[None]:
+    """Where something does not come, what the agent and the guest inside have said."""
+    try:
+        yield
+    except AssertionError:
+        words = ("ssh", "host", "--", f"sudo sh -c {shlex.quote(LAST_WORDS)}")
+        print(place.call(*words).stdout.decode(errors="replace"), flush=True)
+        raise
 
 
 class Trial:
@@ -178,7 +195,7 @@ def check(place: Site, packages: Path) -> list[str]:
     """What is not as it should be."""
     trial = Trial(place)
     place.vm("host", memory="3GiB", more=HOST)
-    with place.agent():
+    with place.agent(), telling(place):
         place.ready("host")
         trial.say("the outer VM is ready")
         web = trial.begin(packages)
@@ -199,6 +216,8 @@ def check(place: Site, packages: Path) -> list[str]:
 
 def main() -> int:
     """Print what came of it."""
+    # What is begun is taken away also where somebody has enough of it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory() as directory:
         lock = ROOT / "requirements/runtime.lock"
         subprocess.run(
