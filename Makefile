@@ -75,10 +75,10 @@ fuzz: setup-test ## drive the readers of documents, images and QMP with made-up 
 	@for target in documents inspector monitor; do \
 	$(PYTHON) -m tests.fuzz $$target --seconds $(or $(SECONDS),600) || exit 1; done
 
-reboot-test: setup-test guest ## an agent in a VM whose power is cut; its own VMs come back (root, minutes)
+reboot-test: setup-test guest ## an agent in a VM whose power is cut; its own VMs come back (root, minutes; GUEST=tiny: many)
 	@$(if $(SKIP_PACKAGES),,tools/setup.sh packages guests/debian/packages)
 	@guests/debian/build.sh .cache/guests/host.qcow2 python3 qemu-system-x86 qemu-utils procps
-	@$(PYTHON) -m tests.reboot .cache/guests/host.qcow2
+	@$(PYTHON) -m tests.reboot .cache/guests/host.qcow2 $(or $(GUEST),still)
 
 bench: setup-test guest ## what it costs, beside bare QEMU and libvirt: bench/RESULTS.md (20 minutes)
 	@$(PYTHON) -m bench

@@ -14,8 +14,8 @@ from agent.cli import holdfast
 
 
 def escaped(text: str) -> str:
-    """As roff takes it, groff_man(7): a leading dot or quote would begin a request."""
-    text = text.replace("\\", "\\e").replace("-", "\\-")
+    """As roff takes it, groff_man(7): a leading dot or quote would begin a request, and without UTF-8 there is no …."""
+    text = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...")
     return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)
 
 

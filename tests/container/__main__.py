@@ -2,22 +2,25 @@
 
 The base image is a Debian that mmdebstrap makes of this host's sources; Python packages come from wheels that pip has
 fetched and the locks' hashes prove. The container has mounts and processes of its own, its user and no capability; its
-network is the host's. Everything is taken away at the end. Status 1 if anything was not as it should be.
+network is the host's. Status 1 if anything was not as it should be.
+
+All of it happens in mounts and processes apart from the host's, which end with this program however that ends, and
+below one directory, which is removed then; by the next one where this was killed.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from agent.parting import WHY
 from tests.e2e.site import ROOT, image_path
 
 CACHE = ROOT / ".cache/container"
+TRIAL = CACHE / "trial"
+APART = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
 BASE = "docker.io/library/debian:bookworm-slim"
 DEADLINE = 600.0
 USER = 990
@@ -48,6 +53,17 @@ script: |
   echo "hello from $(uname -s)"
 """,
 }
+LATE = """\
+api: holdfast/v1
+kind: job
+name: late
+runs_on: tiny
+script: |
+  #!/bin/sh
+  sleep 15
+  echo "to its end"
+"""
+"""A job that runs when the container is told to stop."""
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 INSIDE = """
 set -e
@@ -92,7 +108,7 @@ class Store:
     def build(self, packages: Path) -> None:
         base = CACHE / "base.tar"
         if not base.exists():
-            part = base.with_suffix(".part.tar")
+            part = TRIAL / base.name
             sources = "/etc/apt/sources.list.d/debian.sources"
             done("mmdebstrap", "--quiet", "--variant=minbase", "bookworm", part, sources)
             part.rename(base)
@@ -108,16 +124,11 @@ class Store:
             f"{settings}:/etc/pip.conf:ro", "--tag", "holdfast", ROOT,
         )  # fmt: skip
 
-    @contextmanager
-    def mounted(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def mounted(self) -> tuple[Path, dict[str, Any]]:
         """The files of a new container, and what the image says of how it is run."""
         told = json.loads(self.buildah("inspect", "--type", "image", "holdfast"))
         container = self.buildah("from", "--pull-never", "holdfast")
-        try:
-            yield Path(self.buildah("mount", container)), told["OCIv1"]["config"]
-        finally:
-            self.buildah("umount", container)
-            self.buildah("rm", container)
+        return Path(self.buildah("mount", container)), told["OCIv1"]["config"]
 
 
 def fetched() -> Path:
@@ -129,6 +140,20 @@ def fetched() -> Path:
         wanted = ("--require-hashes", "-r", ROOT / f"requirements/{lock}.lock")
         done(pip, "download", "--quiet", "--dest", into, *wanted)
     return into
+
+
+def children(pid: int) -> list[int]:
+    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+def end(unshare: subprocess.Popen[Any]) -> None:
+    """End all that runs apart: the kernel does that when its first process ends, before unshare(1) hears of it."""
+    while unshare.poll() is None:
+        for first in children(unshare.pid):
+            with suppress(ProcessLookupError):
+                os.kill(first, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            unshare.wait(0.1)
 
 
 class Container:
@@ -146,8 +171,7 @@ class Container:
         command = [*config["Entrypoint"], *config["Cmd"]]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--propagation",
-                 "private", "sh", "-c", INSIDE, "sh", "env", "-i", *inner, *RIGHTS, *command],
+                [*APART, "--ipc", "sh", "-c", INSIDE, "sh", "env", "-i", *inner, *RIGHTS, *command],
                 env={**os.environ, **outer}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         self._stop_signal = signal.Signals[config["StopSignal"]]
@@ -166,9 +190,7 @@ class Container:
 
     def _begun(self) -> int | None:
         """Its first process, as this host numbers it."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        found = children.read_text().split()
-        return int(found[0]) if found else None
+        return next(iter(children(self._process.pid)), None)
 
     def within(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A command in it, as its user."""
@@ -193,8 +215,7 @@ class Container:
         return self._process.wait(DEADLINE)
 
     def end(self) -> None:
-        self._process.kill()  # and its first process with it, and so all of them
-        self._process.wait()
+        end(self._process)
 
 
 @contextmanager
@@ -237,52 +258,91 @@ def first_life(container: Container) -> dict[str, Any]:
 
 
 def second_life(container: Container, web: dict[str, Any]) -> None:
-    """The same volume: the VM is the same, and the job is not run again."""
+    """The same volume: the VM is the same, jobs are not run again, and the late one had been given its time."""
     again = container.ready("web")
     assert {key: again[key] for key in ("uid", "ssh", "generation")} == {
         key: web[key] for key in ("uid", "ssh", "generation")
     }
     kept = container.within("holdfast", "ssh", "web", "--", "cat", "/persist/mark")
     assert kept.stdout == "kept\n", kept
-    history = json.loads(container.within("holdfast", "job", "history", "hello", "-o", "json").stdout)  # fmt: skip
-    assert len(history) == 1, history
+    for job, said in (("hello", "hello from Linux"), ("late", "to its end")):
+        told = container.within("holdfast", "job", "history", job, "-o", "json")
+        assert [run["phase"] for run in json.loads(told.stdout)] == ["succeeded"], told
+        assert said in container.within("holdfast", "logs", job).stdout
+
+
+def trial() -> None:
+    """Build the image and run it, apart from this host's mounts and processes."""
+    tiny = image_path("HOLDFAST_TINY_IMAGE", "tiny.qcow2")
+    packages = fetched()
+    say("the Python packages are here")
+    own = Path(
+        "/var/lib/containers"
+    )  # buildah's memory of what it has copied: no option names another place
+    own.mkdir(exist_ok=True)
+    done("mount", "-t", "tmpfs", "tmpfs", own)
+    store = Store(TRIAL)
+    store.build(packages)
+    say("the image is built")
+    volume, desired = TRIAL / "volume", TRIAL / "desired"
+    for directory in (volume, desired):
+        directory.mkdir(mode=0o755)
+    os.chown(volume, USER, USER)
+    volume.chmod(0o700)
+    shutil.copy(tiny, desired / "tiny.qcow2")
+    for name, text in DOCUMENTS.items():
+        (desired / name).write_text(text)
+    root, config = store.mounted()
+    with running(root, config, TRIAL) as container:
+        web = first_life(container)
+        (desired / "late.yaml").write_text(LATE)
+        container.until(lambda: container.items().get("late", {}).get("phase") == "running", "late")
+        assert container.stop() == 0, container.log()
+    assert WHY in container.log(), "it was not powered down"
+    say("it was stopped, and its VM powered down")
+    with running(root, config, TRIAL) as container:
+        second_life(container, web)
+        say("the next one on the same volume has brought the VM back, and a job had had its time")
+        assert container.stop() == 0, container.log()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Nobody else tries it in this checkout, and what was made below TRIAL is gone before and after."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            shutil.rmtree(TRIAL, ignore_errors=True)
+            TRIAL.mkdir(mode=0o755)
+            yield
+        finally:
+            shutil.rmtree(TRIAL)
 
 
 def main() -> int:
     """Print what came of it."""
+    if sys.argv[1:] == ["apart"]:
+        trial()
+        return 0
     if os.geteuid() != 0:
         print("making mounts and a base image takes root")
         return 1
     # What is begun is taken away also where somebody has enough of it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    tiny = image_path("HOLDFAST_TINY_IMAGE", "tiny.qcow2")
-    packages = fetched()
-    say("the Python packages are here")
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hf-container-")))
-        store = Store(place)
-        store.build(packages)
-        say("the image is built")
-        for name in ("volume", "desired"):
-            (place / name).mkdir(mode=0o755)
-        place.chmod(0o755)
-        os.chown(place / "volume", USER, USER)
-        (place / "volume").chmod(0o700)
-        shutil.copy(tiny, place / "desired/tiny.qcow2")
-        for name, text in DOCUMENTS.items():
-            (place / "desired" / name).write_text(text)
-        root, config = stack.enter_context(store.mounted())
-        with running(root, config, place) as container:
-            web = first_life(container)
-            assert container.stop() == 0, container.log()
-        assert WHY in container.log(), "it was not powered down"
-        say("it was stopped, and its VM powered down")
-        with running(root, config, place) as container:
-            second_life(container, web)
-            say("the next one on the same volume has brought the VM back")
-            assert container.stop() == 0, container.log()
-    say("everything is taken away")
-    return 0
+    again = [sys.executable, "-m", "tests.container", "apart"]
+    with alone():
+        whole = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "--", *APART, "--mount-proc", *again],
+            env={**os.environ, "TMPDIR": str(TRIAL)},
+        )
+        try:
+            status = whole.wait()
+        finally:
+            end(whole)
+    if status == 0:
+        say("everything is taken away")
+    return 1 if status else 0
 
 
 if __name__ == "__main__":

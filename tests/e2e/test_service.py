@@ -15,6 +15,7 @@ from agent.units import AGENT, CAPABILITIES, GUESTS
 from tests.e2e.site import DEADLINE, ROOT, Site
 from tests.e2e.test_life import ends, lives
 from tests.listening import Ear, ear
+from tests.unit.test_units import complaints
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
 
@@ -155,6 +156,7 @@ def test_install_service_writes_what_was_said_as_it_is_meant_elsewhere(
     ):  # fmt: skip
         assert part in start + " ", start
     assert "TimeoutStopSec=7800s" in written[AGENT]
+    assert complaints([tmp_path / "units" / name for name in (AGENT, GUESTS)]) == ""
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     again = install(called_by_name, tmp_path / "units", "--git", "https://h/r", "--branch", "b")
     assert again.returncode == 0
