@@ -431,7 +431,9 @@ def test_an_agent_that_still_measures_leaves_when_it_is_told(
             _, said = agent.communicate(timeout=30)
         finally:
             agent.kill()
-    assert (agent.returncode, said) == (0, b"")
+    assert agent.returncode == 0
+    # On a host that keeps VMs, another agent has a fence up, and this one says so.
+    assert {json.loads(line)["event"] for line in said.splitlines()} <= {"LoopbackFenced"}
     until(lambda: not asleep([child]))
 
 

@@ -1,4 +1,4 @@
-"""Listens to one machine's QEMU for as long as it lives: the only doorway to QMP (docs/interop/qmp-spec.rst of QEMU).
+"""Listens to one machine's QEMU for as long as it lives.
 
     connecting --greeting, right uuid--> listening --silence--> listening, not responsive
         ^                                    |
@@ -11,25 +11,18 @@ is ever sent a second time. It refuses to command a machine whose `query-uuid` i
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
-from qemu.qmp.message import Message
+from typing import Any
 
 from agent.errors import MonitorError
 from agent.hypervisor.api import RunState, View
+from agent.hypervisor.qemu.client import Connection, connected
 from agent.hypervisor.resets import Resets
 from state.ids import Uid
 from state.spec.words import excerpt
-
-logging.getLogger("qemu.qmp").setLevel(
-    logging.CRITICAL
-)  # what it has to say reaches us as exceptions
 
 STATES = {
     "prelaunch": RunState.INERT,
@@ -46,11 +39,6 @@ _SAID = {
     RunState.PANICKED: "the guest's kernel panicked",
     RunState.IO_ERROR: "the host could not read or write its disk",
 }
-
-
-_LOST = (QMPError, OSError, EOFError, TimeoutError, AssertionError, ValueError, RecursionError)
-"""What qemu.qmp 0.0.6 raises when a line is lost, or holds what no QEMU says: it asserts that a line lives on once it
-has greeted, and lets through what Python says of bytes that are no text and of brackets without an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +63,6 @@ class Timing:
     """Between two questions that events cause, however many events there are."""
 
 
-class _Client(QMPClient):
-    """Without the log of every message: the library writes each out, indented, whether anybody reads it or not, which
-    is much of what listening to many machines costs. Its documentation has these two for subclasses to replace."""
-
-    def _cb_outbound(self, msg: Message) -> Message:
-        return msg
-
-    def _cb_inbound(self, msg: Message) -> Message:
-        return msg
-
-
 class Monitor:
     """The control monitor of one machine. `run` must run for anything here to happen."""
 
@@ -99,7 +76,7 @@ class Monitor:
         self.remark = ""
         """What is to be said of the machine beside its state; a sentence part, or empty."""
         self._socket, self._uid, self._timing, self._changed = socket, uid, timing, changed
-        self._client: QMPClient | None = None
+        self._connection: Connection | None = None
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
         self._closed = asyncio.Event()
@@ -118,9 +95,9 @@ class Monitor:
         pause = self._timing.first_pause
         while True:
             try:
-                async with self._connected() as client:
+                async with self._connected() as connection:
                     pause = self._timing.first_pause
-                    await self._listen(client)
+                    await self._listen(connection)
             except MonitorError as error:
                 self._publish(False, error.message, "lost")
             self._closed.set()
@@ -128,41 +105,30 @@ class Monitor:
             pause = min(2 * pause, self._timing.heartbeat)
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[QMPClient]:
-        """A client that has spoken with the right machine. Raises MonitorError for every way in which this fails."""
-        client = _Client()
-        # The listener would keep every event for ever; a filter that accepts none hears them all.
-        client.events.event_filter = self._heard
+    async def _connected(self) -> AsyncIterator[Connection]:
+        """A connection to the right machine. Raises MonitorError for every way in which this fails."""
+        patience = self._timing.connect
         try:
-            with _translated("connect"):
-                async with asyncio.timeout(self._timing.connect):
-                    await client.connect(str(self._socket))
-            reply = await self._ask(client, "query-uuid", deadline=self._timing.connect)
-            if reply.get("UUID") != self._uid:
-                raise MonitorError(
-                    f"another machine answers at its monitor: {excerpt(reply.get('UUID'))}"
-                )
-            self._client = client
-            yield client
+            async with connected(self._socket, self._heard, patience) as connection:
+                reply = await connection.ask("query-uuid", patience)
+                if reply.get("UUID") != self._uid:
+                    raise MonitorError(
+                        f"another machine answers at its monitor: {excerpt(reply.get('UUID'))}"
+                    )
+                self._connection = connection
+                yield connection
         finally:
-            self._client = None
-            # Also takes the exceptions of the library's own tasks, so it must not be cut off: asyncio would print
-            # them. A socket that cannot be flushed is let go.
-            closing = asyncio.ensure_future(client.disconnect())
-            closing.add_done_callback(lambda done: done.cancelled() or done.exception())
-            with suppress(*_LOST):
-                async with asyncio.timeout(1):
-                    await asyncio.shield(closing)
+            self._connection = None
 
-    async def _listen(self, client: QMPClient) -> None:
+    async def _listen(self, connection: Connection) -> None:
         """Ask for the status at every event, and now and then. Raises MonitorError when the connection is lost."""
-        lost = asyncio.ensure_future(client.runstate_changed())
+        lost = asyncio.ensure_future(connection.changed())
         lost.add_done_callback(lambda _: self._wake.set())
         loop = asyncio.get_running_loop()
         try:
             while True:
                 self._wake.clear()
-                await self._look(client)
+                await self._look(connection)
                 rested = loop.time() + self._timing.breath
                 await self._cause()
                 if (left := rested - loop.time()) > 0:
@@ -178,11 +144,11 @@ class Monitor:
         finally:
             silent.cancel()
 
-    async def _look(self, client: QMPClient) -> None:
+    async def _look(self, connection: Connection) -> None:
         """One question, and its answer whenever it comes: a machine that is silent is asked once, not ever again."""
         overdue = _Overdue(self._timing.silence, self._fell_silent)
         try:
-            reply = await self._ask(client, "query-status", deadline=None)
+            reply = await connection.ask("query-status", deadline=None)
         finally:
             overdue.cancel()
         self._answered(str(reply.get("status")))
@@ -226,7 +192,7 @@ class Monitor:
             self._news = asyncio.Event()
             self._changed(word)
 
-    def _heard(self, event: Message) -> bool:
+    def _heard(self, event: Mapping[str, Any]) -> bool:
         data = event.get("data")
         data = data if isinstance(data, dict) else {}
         match event.get("event"):
@@ -249,46 +215,28 @@ class Monitor:
 
     async def refresh(self) -> View:
         """Ask now. Raises MonitorError."""
-        client = await self._usable("query-status")
-        self._answered(
-            str((await self._ask(client, "query-status", self._timing.command)).get("status"))
-        )
+        connection = await self._usable("query-status")
+        reply = await connection.ask("query-status", self._timing.command)
+        self._answered(str(reply.get("status")))
         return self.view
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """What the command returns. Raises MonitorError: not connected, silent, refused, lost or too late; in the last
         two cases it may have been carried out. Nothing is sent to a machine that is silent."""
-        client = await self._usable(command)
-        return await self._execute(client, command, arguments, self._timing.command)
+        connection = await self._usable(command)
+        return await connection.execute(command, arguments, self._timing.command)
 
-    async def _usable(self, command: str) -> QMPClient:
+    async def _usable(self, command: str) -> Connection:
         """The connection. A first one is waited for, and so is one that is silent just now: a busy host is no fault."""
         if self.view.state is None and self.view.responsive:
             await self.until(lambda view: view != View(None), self._timing.connect)
         if not self.view.responsive:
             await self.until(lambda view: view.responsive, self._timing.silence)
-        if self._client is None or not self.view.responsive:
+        if self._connection is None or not self.view.responsive:
             raise MonitorError(
                 f"{command} was not sent: {self.view.detail or 'its monitor is not connected yet'}"
             )
-        return self._client
-
-    async def _ask(self, client: QMPClient, command: str, deadline: float | None) -> dict[str, Any]:
-        reply = await self._execute(client, command, None, deadline)
-        if not isinstance(reply, dict):
-            raise MonitorError(f"{command} was answered with no object")
-        return cast(dict[str, Any], reply)
-
-    async def _execute(
-        self,
-        client: QMPClient,
-        command: str,
-        arguments: Mapping[str, object] | None,
-        deadline: float | None,
-    ) -> object:
-        with _translated(command):
-            async with asyncio.timeout(deadline):
-                return await client.execute(command, arguments)
+        return self._connection
 
     async def until(self, met: Callable[[View], bool], seconds: float) -> bool:
         """Whether the view met the condition before `seconds` were over."""
@@ -300,7 +248,7 @@ class Monitor:
 
     async def heard_out(self, seconds: float) -> None:
         """Return when the connection has closed, so that nothing is left to hear of a process that ended."""
-        if self._client is not None:
+        if self._connection is not None:
             self._closed.clear()
             self._wake.set()
             with suppress(TimeoutError):
@@ -348,18 +296,3 @@ class _Silent:
 
     def cancel(self) -> None:
         self._timer.cancel()
-
-
-@contextmanager
-def _translated(command: str) -> Iterator[None]:
-    """Turns what the library raises into MonitorError."""
-    try:
-        yield
-    except ExecuteError as error:
-        raise MonitorError(f"QEMU refused {command}: {excerpt(error)}") from error
-    except TimeoutError as error:
-        raise MonitorError(f"{command} was not answered in time") from error
-    except ConnectError as error:
-        raise MonitorError(f"its monitor cannot be reached: {excerpt(error.exc)}") from error
-    except _LOST as error:
-        raise MonitorError(f"its monitor was lost during {command}") from error
