@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import gc
 
-_YOUNG, _MIDDLE, _OLD = 20_000, 10, 50
-"""After how many new objects the young are gone through, and after how many times of that those that outlived it."""
+_YOUNG, _MIDDLE, _OLD = 60_000, 10, 50
+"""After how many new objects the young are gone through, more than a pass over ten thousand VMs makes and lets go of
+again; and after how many times of that those that outlived it."""
 
 
 def be_patient() -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Protocol
 
 from agent.doing import Doing
-from agent.hypervisor.api import Backend, needed
+from agent.hypervisor.api import Backend, Hypervisor, needed
 from agent.leases import forwards_of
 from state.desired import Desired, WantedVm
 from state.ids import Name, Uid
@@ -54,7 +54,8 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
     fetching = dict(doing.images)
     images = dict(await backend.images.look(wanted))
     while True:
-        seen = tuple(_look(instance, backend) for instance in records.instances())
+        hypervisor, boot_id = backend.hypervisor, backend.hypervisor.boot_id
+        seen = tuple(_look(one, hypervisor, boot_id) for one in records.instances())
         # A name that is held goes on by what it was last given, also when it never came to run.
         more = {
             VmSpec.from_canonical(one.instance.spec).image
@@ -98,24 +99,19 @@ def _promised(seen: tuple[Seen, ...]) -> dict[int, int]:
     }
 
 
-def _look(instance: Instance, backend: Backend) -> Seen:
-    hypervisor = backend.hypervisor
-    verdict = _verdict(instance, backend)
-    return Seen(
-        instance=instance,
-        verdict=verdict,
-        view=hypervisor.view(instance.uid),
-        exit=hypervisor.exit_of(instance.uid),
-        attached=verdict is Verdict.ALIVE and hypervisor.attached(instance.uid),
-    )
+def _look(instance: Instance, hypervisor: Hypervisor, boot_id: str) -> Seen:
+    uid = instance.uid
+    verdict = _verdict(instance, hypervisor, boot_id)
+    attached = verdict is Verdict.ALIVE and hypervisor.attached(uid)
+    return Seen(instance, verdict, hypervisor.view(uid), hypervisor.exit_of(uid), attached)
 
 
-def _verdict(instance: Instance, backend: Backend) -> Verdict:
+def _verdict(instance: Instance, hypervisor: Hypervisor, boot_id: str) -> Verdict:
     process = instance.process
-    if process is None or process.boot_id != backend.hypervisor.boot_id:
+    if process is None or process.boot_id != boot_id:
         return Verdict.GONE
     try:
-        alive = backend.hypervisor.alive(instance.uid, process)
+        alive = hypervisor.alive(instance.uid, process)
     except OSError:
         return Verdict.UNKNOWN
     return Verdict.ALIVE if alive else Verdict.GONE

@@ -139,13 +139,12 @@ class Instance:
     """Why its health check fails, as a sentence part; empty: it does not, or not often enough yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """An instance and what was found of it."""
+class Seen(NamedTuple):
+    """An instance and what was found of it. A pass makes one of each, which as a tuple costs a third."""
 
     instance: Instance
     verdict: Verdict
-    view: View = field(default_factory=lambda: View(None))
+    view: View = View(None)
     exit: Exit | None = None
     attached: bool = False
     """Whether this agent supervises it; a new agent adopts first."""

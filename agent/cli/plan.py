@@ -158,7 +158,7 @@ def _observe(reader: Reader | None, backend: Any, desired: Desired, agent_lives:
         state = RunState.PAUSED if paused else RunState.RUNNING
         if seen.verdict is not Verdict.ALIVE:
             return seen
-        return replace(seen, attached=True, view=View(state))
+        return seen._replace(attached=True, view=View(state))
 
     return replace(observed, instances=tuple(map(as_the_agent_sees, observed.instances)))
 

@@ -77,6 +77,9 @@ class Directory:
         with os.scandir(key) as found:
             return list(found)
 
+    def settled(self, key: str) -> None:
+        """A directory's times tell of its names alone, not of what the files hold."""
+
     def stamp_of(self, found: os.DirEntry[str] | Resolved, now: float) -> tuple[Stamp, bool] | None:
         status = found.stat(follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -55,8 +55,21 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
+class Folder:
+    """What was found in one directory, whose stamp is another when anything in it is. `below` are the directories in
+    it to go on with, by path and key; `keys` are those of `entries`; `links` the paths of its symbolic links."""
+
+    stamp: Hashable
+    entries: tuple[Entry, ...]
+    keys: tuple[str, ...]
+    below: tuple[tuple[str, str], ...]
+    links: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
-    """Every file that may hold documents, by path, and what was in the way of seeing all of them.
+    """Every file that may hold documents, by path, and what was in the way of seeing all of them. `folders` are the
+    directories, by path and key, that need not be gone through again while their stamps are the same.
 
     A problem without a name means that absence is not proven.
     """
@@ -64,6 +77,7 @@ class Look:
     entries: tuple[Entry, ...] = ()
     problems: tuple[Problem, ...] = ()
     advice: tuple[Advice, ...] = ()
+    folders: Mapping[tuple[str, str], Folder] = field(default_factory=dict)
 
 
 class Tree(Protocol):

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from agent.errors import BadInput
 from agent.source.ignore import Rules, Verdicts, compile_rules
 from agent.source.text import Unreadable
-from agent.source.tree import IGNORE_FILE, SUFFIXES, Content, Entry, Look, shown
+from agent.source.tree import IGNORE_FILE, SUFFIXES, Content, Entry, Folder, Look, shown
 from state.desired import Advice, Problem, SourceRef
 
 
@@ -29,6 +29,8 @@ class Found(Protocol):
 
 
 F = TypeVar("F", bound=Found)
+_Place = tuple[str, str, Rules | None]
+"""A directory to go into: what its files are known as before their names, its key, and what is ignored in it."""
 
 
 class Files(Protocol[F]):
@@ -40,6 +42,9 @@ class Files(Protocol[F]):
 
     def listing(self, key: str) -> Sequence[F]:
         """What lies in a directory. Raises OSError."""
+
+    def settled(self, key: str) -> Hashable | None:
+        """What is another as soon as anything in the directory is; None where nothing tells. Raises OSError."""
 
     def stamp_of(self, found: F, now: float) -> tuple[Hashable, bool] | None:
         """The stamp of a file, and whether it is too fresh to prove anything; None for what is no regular file. Raises
@@ -62,6 +67,9 @@ class Walk(Generic[F]):
 
     def __init__(self, files: Files[F], verdicts: Verdicts, before: Look, now: float) -> None:
         self._before = {entry.path: entry for entry in before.entries}
+        self._known = before.folders
+        self._folders: dict[tuple[str, str], Folder] = {}
+        self._is_first = True
         self._files = files
         self._verdicts = verdicts
         self._now = now
@@ -71,17 +79,19 @@ class Walk(Generic[F]):
         self._links: list[tuple[str, Rules | None]] = []
         self._walked: set[str] = set()
         self._taken: set[str] = set()
+        self._keys: list[str] = []
         verdicts.begin()
 
     def look(self) -> Look:
         """Everything below the top."""
         self._descend("", self._files.top, None)
+        self._is_first = False
         while self._links:
             links, self._links = sorted(self._links, key=lambda link: link[0]), []
             for path, rules in links:
                 self._follow(path, rules)
         self._entries.sort(key=lambda entry: entry.path)
-        return Look(tuple(self._entries), tuple(self._problems), tuple(self._advice))
+        return Look(tuple(self._entries), tuple(self._problems), tuple(self._advice), self._folders)
 
     def _problem(self, path: str, message: str, line: int = 0, column: int = 0) -> None:
         self._problems.append(Problem(shown(path), line, column, message))
@@ -91,30 +101,69 @@ class Walk(Generic[F]):
         waiting = [(top, key, rules)]
         while waiting:
             prefix, key, rules = waiting.pop()
-            if key in self._walked:
-                continue
-            self._walked.add(key)
+            if key not in self._walked:
+                self._walked.add(key)
+                waiting += self._enter(prefix, key, rules)
+
+    def _enter(self, prefix: str, key: str, above: Rules | None) -> list[_Place]:
+        """Take in what lies in one directory; the directories in it to go on with."""
+        try:
+            found = self._files.listing(key)
+            # Through links a file may be come to a second time, and rules are others from place to place.
+            plain = self._is_first and above is None
+            stamp = self._files.settled(key) if plain else None
+        except OSError as error:
+            self._problem(prefix or ".", f"the directory cannot be read: {error.strerror}")
+            return []
+        known = self._known.get((prefix, key))
+        if stamp is not None and known is not None and known.stamp == stamp:
+            return self._again(prefix, key, known)
+        try:
+            rules = self._rules(prefix, found, above)
+        except (BadInput, OSError) as error:
+            place = (error.line, error.column) if isinstance(error, Unreadable) else (0, 0)
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            self._problem(prefix + IGNORE_FILE, f"the ignore file cannot be used: {why}", *place)
+            return []
+        entries, links, said = self._counts()
+        below = self._listed(prefix, found, rules)
+        if stamp is not None and rules is None and said == self._counts()[2]:
+            self._folders[prefix, key] = Folder(
+                stamp,
+                tuple(self._entries[entries:]),
+                tuple(self._keys[entries:]),
+                tuple(below),
+                tuple(path for path, _ in self._links[links:]),
+            )
+        return [(into, at, rules) for into, at in below]
+
+    def _again(self, prefix: str, key: str, folder: Folder) -> list[_Place]:
+        """As `_enter`, of a directory that is as it was."""
+        self._folders[prefix, key] = folder
+        self._entries += folder.entries
+        self._keys += folder.keys
+        self._taken.update(folder.keys)
+        self._links += [(path, None) for path in folder.links]
+        return [(into, at, None) for into, at in folder.below]
+
+    def _counts(self) -> tuple[int, int, int]:
+        """How many entries and links there are by now, and how many things to say."""
+        said = len(self._problems) + len(self._advice)
+        return len(self._entries), len(self._links), said
+
+    def _listed(
+        self, prefix: str, found: Sequence[F], rules: Rules | None
+    ) -> list[tuple[str, str]]:
+        """Take in the files; the directories, by path and key."""
+        below = []
+        for entry in found:
             try:
-                found = self._files.listing(key)
+                if self._is_directory(prefix, entry, rules):
+                    below.append((f"{prefix}{entry.name}/", entry.path))
             except OSError as error:
-                self._problem(prefix or ".", f"the directory cannot be read: {error.strerror}")
-                continue
-            try:
-                rules = self._rules(prefix, found, rules)
-            except (BadInput, OSError) as error:
-                place = (error.line, error.column) if isinstance(error, Unreadable) else (0, 0)
-                why = error.strerror if isinstance(error, OSError) else str(error)
-                self._problem(
-                    prefix + IGNORE_FILE, f"the ignore file cannot be used: {why}", *place
-                )
-                continue
-            for entry in found:
-                try:
-                    if self._is_directory(prefix, entry, rules):
-                        waiting.append((f"{prefix}{entry.name}/", entry.path, rules))
-                except OSError as error:
-                    why = f"the file cannot be looked at: {error.strerror}"
-                    self._problem(prefix + entry.name, why)
+                why = f"the file cannot be looked at: {error.strerror}"
+                self._problem(prefix + entry.name, why)
+        return below
 
     def _is_directory(self, prefix: str, entry: F, rules: Rules | None) -> bool:
         """Whether to descend; what is no directory is dealt with here."""
@@ -140,6 +189,7 @@ class Walk(Generic[F]):
             before = self._before.get(path)
             same = before is not None and (before.stamp, before.fresh) == stamped
             self._entries.append(before if before and same else Entry(path, *stamped))
+            self._keys.append(found.path)
         else:
             where = SourceRef(shown(path), 0)
             self._advice.append(Advice(where, "is no regular file and was not opened"))

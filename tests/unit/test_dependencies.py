@@ -87,10 +87,10 @@ def test_a_vm_is_created_only_when_what_it_depends_on_is_ready() -> None:
         ),
         (alive(vm("db", power="paused"), RunState.PAUSED), "power is paused"),
         (
-            replace(alive(), view=View(RunState.RUNNING, responsive=False, detail="silent")),
+            alive()._replace(view=View(RunState.RUNNING, responsive=False, detail="silent")),
             "its monitor does not answer: silent",
         ),
-        (replace(alive(), attached=False, view=View(None)), "it runs as pid 4242"),
+        (alive()._replace(attached=False, view=View(None)), "it runs as pid 4242"),
         (ended(vm("db")), "its process ended: nobody saw how"),
     ],
 )

@@ -240,7 +240,7 @@ def test_while_a_replacement_waits_for_its_next_try_the_old_machine_is_looked_af
     waits = only(decide(wish, alive(running()), retries=[retry]))
     assert isinstance(waits, Wait)
     assert waits.reason == "BackOff"
-    foreign = replace(alive(running()), attached=False)
+    foreign = alive(running())._replace(attached=False)
     assert isinstance(only(decide(wish, foreign, retries=[retry])), Adopt)
     step = only(decide(wish, gone(running()), retries=[retry]))
     assert isinstance(step, Restart)
@@ -262,11 +262,11 @@ def test_while_a_live_change_waits_for_its_next_try_the_machine_is_looked_after(
     wish = desired(vm(disk=1 << 40))
     first = only(decide(wish, alive(running())))
     retry = failed(Retry(step_key(WEB, first.action)), "no room", moment(999.9), target(first))
-    foreign = replace(alive(running()), attached=False)
+    foreign = alive(running())._replace(attached=False)
     assert isinstance(only(decide(wish, foreign, retries=[retry])), Adopt)
-    panicked = replace(alive(running()), view=View(RunState.PANICKED))
+    panicked = alive(running())._replace(view=View(RunState.PANICKED))
     assert isinstance(only(decide(wish, panicked, retries=[retry])), Restart)
-    paused = replace(alive(running()), view=View(RunState.PAUSED))
+    paused = alive(running())._replace(view=View(RunState.PAUSED))
     step = only(decide(wish, paused, retries=[retry]))
     assert isinstance(step, Wait)
     assert step.reason == "BackOff"

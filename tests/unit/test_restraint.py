@@ -83,7 +83,7 @@ def test_those_that_only_go_later_count_too(why: str) -> None:
 def of_jobs(names: Sequence[str]) -> tuple[Seen, ...]:
     """Machines of jobs, whose runs are not known any more."""
     return tuple(
-        replace(one, instance=replace(one.instance, kind="job")) for one in world(names).instances
+        one._replace(instance=replace(one.instance, kind="job")) for one in world(names).instances
     )
 
 

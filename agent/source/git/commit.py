@@ -98,6 +98,9 @@ class CommitFiles:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return list(self._members(at).values())
 
+    def settled(self, key: str) -> str:
+        return self._at(key).oid
+
     def stamp_of(self, found: _Item, now: float) -> tuple[Hashable, bool] | None:
         return None if found.mode in _NO_FILES else (found.oid, False)
 
