@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -100,16 +100,28 @@ async def _looks(
         yield lambda: watcher.submit(partial(_look, looks))
     finally:
         stop.set()
-        watcher.leave(looks.close)
+        watcher.leave(partial(_leave, looks))
 
 
 def _look(looks: Iterator[Collection[object]]) -> bool:
-    try:
+    with _panics_told():
         return bool(next(looks, None))
+
+
+def _leave(looks: Generator[object, None, None]) -> None:
+    """Have it let go of what it watched. Where it cannot, that goes with the process."""
+    with suppress(OSError, RuntimeError), _panics_told():
+        looks.close()
+
+
+@contextmanager
+def _panics_told() -> Iterator[None]:
+    """Rust's panics come as an exception that is no Exception and that nobody can import: here as RuntimeError."""
+    try:
+        yield
     except (OSError, RuntimeError):
         raise
     except BaseException as panic:
-        # Rust's panics come as an exception that is no Exception and that nobody can import.
         raise RuntimeError(f"watchfiles gave up: {panic}") from panic
 
 

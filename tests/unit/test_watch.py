@@ -192,3 +192,24 @@ def test_a_watcher_that_panics_is_left_behind_and_another_one_made(tmp_path: Pat
     """Sabotage: catch Exception alone where watchfiles is asked, which Rust's panics are not."""
     failing = "strace -f -qq -o /dev/null -P anon_inode:[eventfd] -e inject=write:error=EIO:when=1"
     assert refused(tmp_path, *failing.split()) == f"{tmp_path} cannot be watched"
+
+
+LEFT = """
+import sys, watchfiles
+from agent import watch as module
+looks = watchfiles.watch(sys.argv[1], rust_timeout=10, yield_on_timeout=True)
+next(looks)
+module._leave(looks)
+print("left")
+"""
+
+
+def test_a_watcher_that_panics_when_it_is_closed_is_let_go_of(tmp_path: Path) -> None:
+    """Sabotage: let a panic through where watchfiles is closed."""
+    failing = "strace -f -qq -P anon_inode:[eventfd] -e inject=write:error=EIO:when=2+"
+    done = subprocess.run(
+        [*failing.split(), sys.executable, "-c", LEFT, tmp_path],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
+    assert "(INJECTED)" in done.stderr
