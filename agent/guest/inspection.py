@@ -32,6 +32,10 @@ PATIENCE = 30.0
 SAYS = 1 << 20
 """Bytes that it may say."""
 _FILES = 32
+_STACK = 1 << 20
+"""Bytes of address space for each of its threads, of which there are more where a disk is slow; 8 MiB by default."""
+_THRIFT = {"MALLOC_ARENA_MAX": "1"}
+"""mallopt(3): otherwise glibc takes 64 MiB of address space for a thread, and the next one finds none."""
 _PROGRAM = "qemu-img"
 _INFO = ("info", "-U", "--output=json", "-f", "qcow2", "/dev/stdin")
 _AS_IT_IS = {
@@ -65,6 +69,8 @@ def _check_whole(descriptor: int, run_as: int | None) -> None:
     status, _, complained = _asked(_CHECK, descriptor, run_as)
     if status not in (0, _LEAKS):
         first, _, _ = complained.partition(b"\n")
+        if status < 0:
+            raise NotUsable(f"{_PROGRAM} did not come to an end with it: {_why(status, first)}")
         raise NotUsable(f"it is damaged, or was cut short: {_PROGRAM} says {_why(status, first)}")
 
 
@@ -78,7 +84,7 @@ def _asked(what: Sequence[str], descriptor: int, run_as: int | None) -> tuple[in
                 stdin=descriptor,
                 stdout=told,
                 stderr=complained,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **_THRIFT},
                 cwd="/",
                 start_new_session=True,
                 timeout=PATIENCE,
@@ -103,7 +109,7 @@ def _command(what: Sequence[str], run_as: int | None) -> list[str]:
         words += ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
     words += ["--no-new-privs", "--", "prlimit", "--core=0:0", f"--as={MEMORY}:{MEMORY}"]
     words += [f"--cpu={PROCESSOR}:{PROCESSOR}", f"--fsize={SAYS}:{SAYS}"]
-    words += [f"--nofile={_FILES}:{_FILES}", "--"]
+    words += [f"--nofile={_FILES}:{_FILES}", f"--stack={_STACK}:{_STACK}", "--"]
     return [*words, _PROGRAM, *what]
 
 
