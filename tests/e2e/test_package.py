@@ -98,6 +98,7 @@ def test_an_installed_wheel_keeps_vms_and_runs_jobs(installed: Path, tmp_path: P
 
         def told(*words: str | Path) -> str:
             mine = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "HOLDFAST_STATE": state}
+            mine["HOLDFAST_LOOPBACK"] = os.environ["HOLDFAST_LOOPBACK"]
             return called(installed / "holdfast", *words, cwd=tmp_path, env=mine)
 
         told("doctor")
