@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,8 +78,9 @@ class Directory:
         with os.scandir(key) as found:
             return list(found)
 
-    def settled(self, key: str) -> None:
-        """A directory's times tell of its names alone, not of what the files hold."""
+    def settled(self, key: str) -> Hashable | None:
+        """None: a directory's times tell of its names alone, not of what the files hold."""
+        return None
 
     def stamp_of(self, found: os.DirEntry[str] | Resolved, now: float) -> tuple[Stamp, bool] | None:
         status = found.stat(follow_symlinks=False)

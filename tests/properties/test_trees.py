@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Hashable
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,13 @@ from hypothesis import strategies as st
 
 from agent.errors import BadInput
 from agent.source.directory import DirectoryTree
+from agent.source.files import Directory
 from agent.source.git.command import Git
 from agent.source.git.commit import CommitTree
 from agent.source.git.objects import Objects
+from agent.source.ignore import Verdicts
 from agent.source.tree import SUFFIXES, Look, Tree
+from agent.source.walk import Walk
 from tests.gits import git
 from tests.trees import LONG_AGO, NOW, scratch
 
@@ -119,6 +123,52 @@ def test_a_commit_and_its_checkout_hold_the_same_files(
                 git(root, "commit", "-q", "--allow-empty", "-m", "more")
         finally:
             objects.rest()
+
+
+@pytest.mark.parametrize(
+    ("first", "gone"),
+    [
+        # One file by two names, of which one is in a directory that stays as it is.
+        ({"a/c.yaml": ("file", "c"), "y.yaml": ("link", "a/c.yaml"), "b.yaml": ("file", "b")}, "b.yaml"),
+        # One of a directory that only links lead to, by two of them, of which the first goes.
+        (
+            {".d/c.yaml": ("file", "c"), "x.yaml": ("link", ".d/c.yaml"), "z": ("link", ".d")},
+            "x.yaml",
+        ),
+    ],
+)  # fmt: skip
+def test_what_stays_in_a_directory_counts_as_often_as_before(
+    tmp_path: Path, first: dict[str, tuple[str, str]], gone: str
+) -> None:
+    """Sabotage: forget which files of such a directory count already; remember one that a link has led to."""
+    top = tmp_path / "top"
+    lay(top, first)
+    objects = committed(tmp_path)
+    commit, directory = CommitTree(objects, "top"), DirectoryTree(top)
+    try:
+        for _ in range(2):
+            commit.at(git(tmp_path, "rev-parse", "HEAD^{tree}"))
+            assert told(commit.look(NOW)) == told(directory.look(NOW))
+            (top / gone).unlink(missing_ok=True)
+            git(tmp_path, "commit", "-q", "-a", "--allow-empty", "-m", "less")
+    finally:
+        objects.rest()
+
+
+class Sealed(Directory):
+    """A directory that is taken to be as it was."""
+
+    def settled(self, key: str) -> Hashable | None:
+        return "sealed"
+
+
+def test_what_is_said_of_a_directory_is_said_again_while_it_stays(tmp_path: Path) -> None:
+    """Sabotage: pass over a directory of which there was something to say."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    files, verdicts = Sealed(str(tmp_path)), Verdicts()
+    first = Walk(files, verdicts, Look(), NOW).look()
+    again = Walk(files, verdicts, first, NOW).look()
+    assert [one.where.file for one in again.advice] == ["pipe.yaml"]
 
 
 def test_a_name_that_is_no_utf8_is_the_same_in_both(tmp_path: Path) -> None:
