@@ -19,7 +19,6 @@ from state.history import Event
 def configure() -> None:
     """Set it up, once for a process."""
     logging.getLogger("qemu").setLevel(logging.CRITICAL)
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     people = sys.stderr.isatty()
     renderer: Any = (
         structlog.dev.ConsoleRenderer(pad_event_to=24)

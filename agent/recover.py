@@ -52,10 +52,13 @@ async def take_in_strangers(
     _take_in_kept(ledger, hypervisor, places, now.wall)
     for found in unknown:
         await _reap(ledger, hypervisor, found, now.wall)
-    for uid in hypervisor.leftovers():
-        if ledger.instance(uid) is None:
-            await _clear_away(ledger, hypervisor, uid, now.wall)
+    for uid in hypervisor.leftovers(_known(ledger)):
+        await _clear_away(ledger, hypervisor, uid, now.wall)
     return ledger.changes != before
+
+
+def _known(ledger: Ledger) -> set[Uid]:
+    return {one.uid for one in ledger.instances()}
 
 
 def _take_in_runs(ledger: Ledger, runs: Iterable[Run], wall: float) -> None:
@@ -123,8 +126,8 @@ def _take_in_running(  # noqa: PLR0913 - a half of the above
 
 def _take_in_kept(ledger: Ledger, hypervisor: Hypervisor, places: _Places, wall: float) -> None:
     """Record the machines of which only files are left."""
-    for kept in hypervisor.kept():
-        lost = _from_record(kept.uid, kept.record) if ledger.instance(kept.uid) is None else None
+    for kept in hypervisor.kept(_known(ledger)):
+        lost = _from_record(kept.uid, kept.record)
         if lost is not None:
             dead = replace(lost, process=None)
             if lost.phase is not Phase.STOPPED and lost.started_at is not None:

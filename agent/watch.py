@@ -10,18 +10,26 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.wake import Wake
 from agent.worker import Worker
 
+if TYPE_CHECKING:
+    from watchfiles._rust_notify import RustNotify
+
 _LOOK_AGAIN = 2000
 """Milliseconds between looks at whether the watched directory is still the one that bears the name."""
-_STEP = 20
-"""Milliseconds between watchfiles' looks at what the kernel has told: each costs some 10 µs, day and night."""
+_STEP, _SLOW_STEP = 20, 50
+"""Milliseconds between watchfiles' looks at what the kernel has told, while things change and once they have not for
+`_QUICK_FOR`: each look costs 10 to 80 µs, day and night, and a change is told of at the second."""
+_QUICK_FOR = 60.0
+"""Seconds."""
 _DEBOUNCE = 5
 """Milliseconds; more is left to the wake, which gathers the reasons of all who notify it."""
 
@@ -81,37 +89,45 @@ async def _looks(
 ) -> AsyncIterator[Callable[[], Awaitable[bool]]]:
     """What waits for the next change and says whether there was one within `_LOOK_AGAIN`. It raises OSError or
     RuntimeError where there is no watching."""
-    from watchfiles import watch
-
-    stop = threading.Event()
-    looks = watch(
-        path,
-        recursive=recursive,
-        step=_STEP,
-        debounce=_DEBOUNCE,
-        rust_timeout=_LOOK_AGAIN,
-        yield_on_timeout=True,
-        watch_filter=None,
-        ignore_permission_denied=in_part,
-        stop_event=stop,
-    )
+    watched = _Watched(path, recursive=recursive, in_part=in_part)
     watcher = Worker("watch")
     try:
-        yield lambda: watcher.submit(partial(_look, looks))
+        yield lambda: watcher.submit(watched.look)
     finally:
-        stop.set()
-        watcher.leave(partial(_leave, looks))
+        watched.stop.set()
+        watcher.leave(watched.leave)
 
 
-def _look(looks: Iterator[Collection[object]]) -> bool:
-    with _panics_told():
-        return bool(next(looks, None))
+class _Watched:
+    """A directory under the kernel's eyes, used in one thread; `stop` may be set from any. It goes to watchfiles' own
+    interface to Rust, since `watchfiles.watch` looks as often by night as while somebody edits."""
 
+    def __init__(self, path: Path, *, recursive: bool, in_part: bool) -> None:
+        self.stop = threading.Event()
+        self._path, self._recursive, self._in_part = path, recursive, in_part
+        self._notify: RustNotify | None = None
+        self._quick_until = time.monotonic() + _QUICK_FOR
 
-def _leave(looks: Generator[object, None, None]) -> None:
-    """Have it let go of what it watched. Where it cannot, that goes with the process."""
-    with suppress(OSError, RuntimeError), _panics_told():
-        looks.close()
+    def look(self) -> bool:
+        """Whether something changed within `_LOOK_AGAIN`."""
+        from watchfiles._rust_notify import RustNotify
+
+        with _panics_told():
+            if self._notify is None:
+                self._notify = RustNotify(
+                    [os.fspath(self._path)], False, False, 0, self._recursive, self._in_part
+                )
+            step = _STEP if time.monotonic() < self._quick_until else _SLOW_STEP
+            changed = isinstance(self._notify.watch(_DEBOUNCE, step, _LOOK_AGAIN, self.stop), set)
+        if changed:
+            self._quick_until = time.monotonic() + _QUICK_FOR
+        return changed
+
+    def leave(self) -> None:
+        """Let go of it. Where it cannot, that goes with the process."""
+        with suppress(OSError, RuntimeError), _panics_told():
+            if self._notify is not None:
+                self._notify.close()
 
 
 @contextmanager

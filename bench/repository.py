@@ -11,7 +11,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from agent import collector
 from agent.hypervisor.memory import MemoryHost
 from agent.jobs.store import RunStore
 from agent.loop import Agent, World
@@ -21,6 +20,7 @@ from agent.record import Pass
 from agent.source.git.clone import Clone
 from agent.source.git.origin import origin
 from agent.source.git.source import GitSource
+from agent.tuning import be_patient
 from bench.harness import Figure
 from bench.passes import IMAGES, STATE_ID
 from state.clock import Moment
@@ -109,7 +109,7 @@ def cold(root: Path) -> None:
 async def changed(root: Path, rounds: int) -> None:
     """Print the milliseconds until another commit, just fetched, was read and planned, and the megabytes that it took
     at most."""
-    collector.be_patient()
+    be_patient()
     host, ledger = MemoryHost(), Ledger(root / "state.db")
     work = root / "work"
 

@@ -18,10 +18,10 @@ from agent.cli.measuring import measuring, measuring_options
 from agent.cli.options import option, state_option
 from agent.cli.reading import in_memory, of_the_ledger, still_runs
 from agent.cli.settings import said_settings, source_options
-from agent.collector import be_patient
 from agent.config import Settings
 from agent.errors import StateUnusable
 from agent.paths import StatePaths
+from agent.tuning import be_patient, open_many
 from state.records import SETTINGS_KEY, LedgerUnreadable
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def run(
     VMs run on when it stops, and the next agent adopts them. Running jobs get the drain timeout to end; told a second
     time to stop, it ends them at once."""
     be_patient()  # with all that is imported from here on, too
+    open_many()
     from agent import log
     from agent.cli import fencing
     from agent.cli.compose import hold, open_ledger, origin_of

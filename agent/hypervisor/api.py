@@ -128,12 +128,13 @@ class Hypervisor(Protocol):
     def scan(self) -> Sequence[Found]:
         """Every live machine of this state directory, known to its caller or not."""
 
-    def kept(self) -> Sequence[Kept]:
-        """Every machine of this state directory that has its files, so that a lost ledger loses no stopped machine."""
+    def kept(self, but: Collection[Uid] = ()) -> Sequence[Kept]:
+        """Every machine of this state directory that has its files, without those of `but`, so that a lost ledger loses
+        no stopped machine."""
 
-    def leftovers(self) -> Sequence[Uid]:
-        """Machines of this state directory of which some files or sockets are left, too few to tell what they are, and
-        that no process holds."""
+    def leftovers(self, but: Collection[Uid] = ()) -> Sequence[Uid]:
+        """Machines of this state directory, without those of `but`, of which some files or sockets are left, too few to
+        tell what they are, and that no process holds."""
 
     def process_of(self, uid: Uid) -> Process | None:
         """The live process of the machine, supervised or not. Where there is none, that costs next to nothing."""

@@ -128,6 +128,7 @@ async def test_a_scan_tells_what_runs_and_what_is_kept_outlives_it(
     assert sorted(hypervisor.kept(), key=lambda one: one.uid) == sorted(
         kept, key=lambda one: one.uid
     )
+    assert [one.uid for one in hypervisor.kept({machine.uid})] == [other.uid]
     await hypervisor.stop(machine.uid, process, 0.0)
     assert hypervisor.scan() == []
     assert len(hypervisor.kept()) == 2

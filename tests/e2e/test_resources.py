@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from state.spec.resolved import Forward
 from tests.contract.houses import QemuHouse, Watched, qemu_house
 from tests.e2e.confinement import listening
 from tests.e2e.qmp import connected
+from tests.e2e.site import Site
 from tests.e2e.steps import run, started, within
 from tests.waiting import eventually
 
@@ -249,3 +251,13 @@ async def test_who_only_bears_the_words_of_a_machine_is_not_its_process(
         await eventually(lambda: hypervisor.scan() != [], "it is there to be found")
         assert hypervisor.process_of(machine.uid) is None
         os.killpg(double.pid, signal.SIGKILL)
+
+
+def test_an_agent_may_have_as_many_files_open_as_its_user_may(still: Site) -> None:
+    """Sabotage: leave the limit as it is. A shell's 1024 are used up by 250 VMs."""
+    still.within = ["prlimit", "--nofile=256:20000", "--"]
+    with still.agent() as agent:
+        limits = Path(f"/proc/{agent.pid}/limits")
+        still.until(
+            lambda: re.search(r"open files +20000 +20000", limits.read_text()), "it may have more"
+        )

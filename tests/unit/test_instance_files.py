@@ -263,6 +263,7 @@ def test_what_is_left_of_a_machine_is_found_unless_it_is_whole_or_lives(
     (paths.sockets / "api.sock").touch()
     (paths.instances / "notes").mkdir()
     assert files.leftovers(paths) == sorted([machine.uid, other])
+    assert files.leftovers(paths, {machine.uid}) == [other]
     for uid in (machine.uid, other):
         files.discard(paths, uid)
     assert files.leftovers(paths) == []

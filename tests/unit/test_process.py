@@ -119,6 +119,30 @@ def test_a_zombie_is_gone() -> None:
         held.close()
 
 
+async def test_a_process_stands_still_from_its_stop_until_it_goes_on() -> None:
+    """Sabotage: leave open what was opened to look at it."""
+    open_before = len(os.listdir("/proc/self/fd"))
+    with sleeper() as child, sleeper() as other:
+        held, unseen = Handle.hold(identified(child.pid)), Handle.hold(identified(other.pid))
+        assert held is not None
+        assert unseen is not None
+        assert not held.stands_still()
+        held.signal(signal.SIGSTOP)
+        await eventually(held.stands_still, "it is stopped")
+        held.signal(signal.SIGCONT)
+        await eventually(lambda: not held.stands_still(), "it goes on")
+        held.signal(signal.SIGSTOP)
+        await eventually(held.stands_still, "it is stopped")
+        for sleeping in (child, other):
+            sleeping.kill()
+            sleeping.wait()
+        for one in (held, unseen):
+            assert not one.stands_still()
+            one.close()
+            assert not one.stands_still()
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
 async def test_an_end_is_seen_by_all_who_wait_and_told_to_the_parent() -> None:
     output = os.open(os.devnull, os.O_WRONLY)
     pid = process.launch([sys.executable, "-c", "raise SystemExit(7)"], inherit=(), output=output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +59,7 @@ def on(store: ImageStore, *records: str) -> Backend:
     made = MemoryHost().backend()
 
     class Keeping(type(made.hypervisor)):  # type: ignore[misc]
-        def kept(self) -> list[Kept]:
+        def kept(self, but: Collection[Uid] = ()) -> list[Kept]:
             return [Kept(Uid(str(at)), Name("web"), 1, record) for at, record in enumerate(records)]
 
     return replace(made, images=store, hypervisor=Keeping(MemoryHost()))

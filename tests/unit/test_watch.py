@@ -67,6 +67,14 @@ async def test_an_edit_below_is_heard(tmp_path: Path) -> None:
         await said(wake, "files changed")
 
 
+async def test_an_edit_after_a_long_rest_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "_QUICK_FOR", 0.0)
+    async with watching(tmp_path) as wake:
+        await heard(wake, tmp_path / "web.yaml")
+
+
 async def test_only_the_directory_itself_is_watched_where_that_is_asked(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     async with watching(tmp_path, recursive=False) as wake:
@@ -195,11 +203,13 @@ def test_a_watcher_that_panics_is_left_behind_and_another_one_made(tmp_path: Pat
 
 
 LEFT = """
-import sys, watchfiles
+import sys
+from pathlib import Path
 from agent import watch as module
-looks = watchfiles.watch(sys.argv[1], rust_timeout=10, yield_on_timeout=True)
-next(looks)
-module._leave(looks)
+module._LOOK_AGAIN = 10
+watched = module._Watched(Path(sys.argv[1]), recursive=True, in_part=False)
+assert not watched.look()
+watched.leave()
 print("left")
 """
 

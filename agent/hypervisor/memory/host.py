@@ -74,11 +74,11 @@ class MemoryHypervisor:
             if guest.process
         ]
 
-    def kept(self) -> Sequence[Kept]:
-        machines = [guest.machine for guest in self._host.guests.values()]
+    def kept(self, but: Collection[Uid] = ()) -> Sequence[Kept]:
+        machines = [guest.machine for uid, guest in self._host.guests.items() if uid not in but]
         return [Kept(one.uid, one.name, one.generation, one.record) for one in machines]
 
-    def leftovers(self) -> Sequence[Uid]:
+    def leftovers(self, but: Collection[Uid] = ()) -> Sequence[Uid]:
         return []
 
     def process_of(self, uid: Uid) -> Process | None:

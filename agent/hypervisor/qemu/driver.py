@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from contextvars import Context
 
@@ -68,14 +68,17 @@ class QemuHypervisor:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def scan(self) -> Sequence[Found]:
-        return [self._found(uid, who) for uid, who in self._processes(self._state_id.encode())]
+        # What is held needs no proof: with many machines, that is most of what there is to look at.
+        held = [(uid, one.process) for uid, one in self._running.items() if not one.held.over()]
+        others = self._processes(self._state_id.encode(), {who.pid for _, who in held})
+        return [self._found(uid, who) for uid, who in (*held, *others)]
 
-    def _processes(self, hint: bytes) -> list[tuple[Uid, Process]]:
+    def _processes(self, hint: bytes, but: Collection[int] = ()) -> list[tuple[Uid, Process]]:
         def ours(words: list[str]) -> bool:
             return argv.marked_uid(words, self._state_id) is not None
 
         found = []
-        for pid in process.with_command_line(ours, hint):
+        for pid in process.with_command_line(ours, hint, but):
             # What became of it meanwhile may be somebody else's, and not be shown to us.
             with suppress(PermissionError):
                 who = process.identify(pid, self._boot_id)
@@ -96,11 +99,11 @@ class QemuHypervisor:
         kept = described.kept
         return Found(uid, who, kept.name, kept.generation, kept.record)
 
-    def kept(self) -> Sequence[Kept]:
-        return files.all_kept(self._paths)
+    def kept(self, but: Collection[Uid] = ()) -> Sequence[Kept]:
+        return files.all_kept(self._paths, but)
 
-    def leftovers(self) -> Sequence[Uid]:
-        return files.leftovers(self._paths)
+    def leftovers(self, but: Collection[Uid] = ()) -> Sequence[Uid]:
+        return files.leftovers(self._paths, but)
 
     def process_of(self, uid: Uid) -> Process | None:
         running = self._running.get(uid)

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -152,20 +152,21 @@ def _described(path: Path, _version: tuple[int, int, int]) -> Described | None:
         return None
 
 
-def all_kept(paths: StatePaths) -> list[Kept]:
-    """Every machine whose files are whole."""
+def all_kept(paths: StatePaths, but: Collection[Uid] = ()) -> list[Kept]:
+    """Every machine whose files are whole, without those of `but`."""
     try:
-        names = sorted(os.listdir(paths.instances))
+        names = sorted(set(os.listdir(paths.instances)).difference(but))
     except FileNotFoundError:
         return []
     told = [described(paths.instance(Uid(name))) for name in names]
     return [one.kept for one in told if one is not None]
 
 
-def leftovers(paths: StatePaths) -> list[Uid]:
-    """Machines that have a directory of files or of sockets, no description, and no living process."""
+def leftovers(paths: StatePaths, but: Collection[Uid] = ()) -> list[Uid]:
+    """Machines, without those of `but`, that have a directory of files or of sockets, no description, and no living
+    process."""
     found = []
-    for name in sorted(_listed(paths.instances) | _listed(paths.sockets)):
+    for name in sorted((_listed(paths.instances) | _listed(paths.sockets)).difference(but)):
         with suppress(ValueError, OSError):
             mine = paths.instance(checked(Uid(name)))
             if not mine.description.exists() and not _locked(mine):

@@ -47,9 +47,9 @@ class Timing:
     way, after `question` + `silence`, and `elsewhere` where it is measured."""
 
     heartbeat: float = 2.0
-    """Between two looks at the process and its logs: they cost next to nothing."""
+    """Between two looks at the process: they cost next to nothing."""
     question: float = 10.0
-    """Between two questions that nothing has caused, and two looks at the files that it stands on."""
+    """Between two questions that nothing has caused, and two looks at its logs and the files that it stands on."""
     elsewhere: float = 1.0
     """By so much a sweep over the machines may come late and still stand for a question."""
     silence: float = 2.0

@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +25,8 @@ START_TICKS = 19
 _USER_TICKS, _SYSTEM_TICKS, _RESIDENT_PAGES = 11, 12, 21
 """Fields 14, 15 and 24, counted likewise."""
 _PAGE = os.sysconf("SC_PAGESIZE")
+_HEAD = 512
+"""Bytes of `/proc/PID/stat` that are sure to hold the state."""
 
 
 @cache
@@ -55,7 +57,7 @@ def _words(line: bytes) -> list[str]:
 def _read(pid: int, name: str) -> bytes:
     """A file of a process, empty where there is no such process (any more). Raises PermissionError for one that may not
     be read, which tells nothing of whether it lives."""
-    # Every machine is looked at every two seconds: a file object costs as much again as what it reads.
+    # Of many machines: a file object costs as much again as what it reads.
     try:
         descriptor = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
@@ -104,15 +106,6 @@ def _seconds(words: list[bytes]) -> float:
     return (int(words[_USER_TICKS]) + int(words[_SYSTEM_TICKS])) / TICKS_PER_SECOND
 
 
-def stands_still(process: Process) -> bool:
-    """Whether it is stopped, traced, or waits for a disk or a file system: its state in proc(5)."""
-    try:
-        stat = _read(process.pid, "stat")
-    except PermissionError:
-        return False
-    return stat[stat.rfind(b")") + 2 :][:1] in (b"T", b"t", b"D")
-
-
 def owner(pid: int) -> int | None:
     """The uid that owns `/proc/PID`: root for a moment while a process changes its user."""
     try:
@@ -121,11 +114,14 @@ def owner(pid: int) -> int | None:
         return None
 
 
-def with_command_line(wanted: Callable[[list[str]], bool], hint: bytes) -> Iterator[int]:
-    """The pids of all processes whose words are `wanted`; only those whose command line holds `hint` are asked about.
-    About 20 µs for each process of the host. What this user may not read is not one of ours (proc(5), `hidepid`)."""
+def with_command_line(
+    wanted: Callable[[list[str]], bool], hint: bytes, but: Collection[int] = ()
+) -> Iterator[int]:
+    """The pids of all processes whose words are `wanted`, without those of `but`; only those whose command line holds
+    `hint` are asked about. About 20 µs for each process of the host. What this user may not read is not one of ours
+    (proc(5), `hidepid`)."""
     for entry in os.listdir("/proc"):
-        if entry.isdigit():
+        if entry.isdigit() and int(entry) not in but:
             try:
                 line = _read(int(entry), "cmdline")
             except PermissionError:
@@ -140,6 +136,7 @@ class Handle:
     def __init__(self, process: Process, descriptor: int) -> None:
         self.process = process
         self._descriptor = descriptor
+        self._stat = -1
         self._ended: asyncio.Event | None = None
         self._status: int | None = None
         self._over = False
@@ -178,6 +175,23 @@ class Handle:
             poll.register(self._descriptor, select.POLLIN)
             self._over = bool(poll.poll(0))
         return self._over
+
+    def stands_still(self) -> bool:
+        """Whether it is stopped, traced, or waits for a disk or a file system: its state in proc(5)."""
+        if self.closed:
+            return False
+        try:
+            # Kept open, since all are looked at every two seconds: to open it costs more than to read it.
+            if self._stat < 0:
+                opened = os.open(f"/proc/{self.process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+                if self.over():  # then it may be another's
+                    os.close(opened)
+                    return False
+                self._stat = opened
+            stat = os.pread(self._stat, _HEAD, 0)
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
+            return False
+        return stat[stat.rfind(b")") + 2 :][:1] in (b"T", b"t", b"D")
 
     @property
     def closed(self) -> bool:
@@ -237,6 +251,9 @@ class Handle:
         if not self.closed:
             os.close(self._descriptor)
             self._descriptor = -1
+        if self._stat >= 0:
+            os.close(self._stat)
+            self._stat = -1
 
 
 def launch(command: Sequence[str], *, inherit: Sequence[int], output: int) -> int:

@@ -114,19 +114,23 @@ class Running:
 
     def _look_after(self) -> None:
         try:
-            if process.stands_still(self.process):
+            if self.held.stands_still():
                 self.monitor.look()
-            for log, limit in self._logs:
-                with suppress(OSError):
-                    logs.bound(log, limit)
             now = asyncio.get_running_loop().time()
             if now >= self._files_due:
+                self._bound_logs()
                 self.monitor.remark = self._amiss()
                 # The first time at once; then not all machines in one round, though they came together.
                 share = crc32(self.uid.encode()) % 100 / 100 if self._files_due == 0 else 1.0
                 self._files_due = now + share * self._timing.question
         except Exception as bug:  # noqa: BLE001 - the next round may fare better
             self._broke_off(bug)
+
+    def _bound_logs(self) -> None:
+        """A guest writes a megabyte a second to its serial line, at most: they do not grow far beyond their limits."""
+        for log, limit in self._logs:
+            with suppress(OSError):
+                logs.bound(log, limit)
 
     def _amiss(self) -> str:
         """What is wrong with the files that it stands on, or nothing."""
