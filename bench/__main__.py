@@ -23,7 +23,7 @@ def main() -> int:
     few = max(1, rounds // 3)
     parts: list[Callable[[], Iterable[Figure]]] = [
         crowd.figures,
-        lambda: [jobs.figure(few), jobs.line(few)],
+        lambda: [*jobs.figures(few), jobs.line(few)],
         lambda: [passes.figure(rounds), *passes.growth(few)],
         lambda: [cold.status(rounds), cold.memory(few)],
         lambda: repository.figures(rounds),

@@ -21,9 +21,16 @@ class Running:
     """An agent that runs, and the tree that it keeps."""
 
     def __init__(
-        self, desired: Path, state: StatePaths, log: BinaryIO, words: tuple[str, ...]
+        self,
+        desired: Path,
+        state: StatePaths,
+        log: BinaryIO,
+        words: tuple[str, ...],
+        *,
+        is_git: bool = False,
     ) -> None:
         self.desired, self.state, self._log = desired, state, log
+        self._source = ("--git", str(desired)) if is_git else ("--desired", str(desired))
         self._process = self._begun(words)
 
     @property
@@ -36,6 +43,13 @@ class Running:
             if self._process.poll() is not None:
                 raise RuntimeError(f"the agent has left with status {self._process.returncode}")
             time.sleep(pause)
+
+    def call(self, *words: str) -> None:
+        """One command of the program on this state. Raises CalledProcessError."""
+        subprocess.run(
+            [*_PROGRAM, *words, "--state", str(self.state.root)],
+            check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
 
     def leave(self) -> None:
         """Let it go; its VMs run on."""
@@ -53,7 +67,7 @@ class Running:
         self._process.stdin.close()
 
     def _begun(self, words: tuple[str, ...], *, waits: bool = False) -> subprocess.Popen[bytes]:
-        where = ["--state", str(self.state.root), "--desired", str(self.desired)]
+        where = ["--state", str(self.state.root), *self._source]
         program = _PROGRAM_THAT_WAITS if waits else _PROGRAM
         return subprocess.Popen(
             [*program, "run", *where, "--accel", "tcg", *words],
@@ -62,18 +76,15 @@ class Running:
 
 
 @contextmanager
-def running(root: Path, *words: str) -> Iterator[Running]:
+def running(root: Path, *words: str, is_git: bool = False) -> Iterator[Running]:
     """An agent on `root/desired`, which is there, while the block lasts; with it goes all that it made. Its log is
-    `root/log`."""
+    `root/log`. `is_git`: `root/desired` is a repository, and what is committed there counts."""
     state = StatePaths(root / "state")
     with (root / "log").open("wb") as log:
-        made = Running(root / "desired", state, log, words)
+        made = Running(root / "desired", state, log, words, is_git=is_git)
         try:
             made.until(lambda: state.database.exists() and state.instances.exists(), 0.01)
             yield made
         finally:
             made.leave()
-            subprocess.run(
-                [*_PROGRAM, "down", "--yes", "--volumes", "--state", str(state.root)],
-                check=True, stdout=subprocess.DEVNULL,
-            )  # fmt: skip
+            made.call("down", "--yes", "--volumes")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from bench.harness import Figure, alternate
+from bench.keeper import resident
 
 STATUS_ALLOWED = 250.0
 MEMORY_ALLOWED = 80.0
@@ -85,7 +86,7 @@ def _weight(root: Path) -> float:
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        return _resident_at_rest(agent.pid)
+        return resident([agent.pid])
     finally:
         agent.terminate()
         agent.wait()
@@ -94,23 +95,7 @@ def _weight(root: Path) -> float:
 def _weight_of_python() -> float:
     waits = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        return _resident_at_rest(waits.pid)
+        return resident([waits.pid])
     finally:
         waits.kill()
         waits.wait()
-
-
-def _resident_at_rest(pid: int) -> float:
-    """Megabytes, once the process has used no processor for a second."""
-    used = -1
-    while (now := _ticks(pid)) != used:
-        used = now
-        time.sleep(1.0)
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    resident = next(line for line in lines if line.startswith("VmRSS:"))
-    return int(resident.split()[1]) / 1000
-
-
-def _ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])

@@ -86,7 +86,7 @@ def _figure(what: str, machines: int, samples: dict[str, list[float]], largest: 
     figure = partial(Figure, f"{name}, {_number(machines)}", unit, samples)
     floor = median(samples.get(bare.Bare.name, [0.0]))
     limit, rule = _bar(what, machines, floor) if largest or machines == 1 else (None, "")
-    why = partial(profiled, what, machines) if what in ("up", "again", "down") else None
+    why = partial(profiled, what, machines) if what in ("up", "again", "idle", "down") else None
     return figure(limit, rule, series=name, size=machines, profile=why)
 
 
@@ -113,6 +113,8 @@ def profiled(what: str, machines: int) -> list[str]:
     """Where holdfast's agent spends its time with it."""
     with ours.kept() as keeper:
         lines = keeper.up_profiled(machines)
+        if what == "idle":
+            lines = keeper.idle_profiled(IDLE)
         if what == "again":
             lines = keeper.again_profiled()
         if what == "down":

@@ -1,11 +1,12 @@
-"""From a job's document on disk to the first line of its script, beside the same guest booted by hand; and fifty jobs
-that stand in line, on the hypervisor in memory."""
+"""From a job's document on disk, or its commit, to the first line of its script, beside the same guest booted by hand;
+and fifty jobs that stand in line, on the hypervisor in memory."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import socket
+import statistics
 import subprocess
 import tempfile
 import time
@@ -120,7 +121,7 @@ async def _let_in(doorway: SshDoorway, name: Name, port: int) -> None:
 
 
 class Deployed:
-    """An agent on a tree without jobs, and those that are put there."""
+    """An agent on a tree or a repository without jobs, and those that are put there."""
 
     def __init__(self, agent: Running) -> None:
         self._agent = agent
@@ -128,12 +129,29 @@ class Deployed:
 
     def one_more(self) -> float:
         """A job's document written, its script's first line in the log; milliseconds."""
+        part = self._next()
+        begun = time.perf_counter()
+        part.rename(part.with_name(f"job{self._made}.yaml"))
+        return self._until_it_speaks(begun)
+
+    def one_more_committed(self) -> float:
+        """As `one_more`, from `git commit` on, with a `holdfast reconcile` after it, as a hook would call it."""
+        part = self._next()
+        part.rename(part.with_name(f"job{self._made}.yaml"))
+        _git(part.parent, "add", "-A")
+        begun = time.perf_counter()
+        _git(part.parent, "commit", "-q", "-m", "one more")
+        self._agent.call("reconcile")
+        return self._until_it_speaks(begun)
+
+    def _next(self) -> Path:
+        """The document of another job, not yet in its place."""
         self._made += 1
-        file = self._agent.desired / f"job{self._made}.yaml"
         part = self._agent.desired / ".part"
         part.write_text(JOB.format(name=f"job{self._made}"))
-        begun = time.perf_counter()
-        part.rename(file)
+        return part
+
+    def _until_it_speaks(self, begun: float) -> float:
         self._agent.until(lambda: any(self._says("\nthe first line\n")), 0.001)
         taken = 1000 * (time.perf_counter() - begun)
         self._agent.until(lambda: not any(self._agent.state.instances.iterdir()), 0.01)
@@ -147,31 +165,53 @@ class Deployed:
                 yield log.exists() and words in log.read_text(errors="replace")
 
 
+def _git(work: Path, *words: str) -> None:
+    who = ("-c", "user.name=bench", "-c", "user.email=bench@example")
+    subprocess.run(["git", "-C", work, *who, *words], check=True)
+
+
 @contextmanager
-def deployed(image: Path) -> Iterator[Deployed]:
+def deployed(image: Path, *, is_git: bool = False) -> Iterator[Deployed]:
     """An agent that runs while the block does."""
     with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
         root = Path(directory)
-        (root / "desired").mkdir()
-        text = IMAGES.format(memory=MEMORY, image=image, user=USER)
-        (root / "desired/images.yaml").write_text(text)
-        with running(root, "--image-root", str(image.parent)) as agent:
+        tree = root / "desired"
+        tree.mkdir()
+        (tree / "images.yaml").write_text(IMAGES.format(memory=MEMORY, image=image, user=USER))
+        if is_git:
+            _git(tree, "init", "-q", "-b", "main")
+            _git(tree, "add", "-A")
+            _git(tree, "commit", "-q", "-m", "images")
+        with running(root, "--image-root", str(image.parent), is_git=is_git) as agent:
             yield Deployed(agent)
 
 
-def figure(rounds: int) -> Figure:
-    """The figure, with what is allowed beyond the guest's own boot."""
+def figures(rounds: int) -> list[Figure]:
+    """From the document and from the commit, with what is allowed beyond the guest's own boot."""
     image = image_path("HOLDFAST_TINY_IMAGE", "tiny.qcow2")
-    with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory, deployed(image) as agent:
-        samples = alternate(
+    with (
+        tempfile.TemporaryDirectory(prefix="hf-bench-") as directory,
+        deployed(image) as on_tree,
+        deployed(image, is_git=True) as on_git,
+    ):
+        taken = alternate(
             rounds,
-            boot_to_login=lambda: by_hand(Path(directory), image),
-            holdfast=agent.one_more,
+            boot=lambda: by_hand(Path(directory), image),
+            document=on_tree.one_more,
+            commit=on_git.one_more_committed,
         )
-    floor = sorted(samples["boot_to_login"])[len(samples["boot_to_login"]) // 2]
-    limit = floor + BEYOND_THE_BOOT
+    limit = statistics.median(taken["boot"]) + BEYOND_THE_BOOT
     rule = f"boot + {BEYOND_THE_BOOT / 1000:.1f} s"
-    return Figure("document to a script's first line", "ms", samples, limit, rule)
+    return [
+        Figure(
+            f"{what} to a script's first line",
+            "ms",
+            {"boot to login": taken["boot"], "holdfast": taken[what]},
+            limit,
+            rule,
+        )
+        for what in ("document", "commit")
+    ]
 
 
 def line(rounds: int, jobs: int = 50) -> Figure:

@@ -154,6 +154,12 @@ class Ours:
     def idle(self, seconds: float) -> float:
         return idle([self._agent.pid], seconds)
 
+    def idle_profiled(self, seconds: float) -> list[str]:
+        at_rest([self._agent.pid])
+        with sampled(self._agent.pid) as lines:
+            time.sleep(seconds)
+        return lines
+
     def down(self) -> float:
         taken = self._emptied()
         self._agent.leave()

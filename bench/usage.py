@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-import psutil
 from playwright.sync_api import sync_playwright
 
 from agent.hypervisor.qemu.meter import QemuMeter
@@ -22,6 +21,7 @@ from agent.paths import StatePaths
 from agent.statedir import holder
 from bench.agents import Running, running
 from bench.harness import Figure, alternate
+from bench.keeper import idle, resident
 from bench.start import IMAGES
 from state.ids import Process, Uid
 from state.lifecycle import Phase
@@ -50,9 +50,9 @@ def figures(rounds: int, machines: int = MACHINES) -> list[Figure]:
             sweep = _sweep(rounds, agent.state, machines)
         port = _free_port()
         with _inhabited(root, machines, "--listen", f"127.0.0.1:{port}") as agent:
-            idle = _idle(agent, machines)
+            at_rest = _idle(agent, machines)
             page = _page(max(2, rounds // 3), port, machines)
-    return [sweep, *idle, page]
+    return [sweep, *at_rest, page]
 
 
 @contextmanager
@@ -150,13 +150,8 @@ async def _metered(state: StatePaths, live: Mapping[Uid, Process]) -> float:
 def _idle(agent: Running, machines: int) -> list[Figure]:
     pid = holder(agent.state)
     assert pid is not None
-    process = psutil.Process(pid)
     agent.until(lambda: _measured_twice(agent.state) == machines, 0.5)
-    before, begun = process.cpu_times(), time.perf_counter()
-    time.sleep(IDLE)
-    after, took = process.cpu_times(), time.perf_counter() - begun
-    busy = 100 * (after.user + after.system - before.user - before.system) / took
-    resident = process.memory_info().rss / 1e6
+    busy, weight = idle([pid], IDLE), resident([pid])
     return [
         Figure(
             f"an idle agent with {machines} VMs, measured every 10 s",
@@ -164,7 +159,7 @@ def _idle(agent: Running, machines: int) -> list[Figure]:
         ),
         Figure(
             f"memory of an agent with {machines} VMs",
-            "MB", {"holdfast": [resident]}, MEMORY, f"at most {MEMORY:.0f} MB",
+            "MB", {"holdfast": [weight]}, MEMORY, f"at most {MEMORY:.0f} MB",
         ),
     ]  # fmt: skip
 
