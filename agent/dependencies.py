@@ -9,7 +9,6 @@ from state.desired import Desired
 from state.ids import Name
 from state.lifecycle import Phase
 from state.observed import RunState, Seen, Verdict
-from state.spec.resolved import VmSpec
 
 
 class Dependencies:
@@ -60,5 +59,5 @@ def _ready(seen: Seen) -> bool:
         return False
     if instance.ready_at is not None:
         return True
-    spec = VmSpec.from_canonical(instance.spec)
+    spec = instance.vm_spec
     return spec.health is None and not spec.image.nocloud

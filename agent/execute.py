@@ -138,7 +138,7 @@ class Executor:
             await self._machines.prepared(instance, spec)
         for uid in step.old:
             if (old := self._ledger.instance(uid)) is not None:
-                await self._machines.end(old, VmSpec.from_canonical(old.spec).stop_timeout)
+                await self._machines.end(old, old.vm_spec.stop_timeout)
         said = step.because
         if starts:
             instance = await self._machines.bind(instance, step.birth.forwards)
@@ -157,7 +157,7 @@ class Executor:
         instance = self._ledger.instance(uid)
         if instance is None:
             return ()
-        spec = VmSpec.from_canonical(instance.spec)
+        spec = instance.vm_spec
         return (*instance.forwards, *forwards_of(spec, instance.ssh_port))
 
     async def _start(
@@ -307,7 +307,7 @@ def _runs(instance: Instance) -> str:
 def _now_wanted(instance: Instance, step: Update | Power) -> Instance:
     if step.spec is None:
         return instance
-    if VmSpec.from_canonical(instance.spec).health != step.spec.health:
+    if instance.vm_spec.health != step.spec.health:
         # Whether it passes another check is not known yet.
         instance = replace(instance, ready_at=None, unhealthy="")
     return replace(

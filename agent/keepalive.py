@@ -169,7 +169,7 @@ def _alive_unattached(question: Question) -> Step:
 
 def _follows(instance: Instance, spec: VmSpec) -> bool:
     """Whether the instance is recorded with this spec, be it in the words of an earlier version."""
-    return instance.spec_digest == spec.digest or VmSpec.from_canonical(instance.spec) == spec
+    return instance.spec_digest == spec.digest or instance.vm_spec == spec
 
 
 def _run_state(question: Question, state: RunState) -> Step:

@@ -42,7 +42,7 @@ def live_changes(question: Question) -> Step | None:
     same = instance.spec_digest == spec.digest
     if same and not (moved and binds):
         return None
-    old = VmSpec.from_canonical(instance.spec)
+    old = instance.vm_spec
     found = [change for change in changes(old, spec) if change.field != "power"]
     said, fields = ", ".join(map(str, found)), tuple(change.field for change in found)
     if moved and binds:
@@ -83,7 +83,7 @@ def _given_up(question: Question, wanted: tuple[Forward, ...], clash: str) -> St
         fields=("ports",),
         source=question.source,
         uid=instance.uid,
-        spec=VmSpec.from_canonical(instance.spec),
+        spec=instance.vm_spec,
         forwards=kept,
     )
 
@@ -91,7 +91,7 @@ def _given_up(question: Question, wanted: tuple[Forward, ...], clash: str) -> St
 def at_its_size(spec: VmSpec, instance: Instance) -> VmSpec:
     """The spec as far as a start or a stop of the instance brings it about: neither makes a disk larger, so that this
     is still seen as a change, and done, afterwards."""
-    old = VmSpec.from_canonical(instance.spec)
+    old = instance.vm_spec
     return replace(spec, disk=old.disk) if _grows(old, spec) else spec
 
 

@@ -58,9 +58,7 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
         seen = tuple(_look(one, hypervisor, boot_id) for one in records.instances())
         # A name that is held goes on by what it was last given, also when it never came to run.
         more = {
-            VmSpec.from_canonical(one.instance.spec).image
-            for one in seen
-            if one.instance.started_at is None
+            one.instance.vm_spec.image for one in seen if one.instance.started_at is None
         } - wanted
         if not more:
             break
@@ -89,9 +87,7 @@ def _promised(seen: tuple[Seen, ...]) -> dict[int, int]:
     """For each live guest of a job, by pid, the bytes that it may come to take. What vms may use is for their
     documents' author to add up: they are there whether there is room for jobs or not."""
     return {
-        one.instance.process.pid: needed(
-            VmSpec.from_canonical(one.instance.spec).memory, one.instance.accelerator
-        )
+        one.instance.process.pid: needed(one.instance.vm_spec.memory, one.instance.accelerator)
         for one in seen
         if one.instance.kind == "job"
         and one.verdict is Verdict.ALIVE
@@ -141,7 +137,7 @@ def _may_bind(one: Seen, wanted: WantedVm | None) -> bool:
     None: it goes on by its own spec."""
     instance = one.instance
     if wanted is None:
-        spec = VmSpec.from_canonical(instance.spec) if one.verdict is Verdict.GONE else None
+        spec = instance.vm_spec if one.verdict is Verdict.GONE else None
         return spec is not None and not _stays_down(instance, spec)
     spec = wanted.spec
     if spec.suspend:

@@ -101,7 +101,7 @@ def _in_turn(instances: Sequence[Instance]) -> list[frozenset[Name]]:
 def _spec(instance: Instance) -> VmSpec | None:
     """None for one that this version cannot read."""
     try:
-        return VmSpec.from_canonical(instance.spec)
+        return instance.vm_spec
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

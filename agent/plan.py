@@ -137,7 +137,7 @@ class _Pass:
         return Hold(name=name, because=why, reason=reason)
 
     def _absent(self, name: Name, seen: list[Seen]) -> Step:
-        specs = [VmSpec.from_canonical(one.instance.spec) for one in seen]
+        specs = [one.instance.vm_spec for one in seen]
         source = seen[-1].instance.source if seen else None
         why = "no document names it any more"
         if name in self._desired.jobs:
@@ -170,7 +170,7 @@ class _Pass:
             # The one that bears the name: the newest that is not gone, else the newest.
             living = (one for one in reversed(seen) if one.verdict is not Verdict.GONE)
             one = next(living, seen[-1])
-            old = VmSpec.from_canonical(one.instance.spec)
+            old = one.instance.vm_spec
             if not old.suspend:
                 return Update(
                     name=old.name,
@@ -204,7 +204,7 @@ class _Pass:
         if fields:
             return self._dropped(wanted, seen) or self._replace(wanted, seen, because, fields)
         if len(seen) > 1:
-            old = VmSpec.from_canonical(seen[-2].instance.spec)
+            old = seen[-2].instance.vm_spec
             forcing = [change for change in changes(old, spec) if change.effect is Effect.REPLACE]
             return self._replace(
                 wanted,
@@ -223,9 +223,7 @@ class _Pass:
         if instance.spec_digest == spec.digest and not moved:
             return "", ()
         forcing = [
-            change
-            for change in changes(VmSpec.from_canonical(instance.spec), spec)
-            if change.effect is Effect.REPLACE
+            change for change in changes(instance.vm_spec, spec) if change.effect is Effect.REPLACE
         ]
         fields = dict.fromkeys(change.field for change in forcing)
         said = [str(change) for change in forcing]
@@ -262,7 +260,7 @@ class _Pass:
     ) -> Step:
         spec = wanted.spec
         old = [one for one in seen if resume is None or one.instance.uid != resume.uid]
-        if any(VmSpec.from_canonical(one.instance.spec).protect for one in old) and spec.protect:
+        if any(one.instance.vm_spec.protect for one in old) and spec.protect:
             return self._upkeep.meanwhile(spec.name) or Hold(
                 name=spec.name,
                 because=f"it would be replaced ({because}), but it is protected",

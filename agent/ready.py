@@ -99,7 +99,7 @@ class Readiness:
     def _spec(self, instance: Instance) -> VmSpec:
         text, spec = self._specs.get(instance.uid, ("", None))
         if spec is None or text != instance.spec:
-            spec = VmSpec.from_canonical(instance.spec)
+            spec = instance.vm_spec
             self._specs[instance.uid] = (instance.spec, spec)
         return spec
 

@@ -13,7 +13,6 @@ from state.desired import Desired
 from state.observed import Instance, StoredImage
 from state.records import instance_of
 from state.runs import Run
-from state.spec.resolved import VmSpec
 from state.spec.resolved_job import JobSpec
 
 
@@ -40,7 +39,7 @@ async def unneeded(records: Records, backend: Backend, desired: Desired) -> list
         JobSpec.from_canonical(run.spec).image for run in records.runs() if not run.phase.ended
     }
     # A name that is held is made again by what it was last given.
-    wanted |= {VmSpec.from_canonical(one.spec).image for one in instances}
+    wanted |= {one.vm_spec.image for one in instances}
     needed = {base.path for base in (await images.look(wanted)).values()}
     needed |= {one.base.path for one in instances}
     # A ledger that was lost does not know them all.

@@ -43,7 +43,7 @@ class Upkeep:
         if len(serving) != 1:
             return None
         [one] = serving
-        spec = VmSpec.from_canonical(one.instance.spec)
+        spec = one.instance.vm_spec
         if spec.suspend:
             return None
         if asked is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from state.desired import SourceRef
 from state.ids import Digest, Name, Process, RunId, Uid
 from state.lifecycle import Cause, Phase
 from state.runs import Run
-from state.spec.resolved import MAX_SIZE, DiskFormat, Forward, ImageSpec
+from state.spec.resolved import MAX_SIZE, DiskFormat, Forward, ImageSpec, VmSpec
 from state.spec.resolved_job import JobSpec
 
 DISK_FLOOR = 512 << 20
@@ -106,7 +107,7 @@ class HowFar:
         return f"{100 * self.got // self.total}%" if self.total else f"{self.got >> 20} MiB"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Instance:
     """One recorded instance. Times are Unix seconds; `ssh_port` None: its image takes no keys.
 
@@ -137,6 +138,11 @@ class Instance:
     """What it belongs to: a vm, or one attempt of a job's run."""
     unhealthy: str = ""
     """Why its health check fails, as a sentence part; empty: it does not, or not often enough yet."""
+
+    @cached_property
+    def vm_spec(self) -> VmSpec:
+        """What `spec` says. Raises ValueError or TypeError for a text that this version did not write."""
+        return VmSpec.from_canonical(self.spec)
 
 
 class Seen(NamedTuple):

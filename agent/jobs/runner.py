@@ -26,7 +26,6 @@ from state.ledger import Ledger
 from state.lifecycle import Phase
 from state.observed import Instance
 from state.runs import Run, RunPhase
-from state.spec.resolved import VmSpec
 from state.spec.resolved_job import JobSpec
 
 RUNS_KEPT = 20
@@ -188,7 +187,7 @@ class Runner:
                 instance = replace(instance, process=process)
             elif instance.phase is Phase.PENDING and run.boot_id == self._clock().boot_id:
                 # The last agent died before it had started anything.
-                spec = VmSpec.from_canonical(instance.spec)
+                spec = instance.vm_spec
                 instance = await self._machines.spawned(instance, spec)
             else:
                 return self._lost(run, "its VM ended while no agent ran")

@@ -116,7 +116,7 @@ class Promises:
         machine = _recorded(guest)
         if machine is None or machine.kind == "job":
             return
-        spec = VmSpec.from_canonical(machine.spec)
+        spec = machine.vm_spec
         if self._moved.get(spec.image.source, -1.0) >= 0.0 and spec.image.digest is None:
             return
         since = self._made.get(uid, 0.0)
@@ -208,7 +208,7 @@ class Promises:
             yield "runs as another process than is recorded"
         if guest.state is not RunState.RUNNING or instance.phase is not Phase.RUNNING:
             yield f"is {guest.state}, and recorded as {instance.phase}"
-        if VmSpec.from_canonical(instance.spec) != spec:
+        if instance.vm_spec != spec:
             yield "has another spec than is wanted"
         if instance.ready_at is None:
             yield f"is not ready: {instance.unhealthy}"
@@ -227,11 +227,7 @@ def _recorded(guest: Guest) -> Instance | None:
 
 def _protected(ledger: Ledger) -> set[Name]:
     """The names of machines that nothing may end, whatever became of their documents."""
-    return {
-        one.name
-        for one in ledger.instances()
-        if one.kind == "vm" and VmSpec.from_canonical(one.spec).protect
-    }
+    return {one.name for one in ledger.instances() if one.kind == "vm" and one.vm_spec.protect}
 
 
 def _asks(wish: Desired, spec: VmSpec, power: bool) -> bool:
