@@ -29,7 +29,18 @@ from tests.e2e.site import ROOT, image_path
 
 CACHE = ROOT / ".cache/container"
 TRIAL = CACHE / "trial"
-APART = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
+APART = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation"]
+PRIVATELY = """
+set -e
+mount --make-private /proc
+mount -t tmpfs tmpfs /proc
+mkdir /proc/root
+mount --rbind / /proc/root
+mount --make-rprivate /proc/root
+exec chroot /proc/root sh -c 'mount -t proc proc /proc && cd "$0" && exec "$@"' "$PWD" "$@"
+"""
+"""Where this host is itself a directory that somebody has changed root to, its root is no mount, and cannot be told to
+keep to itself what is mounted in it. Its /proc can, and so can a root that is bound there."""
 BASE = "docker.io/library/debian:bookworm-slim"
 DEADLINE = 600.0
 USER = 990
@@ -171,7 +182,7 @@ class Container:
         command = [*config["Entrypoint"], *config["Cmd"]]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*APART, "--ipc", "sh", "-c", INSIDE, "sh", "env", "-i", *inner, *RIGHTS, *command],
+                [*APART, "private", "--ipc", "sh", "-c", INSIDE, "sh", "env", "-i", *inner, *RIGHTS, *command],
                 env={**os.environ, **outer}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         self._stop_signal = signal.Signals[config["StopSignal"]]
@@ -333,9 +344,12 @@ def main() -> int:
     again = [sys.executable, "-m", "tests.container", "apart"]
     with alone():
         whole = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "--", *APART, "--mount-proc", *again],
+            [
+                "setpriv", "--pdeathsig", "KILL", "--", *APART, "unchanged",
+                "sh", "-c", PRIVATELY, "sh", *again,
+            ],
             env={**os.environ, "TMPDIR": str(TRIAL)},
-        )
+        )  # fmt: skip
         try:
             status = whole.wait()
         finally:
