@@ -53,7 +53,8 @@ async def take_in_strangers(
     for found in unknown:
         await _reap(ledger, hypervisor, found, now.wall)
     for uid in hypervisor.leftovers(_known(ledger)):
-        await _clear_away(ledger, hypervisor, uid, now.wall)
+        if ledger.instance(uid) is None:  # still, while others are cleared away
+            await _clear_away(ledger, hypervisor, uid, now.wall)
     return ledger.changes != before
 
 

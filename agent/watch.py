@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN = 2000
 """Milliseconds between looks at whether the watched directory is still the one that bears the name."""
-_STEP, _SLOW_STEP = 20, 50
+_STEP, _SLOW_STEP = 20, 40
 """Milliseconds between watchfiles' looks at what the kernel has told, while things change and once they have not for
 `_QUICK_FOR`: each look costs 10 to 80 µs, day and night, and a change is told of at the second."""
 _QUICK_FOR = 60.0
@@ -110,9 +110,9 @@ class _Watched:
 
     def look(self) -> bool:
         """Whether something changed within `_LOOK_AGAIN`."""
-        from watchfiles._rust_notify import RustNotify
-
         with _panics_told():
+            from watchfiles._rust_notify import RustNotify
+
             if self._notify is None:
                 self._notify = RustNotify(
                     [os.fspath(self._path)], False, False, 0, self._recursive, self._in_part

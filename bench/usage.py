@@ -168,7 +168,7 @@ def _measured_twice(state: StatePaths) -> int:
     """How many machines were: what was begun for them has come to rest by then."""
     try:
         with closing(MetricsReader(state.metrics)) as reader:
-            return sum(len(samples) > 1 for samples in reader.latest(0.0).values())
+            return sum(len(samples) > 1 for samples in reader.recent(time.time()).values())
     except MetricsUnusable:
         return 0
 

@@ -95,7 +95,7 @@ class Metrics:
                 rows = [(at, *self._row(one)) for one in looks]
                 marks = ", ".join("?" * (2 + len(COLUMNS)))
                 self._connection.executemany(f"{_PUT} ({marks})", rows)
-                if at // _MINUTE != self._rolled // _MINUTE:
+                if at < self._rolled or at // _MINUTE != self._rolled // _MINUTE:
                     self._coarsen(at)
                 self._connection.execute("COMMIT")
             except BaseException:

@@ -238,13 +238,21 @@ class Reader:
         return dict(made)
 
     def events(
-        self, *, name: Name | None = None, after: int = 0, last: int | None = None
+        self,
+        *,
+        name: Name | None = None,
+        after: int = 0,
+        last: int | None = None,
+        first: int | None = None,
     ) -> list[Event]:
-        """Events in the order they happened, those with an id above `after`; only the `last` so many."""
+        """Events in the order they happened, those with an id above `after`; only the `last` or the `first` so many."""
+        forward, many = (True, first) if first is not None else (False, last)
+        order = "ASC" if forward else "DESC"
         sql = (
-            "SELECT * FROM events WHERE id > ? AND (? IS NULL OR name = ?) ORDER BY id DESC LIMIT ?"
+            "SELECT * FROM events WHERE id > ? AND (? IS NULL OR name = ?)"  # noqa: S608
+            f" ORDER BY id {order} LIMIT ?"
         )
-        values = [after, name, name, -1 if last is None else last]
+        values = [after, name, name, -1 if many is None else many]
         found = [
             Event(
                 at=row["at"],
@@ -258,7 +266,7 @@ class Reader:
             )
             for row in self._rows(sql, values)
         ]
-        return found[::-1]
+        return found if forward else found[::-1]
 
     def steps(
         self, *, name: Name | None = None, open_only: bool = False, last: int = 20

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ TABLES = ("looks", "minutes", "hours")
 _LATE = 120
 """Seconds that the oldest row of a table may be younger than what is to be kept there: rows go once a minute, and stand
 for as much."""
+_RECENT, _MISSED = 90.0, 2.5
+"""Seconds, and times what lies between two looks, after which the last one is not told any more."""
 
 
 class MetricsUnusable(Exception):
@@ -80,12 +83,18 @@ class MetricsReader:
             found += [_sample(row) for row in rows if not found or row[0] > after]
         return found
 
-    def latest(self, since: float) -> dict[Uid, list[Sample]]:
-        """All looks since then, by machine, in the order of time."""
+    def recent(self, now: float) -> dict[Uid, list[Sample]]:
+        """The last three looks, by machine, in the order of time; nothing once nobody looks any more, or has for as
+        long as two looks lie apart, and a minute and a half."""
+        times = self._rows("SELECT DISTINCT at FROM looks ORDER BY at DESC LIMIT 3", [])
+        looked = [at for (at,) in times]
+        apart = min((later - at for later, at in pairwise(looked)), default=0.0)
+        if not looked or looked[0] < now - max(_RECENT, _MISSED * apart):
+            return {}
         rows = self._rows(
             f"SELECT uid, at, {', '.join(COLUMNS)} FROM looks JOIN series ON series = number"  # noqa: S608
             " WHERE at >= ? ORDER BY at",
-            [since],
+            [looked[-1]],
         )
         found: dict[Uid, list[Sample]] = {}
         for uid, *row in rows:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from operator import add, sub
+from operator import sub
 from typing import Any
 
 from state.ids import Process
 from state.observed import RunState
 
+MOST = (1 << 63) - 1
+"""What a counter can come to that is kept in SQLite."""
 ROOT = "root"
 """The name of the disk that a guest boots from."""
 
@@ -77,8 +79,13 @@ class Counters:
         )
 
     def plus(self, other: Counters) -> Counters:
-        """Both together."""
-        return Counters(*(map(add, _values(self), _values(other))))
+        """Both together, as far as can be kept: QEMU may say any number, and belong to its guest."""
+        return Counters(
+            *(
+                min(one + more, MOST)
+                for one, more in zip(_values(self), _values(other), strict=True)
+            )
+        )
 
     def minus(self, other: Counters) -> Counters:
         """What was added to `other`."""

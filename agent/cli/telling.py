@@ -45,8 +45,9 @@ class Telling:
         """What has to run beside the loop. Raises StateUnusable."""
         found: list[Task] = []
         poller = None
+        self.tally.interval = self.interval
         for run in ledger.runs():
-            self.tally.ran(run)
+            self.tally.found(run)
         if self.measuring.interval:
             said = self.measuring
             poller = Poller(

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN = 1.0
 """Seconds between looks."""
-_RECENT = 90.0
-"""Seconds after which what was measured last is told no more: the machine is gone, or nobody measures."""
 _BY = {
     "cpu": "cpu", "memory": "resident_bytes", "read": "read_bytes", "write": "written_bytes",
     "disk": "allocated_bytes", "name": "name",
@@ -76,7 +74,7 @@ def _look(state: StatePaths, sort: str) -> list[dict[str, Any]]:
     now = time.time()  # noqa: TID251 - what is recent
     with measured(state) as reader:
         named = {one.uid: one for one in reader.series()}
-        latest = reader.latest(now - _RECENT)
+        latest = reader.recent(now)
     newest = {uid: known[-1] for uid, samples in latest.items() if (known := rates(samples))}
     # Whoever was there at the last look, or at the one before it, which may be under way.
     since = sorted({sample.at for samples in latest.values() for sample in samples})[-2:]
@@ -104,4 +102,4 @@ def _table(found: list[dict[str, Any]], width: int | None) -> RenderableType:
     ).table
     if found:
         return table
-    return Group(table, Text("nothing was measured in the last minute and a half"))
+    return Group(table, Text("nothing was measured lately"))

@@ -86,6 +86,12 @@ class _Page(Collector):
                 "When the loop last looked.",
                 tally.last_pass,
             )
+        if tally.interval is not None:
+            yield _gauge(
+                "holdfast_interval_seconds",
+                "How long the loop waits at most before it looks again.",
+                tally.interval,
+            )
         yield _counted("holdfast_wakes", "What woke the loop.", "reason", tally.wakes)
         yield _counted(
             "holdfast_events", "What was recorded, by its reason.", "reason", tally.events

@@ -60,11 +60,11 @@ class Poller:
                 try:
                     await self._sweep()
                 except (MetricsUnusable, HoldfastError) as error:
-                    self._say(str(error))
+                    self._say("trouble", str(error))
                 except Exception as bug:  # noqa: BLE001 - machines are kept without metrics, too
-                    self._say(f"the sweep met a bug of holdfast: {bug!r}")
+                    self._say("bug", f"the sweep met a bug of holdfast: {bug!r}")
                 else:
-                    self._say("")
+                    self._say("", "")
                 # A sweep that was late is not made good by another one at once.
                 due = max(due + self._interval, loop.time())
                 await asyncio.sleep(due - loop.time())
@@ -83,13 +83,13 @@ class Poller:
         self._worker = self._worker or Worker("metrics")
         await self._worker.submit(partial(self._store.add, self._clock().wall, looks))
 
-    def _say(self, trouble: str) -> None:
-        """Once, not every few seconds."""
-        if trouble and not self._trouble:
-            _log.warning("metrics are not kept", why=trouble)
-        elif self._trouble and not trouble:
+    def _say(self, kind: str, why: str) -> None:
+        """Each kind of trouble once, not every few seconds."""
+        if kind and kind != self._trouble:
+            _log.warning("metrics are not kept", why=why)
+        elif self._trouble and not kind:
             _log.info("metrics are kept again")
-        self._trouble = trouble
+        self._trouble = kind
 
 
 class _Store:
@@ -98,6 +98,7 @@ class _Store:
     def __init__(self, path: Path, keep: Keep | None) -> None:
         self._path, self._keep = path, keep
         self._open: Metrics | None = None
+        self._opened: tuple[int, int] | None = None
 
     def add(self, at: float, looks: list[Look]) -> None:
         """Raises MetricsUnusable."""
@@ -105,13 +106,29 @@ class _Store:
             return
         if (free := _free(self._path.parent)) < SCARCE:
             raise MetricsUnusable(f"only {free >> 20} MiB are free on the disk of {self._path}")
-        if self._open is None:
-            self._open = Metrics(self._path, self._keep)
-        self._open.add(at, looks)
+        if self._open is not None and _identity(self._path) != self._opened:
+            self.close()  # somebody has removed it
+        try:
+            if self._open is None:
+                self._open = Metrics(self._path, self._keep)
+                self._opened = _identity(self._path)
+            self._open.add(at, looks)
+        except MetricsUnusable:
+            self.close()  # as it is opened again, what is damaged is mended
+            raise
 
     def close(self) -> None:
         if self._open is not None:
             self._open.close()
+            self._open = None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _free(directory: Path) -> int:

@@ -52,6 +52,8 @@ class Tally:
         self.passes = Spread(PASS_SECONDS)
         self.last_pass: float | None = None
         """Unix seconds."""
+        self.interval: float | None = None
+        """Seconds from one pass to the next where nothing wakes the loop; None: not told."""
         self.wakes: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
         self.starts = Spread(START_SECONDS)
@@ -85,8 +87,13 @@ class Tally:
         """One event of the ledger. Their reasons are a closed vocabulary."""
         self.events[event.reason] += 1
 
+    def found(self, run: Run) -> None:
+        """A run that is there as the agent begins: what it had come to by then was counted by the one before."""
+        if not run.phase.ended:
+            self._phases[run.id] = run.phase
+
     def ran(self, run: Run) -> None:
-        """A run was recorded, in whatever phase. What an agent finds of those that ended before it is not counted."""
+        """A run was recorded, in whatever phase."""
         before = self._phases.pop(run.id, None)
         if not run.phase.ended:
             self._phases[run.id] = run.phase

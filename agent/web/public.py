@@ -212,7 +212,7 @@ class _Answers:
         return _json({"events": await alone("events", look)})
 
     async def usage(self, _: web.Request) -> web.StreamResponse:
-        return _json({"usage": await alone("usage", partial(self._views.usage, self._ago(90.0)))})
+        return _json({"usage": await alone("usage", partial(self._views.usage, self._told.now()))})
 
     async def metrics_of(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
@@ -232,7 +232,9 @@ class _Answers:
         after = request.headers.get("Last-Event-ID", request.query.get("after", "0"))
         if not (after.isascii() and after.isdigit() and len(after) < 19):
             raise ValueError("`after` is the id of an event")
-        return await stream.told(request, _HEADERS, self._recent, self._views.events, int(after))
+        return await stream.told(
+            request, _HEADERS, self._recent, self._views.next_events, int(after)
+        )
 
     def _ago(self, seconds: float) -> float:
         return self._told.now() - seconds

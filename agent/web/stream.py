@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from agent.web.views import AT_ONCE
 from agent.worker import alone
 from state.records import LedgerUnreadable
 
@@ -24,8 +25,6 @@ ALIVE = 15.0
 """Seconds after which something is sent although nothing has changed: a connection that is gone is only seen then."""
 TAKE = 10.0
 """Seconds that a listener has to take what it is sent."""
-LAST = 100
-"""Events that are told of what was before somebody listened."""
 _PARTS = ("agent", "held", "errors", "waiting", "advice")
 
 Look = Callable[[], dict[str, Any]]
@@ -54,10 +53,11 @@ async def told(
     request: web.Request,
     headers: Mapping[str, str],
     recent: Recent,
-    events: Callable[[int, int], list[dict[str, Any]]],
+    events: Callable[[int], list[dict[str, Any]]],
     after: int,
 ) -> web.StreamResponse:
-    """Tell until the listener leaves. `after`: the last event that it knows; 0: none."""
+    """Tell until the listener leaves. `after`: the last event that it knows; 0: none. `events`: the next ones after one
+    that is known, at most `AT_ONCE`; after 0, the last ones."""
     from aiohttp import web
 
     response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream"})
@@ -68,13 +68,15 @@ async def told(
         await _send(response, "status", looked)
         silent = 0.0
         while True:
-            fresh = await alone("events", partial(events, after, LAST))
+            fresh = await alone("events", partial(events, after))
             for event in fresh:
                 after = event["id"]
                 await _send(response, "event", event, after)
             looked, before = await recent.get(), looked
             if change := changed(before, looked):
                 await _send(response, "change", change)
+            if len(fresh) == AT_ONCE:
+                continue  # there are more
             silent = 0.0 if fresh or change else silent + LOOK_AGAIN
             if silent >= ALIVE:
                 silent = 0.0

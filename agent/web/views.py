@@ -7,7 +7,7 @@ from __future__ import annotations
 import codecs
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from agent.metrics.figures import told
 from agent.paths import StatePaths
 from agent.status import status
 from state.clock import stamp
+from state.history import Event
 from state.ids import Name
 from state.observed import Instance
 from state.records import Reader
@@ -32,6 +33,8 @@ TAIL = 64 << 10
 """Bytes of a log that are shown of what was written before somebody looked."""
 MOST = 256 << 10
 """Bytes of a log that are told at once."""
+AT_ONCE = 100
+"""Events that are told at once to who follows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +70,14 @@ class Views:
     def events(self, after: int, last: int, name: str | None = None) -> list[dict[str, Any]]:
         """The `last` events with an id above `after`, the oldest first."""
         with self.reading() as reader:
-            found = reader.events(name=Name(name) if name else None, after=after, last=last)
-        return [
-            {
-                "id": one.id,
-                "at": stamp(one.at),
-                "kind": one.kind,
-                "name": one.name,
-                "uid": one.uid,
-                "reason": one.reason,
-                "message": one.message,
-                "pass": one.pass_id or None,
-            }
-            for one in found
-        ]
+            return _events(reader.events(name=Name(name) if name else None, after=after, last=last))
+
+    def next_events(self, after: int) -> list[dict[str, Any]]:
+        """The next `AT_ONCE` events after the one with that id; the last ones after 0."""
+        with self.reading() as reader:
+            return _events(
+                reader.events(after=after, first=AT_ONCE) if after else reader.events(last=AT_ONCE)
+            )
 
     def metrics(self, name: str, since: float) -> list[dict[str, Any]]:
         """What a name has used since then (Unix seconds), the oldest first; empty where nothing was measured."""
@@ -95,11 +92,11 @@ class Views:
             return []
         return sorted(found, key=lambda one: str(one["at"]))
 
-    def usage(self, since: float) -> dict[str, dict[str, Any]]:
-        """The last that was measured of each machine since then, by uid."""
+    def usage(self, now: float) -> dict[str, dict[str, Any]]:
+        """The last that was measured of each machine lately, by uid."""
         try:
             with closing(MetricsReader(self._paths.metrics)) as reader:
-                latest = reader.latest(since)
+                latest = reader.recent(now)
         except MetricsUnusable:
             return {}
         return {
@@ -150,3 +147,19 @@ def _decoded(data: bytes) -> tuple[str, int]:
     text = decoder.decode(data)
     kept = decoder.getstate()[0]
     return text, len(data) - len(kept)
+
+
+def _events(found: Iterable[Event]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": one.id,
+            "at": stamp(one.at),
+            "kind": one.kind,
+            "name": one.name,
+            "uid": one.uid,
+            "reason": one.reason,
+            "message": one.message,
+            "pass": one.pass_id or None,
+        }
+        for one in found
+    ]

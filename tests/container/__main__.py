@@ -120,8 +120,7 @@ class Store:
         base = CACHE / "base.tar"
         if not base.exists():
             part = TRIAL / base.name
-            sources = "/etc/apt/sources.list.d/debian.sources"
-            done("mmdebstrap", "--quiet", "--variant=minbase", "bookworm", part, sources)
+            done("mmdebstrap", "--quiet", "--variant=minbase", "bookworm", part, sources())
             part.rename(base)
         scratch = self.buildah("from", "scratch")
         self.buildah("add", "--quiet", scratch, base, "/")
@@ -140,6 +139,13 @@ class Store:
         told = json.loads(self.buildah("inspect", "--type", "image", "holdfast"))
         container = self.buildah("from", "--pull-never", "holdfast")
         return Path(self.buildah("mount", container)), told["OCIv1"]["config"]
+
+
+def sources() -> Path:
+    """Where this host has its Debian packages from."""
+    apt = Path("/etc/apt")
+    likely = [apt / "sources.list.d/debian.sources", *apt.glob("sources.list.d/*debian*.sources")]
+    return next((one for one in likely if one.exists()), apt / "sources.list")
 
 
 def fetched() -> Path:

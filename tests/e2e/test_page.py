@@ -6,8 +6,10 @@ Screenshots lie in `.cache/screenshots` afterwards.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -97,6 +99,51 @@ def test_a_person_sees_what_happens(tiny: Site, free_ports: list[int]) -> None:
                 # Nothing lies beside the screen.
                 wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 assert wide <= 0
+
+
+class Busy(BaseHTTPRequestHandler):
+    """What answers in front of an agent that is away."""
+
+    def do_GET(self) -> None:
+        self.server.asked.set()  # type: ignore[attr-defined]
+        self.send_error(503)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def busy(port: int) -> Iterator[threading.Event]:
+    """Somebody who answers every question so; set once he was asked."""
+    with ThreadingHTTPServer(("127.0.0.1", port), Busy) as server:
+        asked = server.asked = threading.Event()  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_page_goes_on_once_its_agent_is_back_whoever_answered_meanwhile(
+    still: Site, free_ports: list[int]
+) -> None:
+    """Sabotage: leave it to the browser, which does not ask again after it was answered with an error."""
+    port = free_ports[0]
+    listen = ("--listen", f"127.0.0.1:{port}")
+    with browser() as made:
+        with still.agent(*listen):
+            still.until(lambda: '"Started"' in still.log(), "the agent listens")
+            page = made.new_page()
+            page.set_default_timeout(LATE)
+            page.goto(f"http://127.0.0.1:{port}/")
+            expect(page.locator("#link")).to_have_text("live", timeout=LATE)
+        with busy(port) as asked:
+            assert asked.wait(LATE / 1000)
+            expect(page.locator("#link")).to_contain_text("trying again", timeout=LATE)
+        with still.agent(*listen):
+            expect(page.locator("#link")).to_have_text("live", timeout=LATE)
 
 
 def is_used_by_keyboard(page: Page) -> None:

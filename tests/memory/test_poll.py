@@ -58,6 +58,32 @@ async def test_what_a_full_disk_refuses_is_dropped_and_what_comes_later_kept(
         await asyncio.wait([task])
 
 
+@pytest.mark.parametrize("harm", ["removed", "damaged"])
+async def test_what_is_removed_or_damaged_while_it_is_written_is_made_anew(
+    tmp_path: Path, harm: str
+) -> None:
+    """Sabotage: keep the database open, whatever becomes of it."""
+    house, path = MemoryHouse(), tmp_path / "metrics.db"
+    machine, hypervisor = house.machine(), house.agent()
+    await hypervisor.open(lambda _uid, _word: None)
+    await hypervisor.prepare(machine)
+    instance = running(uid=machine.uid, process=await hypervisor.spawn(machine))
+    with closing(Ledger(tmp_path / "state.db")) as ledger:
+        with ledger.transaction() as change:
+            change.put_instance(instance)
+        task = asyncio.ensure_future(poller(tmp_path, ledger, house.host.backend().meter).run())
+        await eventually(lambda: kept(path) == [instance.uid], "it is kept")
+        if harm == "removed":
+            for part in ("", "-wal", "-shm"):
+                path.with_name(path.name + part).unlink()
+        else:
+            with path.open("r+b") as file:
+                file.write(b"no database" * 1000)
+        await eventually(lambda: kept(path) == [instance.uid], "it is kept again")
+        task.cancel()
+        await asyncio.wait([task])
+
+
 def kept(path: Path) -> list[str]:
     with suppress(MetricsUnusable), closing(MetricsReader(path)) as reader:
         return [one.uid for one in reader.series()]

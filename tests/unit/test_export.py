@@ -130,10 +130,17 @@ def test_a_run_is_counted_once_with_its_wait_its_start_and_its_result(end: str) 
 
 
 def test_runs_that_ended_before_this_agent_are_none_of_its_own() -> None:
+    """Sabotage: count the wait and the start of one that goes on; the agent before has."""
+    *before, ended = lives("succeeded")
+    for last in (*before, ended):
+        tally = Tally()
+        tally.found(last)
+        tally.ran(last)
+        assert (tally.waits.total, tally.starts.total, tally.runs) == (0, 0, {})
     tally = Tally()
-    *_, ended = lives("succeeded")
+    tally.found(before[-1])
     tally.ran(ended)
-    assert not tally.runs
+    assert [sum(one.counts) for one in tally.runs.values()] == [1]
 
 
 def test_buckets_count_up() -> None:

@@ -663,6 +663,7 @@ def test_events_are_told_in_order_of_one_name_after_one_or_the_last_few(ledger: 
     assert [one.message for one in reader.events(name=WEB)] == ["0", "3"]
     assert [one.message for one in reader.events(after=2)] == ["2", "3"]
     assert [one.message for one in reader.events(last=2)] == ["2", "3"]
+    assert [one.message for one in reader.events(after=1, first=2)] == ["1", "2"]
     assert [one.message for one in reader.events(name=WEB, after=1, last=1)] == ["3"]
     assert reader.events(last=1) == [
         replace(event("3"), id=4)

@@ -17,7 +17,7 @@ from agent.hypervisor.api import DiskUsage, RunState, Usage
 from state.ids import Name, Process, Uid
 from state.metrics import Keep, Look, Metrics
 from state.samples import MetricsReader, MetricsUnusable
-from state.usage import Counters, Rate, Sample, rates
+from state.usage import MOST, Counters, Rate, Sample, rates
 
 BEGAN = 1_700_000_040.0
 """The first second of a minute."""
@@ -182,6 +182,47 @@ def test_a_clock_that_was_wrong_stands_in_the_way_of_nothing(path: Path) -> None
         [(minutes, last)] = raw.execute("SELECT count(*), max(at) FROM minutes").fetchall()
     raw.close()
     assert (minutes, last) == (5, BEGAN + 240)
+
+
+def test_a_clock_that_is_set_back_within_a_minute_makes_nothing_negative(path: Path) -> None:
+    """Sabotage: make way for what comes later once a minute alone."""
+    metrics, used = Metrics(path), 0.0
+    for at in (0.0, 10.0, 20.0, 30.0, 5.0, 15.0, 25.0, 35.0):
+        used += 5.0
+        metrics.add(BEGAN + at, [look(usage(1, used))])
+    metrics.close()
+    found = rates(samples(path, BEGAN))
+    assert [one.sample.at - BEGAN for one in found] == [5.0, 15.0, 25.0, 35.0]
+    assert [one.cpu for one in found[1:]] == [0.5, 0.5, 0.5]
+
+
+def test_a_counter_that_a_qemu_made_up_costs_nobody_else_a_look(path: Path) -> None:
+    """Sabotage: add whatever it says to what it had said before. SQLite takes no such number, for any machine."""
+    db = Uid("00000000-0000-5000-8000-000000000002")
+    metrics = Metrics(path)
+    metrics.add(BEGAN, [look(usage(1, 1.0, MOST))])
+    for step in (10, 20):
+        looks = [look(usage(2, 1.0, step)), look(usage(3, step), db, "db")]
+        metrics.add(BEGAN + step, looks)
+    metrics.close()
+    assert [one.used.written_bytes for one in samples(path, BEGAN)] == [MOST, MOST, MOST]
+    assert [one.used.cpu_seconds for one in samples(path, BEGAN, "db")] == [10.0, 20.0]
+
+
+@pytest.mark.parametrize("interval", [1.0, 10.0, 60.0, 600.0])
+def test_what_was_measured_lately_is_told_however_seldom_that_is(
+    path: Path, interval: float
+) -> None:
+    """Sabotage: look back for a minute and a half alone. Whoever measures once a minute then sees it now and then."""
+    metrics = Metrics(path)
+    for step in range(4):
+        metrics.add(BEGAN + step * interval, [look(usage(1, step * interval))])
+    metrics.close()
+    last = BEGAN + 3 * interval
+    with closing(MetricsReader(path)) as reader:
+        for now in (last, last + 0.99 * interval, last + 2 * interval):
+            assert [one.cpu for one in rates(reader.recent(now)[WEB])] == [1.0, 1.0]
+        assert reader.recent(last + 3 * interval + 90) == {}
 
 
 # The file

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
 from agent.web.stream import Recent, told
+from agent.web.views import AT_ONCE
 from state.records import LedgerUnreadable
 from tests.waiting import DEADLINE
 
@@ -24,13 +26,35 @@ def looks() -> Iterator[dict[str, Any]]:
     raise LedgerUnreadable("the state database was taken away")
 
 
+async def test_who_comes_back_late_is_told_of_every_event() -> None:
+    """Sabotage: tell the last hundred alone. What happened before them is lost to who has listened on and off."""
+    known = [{"id": number} for number in range(1, 251)]
+
+    def after(last: int) -> list[dict[str, Any]]:
+        return [one for one in known if one["id"] > last][:AT_ONCE]
+
+    text, bugs = await listened(after, 10)
+    assert [int(number) for number in re.findall(r"^id: (\d+)$", text, re.M)] == [*range(11, 251)]
+    assert bugs == []
+
+
 async def test_one_that_can_tell_nothing_more_ends_and_breaks_nothing() -> None:
     """Sabotage: let the error through. It meets an answer that is half sent, as a bug of the server."""
+    text, bugs = await listened(lambda _after: [], 0)
+    assert text.startswith("event: status\n")
+    assert text.count("event: ") == 1
+    assert bugs == []
+
+
+async def listened(
+    events: Callable[[int], list[dict[str, Any]]], after: int
+) -> tuple[str, list[BaseException]]:
+    """What is told until nothing can be read any more, and what the server met."""
     found, bugs = looks(), []
 
     async def stream(request: web.Request) -> web.StreamResponse:
         try:
-            return await told(request, {}, Recent(lambda: next(found)), lambda _after, _last: [], 0)
+            return await told(request, {}, Recent(lambda: next(found)), events, after)
         except BaseException as bug:
             bugs.append(bug)
             raise
@@ -48,6 +72,4 @@ async def test_one_that_can_tell_nothing_more_ends_and_breaks_nothing() -> None:
         ):
             text = await answer.text()
         await runner.cleanup()
-    assert text.startswith("event: status\n")
-    assert text.count("event: ") == 1
-    assert bugs == []
+    return text, bugs

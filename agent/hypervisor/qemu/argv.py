@@ -31,7 +31,7 @@ from state.spec.resolved import Forward
 
 DEFAULT_QEMU = "qemu-system-x86_64"
 KVM = Path("/dev/kvm")
-ROOT_NODE = "root"
+ROOT_NODE, SEED_NODE = "root", "seed"
 _MARK = "guest=holdfast/"
 NETDEV = "net"
 
@@ -165,7 +165,7 @@ def _disks(machine: Machine, fds: Descriptors) -> Iterator[str]:
     )
 
     if fds.seed is not None:
-        yield from _raw(3, fds.seed, "seed", writable=False)
+        yield from _raw(3, fds.seed, SEED_NODE, writable=False)
         yield from _seed_device(machine)
     if fds.firmware is not None and fds.variables is not None:
         yield from _raw(5, fds.firmware, "firmware", writable=False)
@@ -177,12 +177,12 @@ def _seed_device(machine: Machine) -> Iterator[str]:
         case "ide":
             # OVMF enables the controller only where it is to look for something to boot there, and Linux does not.
             boot: dict[str, Any] = {"bootindex": 1} if machine.firmware == "uefi" else {}
-            yield from _json("-device", driver="ide-cd", drive="seed", **boot)
+            yield from _json("-device", driver="ide-cd", drive=SEED_NODE, **boot)
         case "scsi":
             yield from _json("-device", driver="virtio-scsi-pci", id="scsi")
-            yield from _json("-device", driver="scsi-cd", bus="scsi.0", drive="seed")
+            yield from _json("-device", driver="scsi-cd", bus="scsi.0", drive=SEED_NODE)
         case "virtio":
-            yield from _json("-device", driver="virtio-blk-pci", drive="seed")
+            yield from _json("-device", driver="virtio-blk-pci", drive=SEED_NODE)
 
 
 def _devices(machine: Machine) -> Iterator[str]:

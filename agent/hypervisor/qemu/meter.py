@@ -21,12 +21,12 @@ from typing import Any
 
 from agent.hypervisor.api import RunState
 from agent.hypervisor.qemu import process
+from agent.hypervisor.qemu.argv import ROOT_NODE, SEED_NODE
 from agent.hypervisor.qemu.monitor import STATES
 from agent.paths import InstancePaths, StatePaths
 from agent.worker import Worker
 from state.ids import Process, Uid
-from state.spec.words import excerpt
-from state.usage import DiskUsage, Usage
+from state.usage import MOST, DiskUsage, Usage
 
 ANSWER = 1.0
 """Seconds in which the machines have to answer, all together."""
@@ -36,6 +36,7 @@ LONGEST_LINE = 1 << 20
 """Bytes of one answer. QEMU may belong to its guest: what is longer ends the connection."""
 MOST_DISKS, MOST_CPUS = 64, 1024
 """More than any machine of ours has."""
+_DISKS = (ROOT_NODE, SEED_NODE)
 STATISTICS_EVERY = 6
 """Sweeps from one question for the memory in a guest to the next: it doubles what a sweep costs, and changes slowly."""
 BALLOON = "/machine/peripheral/balloon"
@@ -43,8 +44,6 @@ STATISTICS_INTERVAL = 10
 """Seconds between two looks that the balloon driver takes at its guest."""
 UNKNOWN = (1 << 64) - 1
 """What QEMU says for a statistic that the guest never told."""
-MOST = (1 << 63) - 1
-"""What a counter can come to that is kept in SQLite."""
 
 
 def _batch(*commands: tuple[str, Mapping[str, object] | None]) -> bytes:
@@ -236,10 +235,10 @@ class _Line:
 
 
 def _disks(blocks: list[dict[str, Any]]) -> tuple[DiskUsage, ...]:
-    """Of each device with a medium; what lies below it is counted there (`query-blockstats`, qapi/block-core.json)."""
+    """Of our disks; what lies below one is counted there (`query-blockstats`, qapi/block-core.json)."""
     return tuple(
         DiskUsage(
-            name=excerpt(block["node-name"]),
+            name=block["node-name"],
             read_bytes=_count(stats["rd_bytes"]),
             written_bytes=_count(stats["wr_bytes"]),
             reads=_count(stats["rd_operations"]),
@@ -248,7 +247,7 @@ def _disks(blocks: list[dict[str, Any]]) -> tuple[DiskUsage, ...]:
             write_seconds=_count(stats["wr_total_time_ns"]) / 1e9,
         )
         for block in blocks[:MOST_DISKS]
-        if "node-name" in block and "qdev" in block and (stats := block["stats"])
+        if block.get("node-name") in _DISKS and "qdev" in block and (stats := block["stats"])
     )
 
 

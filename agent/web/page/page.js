@@ -251,7 +251,11 @@ function listen() {
   const stream = new EventSource("/api/v1/stream");
   const say = (text, kind) => { byId("link").textContent = text; byId("link").className = kind; };
   stream.addEventListener("open", () => say("live", "good"));
-  stream.addEventListener("error", () => say("the agent does not answer; trying again …", "bad"));
+  stream.addEventListener("error", () => {
+    say("the agent does not answer; trying again …", "bad");
+    // A browser connects again by itself, but not once it was answered with anything but a stream.
+    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
+  });
   stream.addEventListener("status", (message) => { state.items.clear(); take(JSON.parse(message.data)); });
   stream.addEventListener("change", (message) => take(JSON.parse(message.data)));
   stream.addEventListener("event", (message) => addEvent(JSON.parse(message.data)));
