@@ -97,5 +97,6 @@ lock: ## make the locks anew from pyproject.toml
 	@tools/lock.sh
 
 clean: ## everything that was made, images and environments too
-	@[ ! -e $(DEMO_STATE)/state.db ] || $(HOLDFAST) down --yes --state $(DEMO_STATE)
+	@for state in .cache/*/state.db; do \
+		[ ! -e $$state ] || $(HOLDFAST) down --yes --volumes --state $${state%/state.db} || exit 1; done
 	rm -rf .cache .venv .tools build dist

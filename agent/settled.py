@@ -42,17 +42,18 @@ _TRIES = 3
 """Failures of one thing after which it has failed, though the agent would try on."""
 
 
-def settled(desired: Desired, observed: Observed, plan: Plan) -> bool | None:
-    """None: not yet. Else whether every name is well and every document could be read."""
+def amiss(desired: Desired, observed: Observed, plan: Plan) -> list[str] | None:
+    """None: not at rest yet. Else what is not well, of names and of documents, each a sentence part."""
     if plan.fetches or desired.source.pending:
         return None
     answers = {step.name: _of(step, desired, observed) for step in plan.steps}
     answers |= _depending(plan.steps, desired, answers)
     if None in answers.values():
         return None
-    source = desired.source
-    well = source.error is None and source.refused is None and not desired.problems
-    return well and all(answers.values())
+    found = [f"{step.name}: {step.because}" for step in plan.steps if not answers[step.name]]
+    found += [one for one in (desired.source.error, desired.source.refused) if one is not None]
+    told = " ".join(found)
+    return found + [str(one) for one in desired.problems if str(one) not in told]
 
 
 def _of(step: Step, desired: Desired, observed: Observed) -> bool | None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from agent.leases import forwards_of
+from agent.settled import amiss
+from agent.steps import Plan
 from state.clock import Moment
 from state.desired import Desired, Problem, SourceInfo, SourceRef, WantedJob, WantedVm
 from state.ids import Digest, Name, Process, instance_uid, run_id
 from state.lifecycle import Cause, Phase
-from state.observed import BaseImage, Instance
+from state.observed import BaseImage, Instance, Observed
 from state.runs import Run, RunPhase
 from state.spec.resolved import ImageSpec, VmSpec
 from state.spec.resolved_job import JobSpec
@@ -131,3 +133,9 @@ def run(spec: JobSpec | None = None, phase: RunPhase = RunPhase.QUEUED, **fields
         "queued_at": 1_700_000_000.0,
     }
     return Run(**values | fields)
+
+
+def settled(desired: Desired, observed: Observed, plan: Plan) -> bool | None:
+    """Whether all is well; None: not at rest yet."""
+    wrong = amiss(desired, observed, plan)
+    return None if wrong is None else not wrong

@@ -69,7 +69,10 @@ def metrics(state: StatePaths, output: str, since: float, name: str) -> None:
         console, width = screen()
         console.print(_table(past, width))
     else:
-        click.echo(f"nothing was measured of {name} since then (say a longer --since)")
+        click.echo(
+            f"nothing was measured of {name} in that time (figures begin with the second sweep over a"
+            " VM; --since reaches further back)"
+        )
 
 
 def _write_csv(past: _Past) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,9 +60,20 @@ def plan(state: StatePaths, output: str, base: str | None, to: str | None, **opt
         click.echo(json.dumps(as_json(decided, desired), indent=1))
     else:
         _print(decided, desired)
+        _tell_of_agent(state, desired)
     if desired.source.error or desired.source.refused or desired.problems:
         return 1
     return EXIT_CHANGES if decided.fetches or any(map(_is_open, decided.steps)) else 0
+
+
+def _tell_of_agent(state: StatePaths, desired: Desired) -> None:
+    """Whose look at a repository this is, where it is an agent's, which asks now and then."""
+    from agent.statedir import holder
+
+    source = desired.source
+    if source.kind == "git" and source.commit is not None and holder(state) is not None:
+        known = f"planned at commit {source.commit[:12]}, as the agent last fetched it"
+        click.echo(f"{known} (`holdfast reconcile` has it ask now)", err=True)
 
 
 def _is_open(step: Step) -> bool:
@@ -243,10 +253,16 @@ def _print(decided: Plan, desired: Desired) -> None:
     for problem in desired.problems:
         if str(problem) not in holds:
             line("!", "magenta", known.get(str(problem), str(problem)))
+    if desired.unproven is not None and desired.unproven not in holds:
+        line("!", "magenta", f"nothing is destroyed: {desired.unproven}")
     for one in desired.advice:
         line("i", "cyan", f"{one.where}: {one.message}")
     for wrong in filter(None, (desired.source.error, desired.source.refused)):
         click.echo(in_line(f"holdfast: {wrong}"), err=True)
+    click.echo(f"plan {decided.id}: {_summary(decided)}")
+
+
+def _summary(decided: Plan) -> str:
     counts = {
         action: n
         for action in _SIGNS
@@ -255,5 +271,4 @@ def _print(decided: Plan, desired: Desired) -> None:
     parts = [f"{n} to {action}" for action, n in counts.items()]
     if waiting := sum(step.action == "wait" for step in decided.steps):
         parts.append(f"{waiting} waiting")
-    told = ", ".join(parts) or "nothing to do"
-    click.echo(f"plan {decided.id}: {told}", file=sys.stdout)
+    return ", ".join(parts) or "nothing to do"

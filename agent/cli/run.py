@@ -167,11 +167,11 @@ def _run(
     )
     from agent.jobs.store import RunStore
     from agent.loop import Agent, World
-    from agent.settled import settled
+    from agent.settled import amiss
     from agent.web.control import Control, serve
 
     once = beside.showing is not None
-    well: list[bool] = []
+    found: list[list[str]] = []
 
     async def main() -> None:
         backend = beside.telling.counted(open_backend(held.paths, settings, held.state_id))
@@ -191,9 +191,9 @@ def _run(
             beside.telling.passed(done, clock())
             if publisher is not None and not done.desired.source.pending:
                 publisher.look()
-            answer = settled(done.desired, done.observed, done.plan) if once else None
-            if answer is not None and not well:
-                well.append(answer)
+            wrong = amiss(done.desired, done.observed, done.plan) if once else None
+            if wrong is not None and not found:
+                found.append(wrong)
                 agent.stop()
 
         world = World(source, ledger, backend, clock, store)
@@ -226,10 +226,12 @@ def _run(
         await agent.run(watching=_watch(agent, settings, beside, tasks))
         if once and publisher is not None:
             await publisher.publish()  # what it leaves behind
+        for one in found[0] if found else ():
+            log.say("NotAsWanted", one)
         log.say("Left", _run_on(ledger), pid=os.getpid())
 
     asyncio.run(main())
-    return 0 if not once or well == [True] else 1
+    return 0 if not once or found == [[]] else 1
 
 
 def _tell_start(state: StatePaths, settings: Settings, accelerator: str) -> None:

@@ -189,7 +189,9 @@ def _lines(looked: Looked) -> list[str]:
     elif looked.in_memory:
         lines.append("agent: none is running; its VMs existed in its memory and ended with it")
     else:
-        lines.append("agent: none is running; VMs run on, and `holdfast run` adopts them")
+        alive = any(item["pid"] for item in found["items"])
+        known = "; VMs run on, and `holdfast run` adopts them" if alive else ""
+        lines.append(f"agent: none is running{known}")
     if agent["suspended_at"]:
         ago = _age(agent["suspended_at"])
         lines.append(f"suspended: {ago} ago: nothing is done (`holdfast resume` goes on)")

@@ -153,7 +153,10 @@ class Contents:
             if reading.may_own_any_name and assembler.is_mine(reading)
         ]
         if not reasons and not self.readings:
-            return "the tree has no documents (an empty tree is taken for one that lost its files)"
+            return (
+                "the tree has no documents (an empty tree is taken for one that lost its files:"
+                " `holdfast down` destroys what it had)"
+            )
         if len(reasons) > 1:
             return f"{reasons[0]}, and {len(reasons) - 1} more like it"
         return reasons[0] if reasons else None

@@ -15,13 +15,12 @@ import pytest
 from agent.errors import GuestRefused, StartFailed
 from agent.hypervisor.memory.work import Scripted
 from agent.paths import StatePaths
-from agent.settled import settled
 from agent.steps import Wait
 from state.ids import Digest, Name
 from state.observed import RunState
 from state.runs import Run, RunPhase
 from state.spec.resolved_job import Attachment, Retries
-from tests.builders import broken, desired, job, vm
+from tests.builders import broken, desired, job, settled, vm
 from tests.memory.world import DEADLINE, Lab
 
 TESTS = Name("tests")

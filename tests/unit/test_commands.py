@@ -136,6 +136,28 @@ def test_a_reader_who_has_seen_enough_is_no_error(holdfast: Call, words: str) ->
     assert (told.returncode, told.stderr) == (141, "")
 
 
+@pytest.mark.usefixtures("settled")
+def test_what_keeps_once_from_being_well_is_its_last_word(holdfast: Call, tree: Path) -> None:
+    """Sabotage: leave it at the exit status."""
+    (tree / "broken.yaml").write_text("api: holdfast/v1\nkind: vm\nname: db\nmemry: 1GiB\n")
+    told = holdfast("run --once --hypervisor memory --desired tree")
+    lines = [json.loads(line) for line in told.stderr.splitlines()]
+    assert told.returncode == 1
+    [why] = [line["message"] for line in lines if line["event"] == "NotAsWanted"]
+    assert "db: broken.yaml:4:1: unknown key `memry`" in why
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_plan_says_that_an_empty_tree_proves_nothing_and_what_does(
+    holdfast: Call, tree: Path
+) -> None:
+    for document in tree.rglob("*.yaml"):
+        document.unlink()
+    told = holdfast("plan --hypervisor memory --desired tree")
+    assert "! nothing is destroyed: the tree has no documents" in told.stdout
+    assert "`holdfast down` destroys what it had" in told.stdout
+
+
 def test_an_error_that_cannot_be_told_keeps_its_exit_status(holdfast: Call) -> None:
     with open("/dev/full", "w") as full:
         assert holdfast("plan --nonsense", stderr=full).returncode == 64

@@ -10,7 +10,6 @@ import pytest
 from agent.leases import forwards_of
 from agent.plan import plan
 from agent.policy import Policy
-from agent.settled import settled
 from agent.steps import Create, Keep, Replace, Restart, Step, Wait
 from state.desired import Desired
 from state.ids import Name
@@ -26,6 +25,7 @@ from tests.builders import (
     job,
     moment,
     running,
+    settled,
     vm,
     wanted_jobs,
 )

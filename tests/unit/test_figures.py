@@ -104,7 +104,7 @@ def test_a_name_that_was_never_measured_is_an_error(holdfast: Call, tmp_path: Pa
 
 def test_what_is_long_past_is_told_of_when_asked_for(holdfast: Call, tmp_path: Path) -> None:
     plant(tmp_path, {BEGAN: [look(usage(1, 1.0))], BEGAN + 10: [look(usage(1, 2.0))]})
-    assert "nothing was measured of web since then" in holdfast("metrics web").stdout
+    assert "nothing was measured of web in that time" in holdfast("metrics web").stdout
     assert "nothing was measured lately" in holdfast("top").stdout
     found = json.loads(holdfast("metrics web --since 9999d -o json").stdout)
     assert [one["cpu"] for one in found["samples"]] == [0.1]

@@ -52,6 +52,18 @@ def test_variables_that_lead_git_elsewhere_do_not_count(
     assert not elsewhere.exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone gives files away")
+def test_a_repository_of_another_user_is_refused_with_what_to_do(place: Place) -> None:
+    """Sabotage: tell git's first line alone, which says nothing of that."""
+    server = Path(place.repository.url.removeprefix("file://"))
+    for path in (server, *server.rglob("*")):
+        os.lchown(path, 60901, 60901)
+    error = place.fetched().source.error
+    assert error is not None
+    assert "dubious ownership" in error
+    assert "`git config --global --add safe.directory PATH`" in error
+
+
 WAY = (
     "GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_SYSTEM", "GIT_EXEC_PATH", "GIT_SSH",
     "GIT_SSH_COMMAND", "GIT_SSH_VARIANT", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_SSL_CERT",

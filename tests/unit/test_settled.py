@@ -6,13 +6,12 @@ from collections.abc import Iterable
 
 import pytest
 
-from agent.settled import settled
 from agent.steps import Adopt, Hold, Keep, Plan, Step, Wait
 from state.desired import Desired, SourceInfo
 from state.ids import Name, Uid
 from state.observed import Observed, Retry, image_key, step_key, vm_key
 from state.runs import RunPhase
-from tests.builders import IMAGE, broken, desired, job, run, vm
+from tests.builders import IMAGE, broken, desired, job, run, settled, vm
 
 WEB, TESTS = Name("web"), Name("tests")
 

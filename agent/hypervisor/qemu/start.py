@@ -10,6 +10,7 @@ import re
 import resource
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from agent.errors import StartFailed
 from agent.hypervisor.api import Machine
@@ -58,7 +59,20 @@ def port_hint(words: str) -> str:
     if not found:
         return ""
     address, port = found.groups()
+    if int(port) < _root_alone():
+        return (
+            f"ports below {_root_alone()} are root's alone, and QEMU never runs as root: take a higher one, or let"
+            f" everybody have this one (sysctl net.ipv4.ip_unprivileged_port_start={port})"
+        )
     return f"something else listens on port {port} by now, or {address} is no address of this host"
+
+
+def _root_alone() -> int:
+    """The first port of this network that takes no right to listen on (ip(7))."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    except (OSError, ValueError):
+        return 1024
 
 
 def told(error: Exception) -> str:

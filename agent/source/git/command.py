@@ -138,7 +138,8 @@ class Git:
             return done.printed
         if room is not None and _lacked_room(done.said):
             raise NoRoom(room, remote=remote)
-        raise GitFailed(_why(done.said, what, done.status), status=done.status, remote=remote)
+        why = _why(done.said, what, done.status)
+        raise GitFailed(why, status=done.status, remote=remote, hint=_hint(why))
 
 
 def _confined(command: list[str], busy: Path, room: Room) -> list[str]:
@@ -192,6 +193,13 @@ def _environment() -> dict[str, str]:
         "GIT_NO_REPLACE_OBJECTS": "1",
         "SSH_ASKPASS_REQUIRE": "never",
     }
+
+
+def _hint(why: str) -> str:
+    if "dubious ownership" not in why:
+        return ""
+    trust = "git config --global --add safe.directory PATH"
+    return f"it belongs to another user: follow it as that one, or trust it with `{trust}`"
 
 
 _NO_WAY = "fatal: Could not read from remote repository."
