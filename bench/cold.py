@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.agents import running
 from bench.harness import Figure, alternate
 from bench.keeper import resident
 
@@ -78,18 +79,8 @@ def _timed(words: list[str]) -> float:
 
 
 def _weight(root: Path) -> float:
-    agent = subprocess.Popen(
-        [
-            sys.executable, "-m", "agent", "run", "--accel", "tcg",
-            "--desired", root / "desired", "--state", root / "state",
-        ],
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
+    with running(root) as agent:
         return resident([agent.pid])
-    finally:
-        agent.terminate()
-        agent.wait()
 
 
 def _weight_of_python() -> float:

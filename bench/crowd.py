@@ -11,20 +11,21 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median
 
+from agent.source.absence import BELIEVED_AFTER
 from bench import bare, libvirt, ours
 from bench.harness import Figure
 from bench.keeper import Keeper
 
 SIZES = {1: 5, 20: 5, 100: 3, 200: 3}
 """Machines, and how many turns each contender gets with so many."""
-IDLE = 30.0
+IDLE = 60.0
 """Seconds for which an idle one is watched, once."""
 BEYOND_ONE = 100.0
 """Milliseconds for a single guest, beyond the floor."""
 UP, ASK = 1.5, 1.5
 """Times the floor."""
 DOWN, AGAIN = 1500.0, 1000.0
-"""Milliseconds."""
+"""Milliseconds; the first beyond the second for which no agent believes that a document is gone."""
 WEIGHT = 100.0
 """Megabytes."""
 ONE_IDLE = 0.1
@@ -105,7 +106,10 @@ def _bar(what: str, machines: int, floor: float) -> tuple[float | None, str]:
         "again": (AGAIN, f"{AGAIN / 1000} s"),
         "weight": (WEIGHT, f"{WEIGHT:.0f} MB"),
         "idle": (ONE_IDLE, f"{ONE_IDLE} %"),
-        "down": (DOWN, f"{DOWN / 1000} s"),
+        "down": (
+            DOWN + 1000 * BELIEVED_AFTER,
+            f"{DOWN / 1000} s + the {BELIEVED_AFTER:.0f} s that a deletion is doubted",
+        ),
     }[what]
 
 

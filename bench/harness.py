@@ -53,10 +53,16 @@ class Figure:
         lines = [f"{self.name} ({self.unit}){asked}"]
         for who, taken in self.samples.items():
             lines.append(
-                f"  {who:<28} median {self.medians[who]:9.1f}  min {min(taken):9.1f}  max {max(taken):9.1f}"
+                f"  {who:<28} median {short(self.medians[who]):>9}  min {short(min(taken)):>9}"
+                f"  max {short(max(taken)):>9}"
                 f"  ratio {self.ratio(who):6.2f}  n {len(taken)}"
             )
         return lines
+
+
+def short(value: float) -> str:
+    """A number in three digits, or more where it is large."""
+    return f"{value:,.{next((n for n, least in enumerate((100, 10, 1)) if value >= least), 3)}f}"
 
 
 def alternate(rounds: int, **contenders: Contender) -> dict[str, list[float]]:

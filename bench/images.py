@@ -12,6 +12,7 @@ import json
 import random
 import resource
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,7 +56,7 @@ def figures(rounds: int) -> list[Figure]:
                 return taken
 
             samples = alternate(rounds, **{"curl and zstd": theirs, "holdfast": ours})
-    middle = sorted(samples["curl and zstd"])[rounds // 2]
+    middle = statistics.median(samples["curl and zstd"])
     same = max(blocks["curl and zstd"])
     return [
         Figure("2 GiB from a server, unpacked", "ms", samples, RATIO * middle, f"{RATIO} of theirs"),

@@ -25,6 +25,7 @@ from agent.loop import Agent, World
 from agent.paths import StatePaths
 from agent.policy import Policy
 from agent.source.directory import DirectorySource
+from agent.tuning import be_patient
 from bench.agents import Running, running
 from bench.harness import Figure, alternate
 from bench.passes import STATE_ID
@@ -33,6 +34,7 @@ from state.ids import Name, Uid
 from state.ledger import Ledger
 from state.runs import RunPhase
 from tests.e2e.site import image_path
+from tests.trees import NOW
 from tests.waiting import eventually
 
 BEYOND_THE_BOOT = 1000.0
@@ -227,6 +229,7 @@ def line(rounds: int, jobs: int = 50) -> Figure:
 
 async def _queued(jobs: int) -> float:
     """Guests in memory take no time, so that what remains is the scheduling, two at a time."""
+    be_patient()
     with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
         root = Path(directory)
         tree = root / "desired"
@@ -237,7 +240,7 @@ async def _queued(jobs: int) -> float:
         ledger = Ledger(root / "state.db")
 
         def clock() -> Moment:
-            return Moment(1.8e9 + host.clock(), host.clock(), host.boot_id)
+            return Moment(NOW + host.clock(), host.clock(), host.boot_id)
 
         source = DirectorySource(tree, host="bench")
         store = RunStore(StatePaths(root), source.attachment)

@@ -11,6 +11,8 @@ import psutil
 
 SWEEPS = 6
 """Questions to all of them in a row: as many as holdfast's meter takes to ask for everything once."""
+REST = 60.0
+"""Seconds after which whoever looks less often once nothing happens does so."""
 LITTLE = 50_000_000
 """Nanoseconds on a processor."""
 
@@ -60,9 +62,15 @@ def at_rest(pids: Sequence[int]) -> None:
         before = now
 
 
-def idle(pids: Sequence[int], seconds: float) -> float:
-    """Percent of a processor that they take while nobody asks for anything."""
+def rested(pids: Sequence[int], seconds: float = REST) -> None:
+    """Wait until nothing has been asked of them for so long."""
     at_rest(pids)
+    time.sleep(seconds)
+
+
+def idle(pids: Sequence[int], seconds: float) -> float:
+    """Percent of a processor that they take while nobody asks for anything, and has not for as long."""
+    rested(pids, min(REST, seconds))
     before, begun = busy(pids), time.perf_counter()
     time.sleep(seconds)
     took = time.perf_counter() - begun

@@ -12,9 +12,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from agent.hypervisor.qemu.meter import QemuMeter
-from agent.source.absence import BELIEVED_AFTER
 from bench.agents import Running, running
-from bench.keeper import SWEEPS, at_rest, idle, resident
+from bench.keeper import SWEEPS, at_rest, idle, resident, rested
 from bench.profile import sampled
 from bench.start import IMAGES, MEMORY, answered, blank
 from state.ids import Process, Uid
@@ -155,7 +154,7 @@ class Ours:
         return idle([self._agent.pid], seconds)
 
     def idle_profiled(self, seconds: float) -> list[str]:
-        at_rest([self._agent.pid])
+        rested([self._agent.pid])
         with sampled(self._agent.pid) as lines:
             time.sleep(seconds)
         return lines
@@ -168,14 +167,14 @@ class Ours:
         return taken
 
     def _emptied(self) -> float:
-        """From the first document that is removed until no file of a machine is left and the ledger names none, less
+        """From the first document that is removed until no file of a machine is left and the ledger names none: with
         the second for which an agent does not believe that a document is gone."""
         begun = time.perf_counter()
         for document in self._agent.desired.glob("vm*.yaml"):
             document.unlink()
         self._agent.until(lambda: not os.listdir(self._state.instances), 0.002)
         self._agent.until(lambda: not self._known(), 0.002)
-        return 1000 * (time.perf_counter() - begun - BELIEVED_AFTER)
+        return 1000 * (time.perf_counter() - begun)
 
     def down_profiled(self) -> list[str]:
         with sampled(self._agent.pid) as lines:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,18 +20,22 @@ from agent.policy import Policy
 from agent.reading import Source
 from agent.record import Pass
 from agent.source.directory import DirectorySource
+from agent.tuning import be_patient
 from bench.harness import Figure
 from state.clock import Moment
 from state.desired import Desired
 from state.ids import Digest, Name, instance_uid
 from state.ledger import Ledger
 from state.spec.resolved import Forward
+from tests.trees import NOW
 from tests.waiting import eventually
 
 STATE_ID = "6f0b0c52-6f0a-4b0e-9a59-0a5b3f4f6d10"
 DOCUMENTS = 10_000
 RATIO = 3.0
 """Times the floor."""
+CHANGED = 300.0
+"""Milliseconds."""
 NAMES = (1_000, 10_000, 100_000)
 FIRST_PORT = 10_000
 IMAGES = """\
@@ -43,8 +48,13 @@ images:
 """
 
 
-def figure(rounds: int, documents: int = DOCUMENTS) -> Figure:
-    """The whole pass as the loop does it, from load to record, on the hypervisor in memory."""
+def figures(rounds: int, documents: int = DOCUMENTS) -> list[Figure]:
+    """The whole pass as the loop does it, from load to record, on the hypervisor in memory: over a tree in which
+    nothing has changed, and over one in which one document has."""
+    return [_unchanged(rounds, documents), _one_changed(rounds, documents)]
+
+
+def _unchanged(rounds: int, documents: int) -> Figure:
     with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
         tree = _tree(Path(directory))
         source = DirectorySource(tree, host="bench")
@@ -54,13 +64,35 @@ def figure(rounds: int, documents: int = DOCUMENTS) -> Figure:
                 _document(tree, number)
             return source.load(0.0)
 
+        def look(_: int) -> int:
+            looks.append(_stat(tree))
+            return 0
+
         looks: list[float] = []
-        turns = _turns(Path(directory), source, more, rounds, lambda: looks.append(_stat(tree)))
-        taken = asyncio.run(turns)
+        taken = asyncio.run(_turns(Path(directory), source, more, rounds, look))
         samples = {"stat of the tree": looks[1:], "holdfast": taken}
-    floor = sorted(samples["stat of the tree"])[rounds // 2]
+    floor = statistics.median(samples["stat of the tree"])
     name = f"pass over {documents:,} unchanged documents"
     return Figure(name, "ms", samples, RATIO * floor, f"{RATIO:.0f} x floor")
+
+
+def _one_changed(rounds: int, documents: int) -> Figure:
+    with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
+        tree = _tree(Path(directory))
+        source = DirectorySource(tree, host="bench")
+
+        def more() -> Desired:
+            for number in range(documents):
+                _document(tree, number)
+            return source.load(0.0)
+
+        def change(turn: int) -> int:
+            _document(tree, turn, memory=65)
+            return turn + 1
+
+        taken = asyncio.run(_turns(Path(directory), source, more, rounds, change))
+    name = f"pass over {documents:,} documents of which one has changed"
+    return Figure(name, "ms", {"holdfast": taken}, CHANGED, f"under {CHANGED:.0f} ms")
 
 
 def growth(rounds: int, names: tuple[int, ...] = NAMES) -> list[Figure]:
@@ -80,7 +112,7 @@ def _in_memory(rounds: int, names: int) -> Figure:
             source.desired = replace(first, vms=vms)
             return source.desired
 
-        taken = asyncio.run(_turns(Path(directory), source, more, rounds, lambda: None))
+        taken = asyncio.run(_turns(Path(directory), source, more, rounds, lambda _: 0))
     series = "pass over unchanged names, in memory"
     return Figure(f"{series}, {names:,}", "ms", {"holdfast": taken}, None, "", series, names)
 
@@ -106,8 +138,8 @@ def _tree(root: Path) -> Path:
     return tree
 
 
-def _document(tree: Path, number: int) -> None:
-    text = f"api: holdfast/v1\nkind: vm\nname: vm{number}\nmemory: 64MiB\n"
+def _document(tree: Path, number: int, memory: int = 64) -> None:
+    text = f"api: holdfast/v1\nkind: vm\nname: vm{number}\nmemory: {memory}MiB\n"
     (tree / f"vm{number}.yaml").write_text(text)
 
 
@@ -116,16 +148,18 @@ async def _turns(
     source: Source,
     more: Callable[[], Desired],
     rounds: int,
-    before: Callable[[], None],
+    before: Callable[[int], int],
 ) -> list[float]:
-    """Milliseconds of each turn, before which `before` is called, once all that is wanted after `more` is there. One vm
-    is made by the agent; that there are others like it is written down, since making them would take minutes."""
+    """Milliseconds of each turn once all that is wanted after `more` is there. `before` is called with the number of
+    each, and says how many replacements it has brought about by then. One vm is made by the agent; that there are
+    others like it is written down, since making them would take minutes."""
+    be_patient()
     host = MemoryHost()
     ledger = Ledger(root / "state.db")
     passes: list[Pass] = []
 
     def clock() -> Moment:
-        return Moment(1.8e9 + host.clock(), host.clock(), host.boot_id)
+        return Moment(NOW + host.clock(), host.clock(), host.boot_id)
 
     world = World(
         source, ledger, host.backend(), clock, RunStore(StatePaths(root), source.attachment)
@@ -137,13 +171,16 @@ async def _turns(
         group.create_task(agent.run())
         await eventually(lambda: passes and _at_rest(passes[-1]), "the vm is ready", 120.0)
         await _multiplied(world, host, more())
-        for _ in range(rounds + 1):
-            before()
+        for turn in range(rounds + 1):
+            changes = before(turn)
             begun = time.perf_counter()
             done = await agent._guarded_turn(("bench",))
             taken.append(1000 * (time.perf_counter() - begun))
             assert done is not None
-            assert _at_rest(done)
+            # Nothing is done by a turn alone: what the turns before asked for is still to be done.
+            asked = [step.action for step in done.plan.acting]
+            assert asked == ["replace"] * changes
+            assert changes or _at_rest(done)
         agent.stop()
     ledger.close()
     return taken[1:]

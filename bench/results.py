@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.harness import Figure
+from bench.harness import Figure, Profile, short
 
 _LIBVIRT = "libvirt"
 _OF = """\
@@ -17,14 +17,20 @@ is what the row names: for VMs, QEMUs that a script starts by hand with the devi
 asks over raw sockets. libvirt is `libvirtd` and `virtlogd` of a user session, asked by four threads at once: without
 cgroups, namespaces, a user for each guest, and a network, which makes it quicker than the system's. holdfast is the
 agent as anybody runs it: confinement, checks, a ledger that is on disk. Guests have 32 MiB and an overlay, and are
-paused before their first instruction, under TCG. Numbers are of this machine; ratios travel better.
+paused before their first instruction, under TCG. `status` and the passes have nothing beside them but what the row
+names, nor have what an agent takes while it rests, jobs in memory, and commits. Agents that are asked for one VM have
+seen a change within the last minute; after a longer rest the next one is noticed up to 40 ms later. A commit is told of
+with `holdfast reconcile`, as by a hook; without, an agent asks every 30 s. Numbers are of this machine; ratios travel
+better.
 """
 
 
-def written(figures: Sequence[Figure], chart: str) -> str:
-    """The page, in Markdown. `chart` is the name of the file beside it that has the chart."""
+def written(figures: Sequence[Figure], chart: str, lacking: Mapping[str, str] | None = None) -> str:
+    """The page, in Markdown. `chart` is the name of the file beside it that has the chart; `lacking`: what could not be
+    measured, and why."""
     lines = ["# What it costs, beside bare QEMU and libvirt", "", *_machine(), "", _OF]
     lines += [f"![How the figures grow with the number of VMs and names]({chart})", ""]
+    lines += [f"{what} could not be measured: {why}\n" for what, why in (lacking or {}).items()]
     lines += [*_bars(figures), "", *_missed(figures), "## All of it", "", *_table(figures), ""]
     return "\n".join(lines)
 
@@ -63,7 +69,7 @@ def _bars(figures: Sequence[Figure]) -> Iterator[str]:
 
 
 def _number(figure: Figure, who: str) -> str:
-    return f"{figure.medians[who]:,.{1 if figure.medians[who] < 100 else 0}f} {figure.unit}"
+    return f"{short(figure.medians[who])} {figure.unit}"
 
 
 def _missed(figures: Sequence[Figure]) -> Iterator[str]:
@@ -79,8 +85,15 @@ def _missed(figures: Sequence[Figure]) -> Iterator[str]:
         else:
             yield "Where the agent is in Python, as py-spy sees it from outside:"
             yield ""
-            yield from (f"    {line}" for line in one.profile())
+            yield from (f"    {line}" for line in _profiled(one.profile))
         yield ""
+
+
+def _profiled(profile: Profile) -> list[str]:
+    try:
+        return profile()
+    except Exception as error:  # noqa: BLE001 - the figures are worth having without
+        return [f"there is none: {type(error).__name__}: {error}"]
 
 
 def _table(figures: Sequence[Figure]) -> Iterator[str]:
@@ -89,5 +102,6 @@ def _table(figures: Sequence[Figure]) -> Iterator[str]:
     for one in figures:
         for who, taken in one.samples.items():
             numbers = (one.medians[who], min(taken), max(taken))
-            cells = " | ".join(f"{number:,.1f}" for number in numbers)
-            yield f"| {one.name} ({one.unit}) | {who} | {cells} | {one.ratio(who):.2f} | {len(taken)} |"
+            cells = " | ".join(map(short, numbers))
+            ratio = f"{one.ratio(who):.2f}" if next(iter(one.samples)) != _LIBVIRT else ""
+            yield f"| {one.name} ({one.unit}) | {who} | {cells} | {ratio} | {len(taken)} |"

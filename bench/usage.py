@@ -36,8 +36,8 @@ CPU = 1.0
 """Percent of a processor."""
 MEMORY = 100.0
 PAGE = 1000.0
-IDLE = 30.0
-"""Seconds over which an idle agent is watched."""
+IDLE = 60.0
+"""Seconds over which an idle agent is watched: as long as it takes to do all that it does now and then."""
 _SWEEPS = 6
 """In a row on one connection: as many as the meter takes to ask for everything once."""
 _QUESTIONS = b'{"execute":"query-status"}\n{"execute":"query-blockstats"}\n'
@@ -64,7 +64,7 @@ def _planted(machines: int) -> Iterator[Path]:
         (desired / "blank.raw").write_bytes(bytes(1 << 20))
         (desired / "images.yaml").write_text(IMAGES)
         for number in range(machines):
-            text = f"api: holdfast/v1\nkind: vm\nname: vm{number}\nmemory: 32MiB\npower: paused\n"
+            text = f"api: holdfast/v1\nkind: vm\nname: vm{number}\nmemory: 32MiB\npower: paused\nstop_timeout: 0s\n"
             (desired / f"vm{number}.yaml").write_text(text)
         yield root
 

@@ -89,8 +89,9 @@ def test_a_miss_can_be_profiled(place: Path) -> None:
 
 def test_passes_are_measured_with_and_without_a_tree(place: Path) -> None:
     """Every turn that is measured finds all of them at rest, or it says so."""
-    figure = passes.figure(2, documents=5)
-    assert [len(taken) for taken in figure.samples.values()] == [2, 2]
+    same, changed = passes.figures(2, documents=5)
+    assert [len(taken) for taken in same.samples.values()] == [2, 2]
+    assert [len(taken) for taken in changed.samples.values()] == [2]
     assert [one.size for one in passes.growth(1, (3, 9))] == [3, 9]
 
 
