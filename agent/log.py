@@ -1,7 +1,8 @@
 """The agent's own log, on standard error: one line an event, for people on a terminal and as JSON under a service.
 
 Each line that a pass of the loop brought about has its `pass_id`: that of looking and deciding, of every step, of every
-fetch, whoever logs it. Lines of an agent that starts, of a guest that became ready, of a person's wish have none.
+fetch, and of asking a guest whether it is ready, whoever logs it. What no pass brought about has none: an agent that
+starts or leaves, a person's wish, a sweep of the metrics.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 
 from agent.logger import structlog
 from state.history import Event
+from state.spec.words import excerpt
 
 
 def configure() -> None:
     """Set it up, once for a process."""
     logging.getLogger("qemu").setLevel(logging.CRITICAL)
+    logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
     people = sys.stderr.isatty()
     renderer: Any = (
         structlog.dev.ConsoleRenderer(pad_event_to=24)
@@ -34,6 +37,19 @@ def configure() -> None:
         ],
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
+
+
+class _Libraries(logging.Handler):
+    """What libraries log, a line each as everything else, and without where in them it was."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        met = record.exc_info[1] if record.exc_info else None
+        if met is not None and type(met).__module__.startswith("aiohttp.http"):
+            return  # somebody sent what is no HTTP, and was told so
+        said = record.getMessage() + (f": {met!r}" if met is not None else "")
+        structlog.get_logger().log(
+            record.levelno, "Library", message=excerpt(said), library=record.name
+        )
 
 
 @contextmanager

@@ -147,7 +147,8 @@ class Agent:
                         if (done := await self._guarded_turn(reasons)) is not None:
                             self._fetch_for(done, beside)
                             self._act(done, executor, steps)
-                            readiness.follow(done.observed, beside)
+                            with log.of_pass(done.id):
+                                readiness.follow(done.observed, beside)
                             timeout = self._until(done)
                     self._pulse.leaving()
                     for fetch in self._fetches:

@@ -62,6 +62,7 @@ class Readiness:
         self._clock = clock
         self._notify = notify
         self._on_ready = on_ready
+        self._began = clock().wall
         self._tasks: dict[_Asked, asyncio.Task[None]] = {}
         self._resets: dict[tuple[Uid, Process], int] = {}
         self._specs: dict[Uid, tuple[str, VmSpec]] = {}
@@ -187,7 +188,8 @@ class Readiness:
         took = now.wall - (current.started_at or now.wall)
         with self._ledger.transaction() as change:
             change.put_instance(replace(current, ready_at=now.wall, unhealthy=""))
-        if not (asked.resets or current.unhealthy):
+        seen = (current.started_at or 0.0) >= self._began  # nobody looked before
+        if seen and not (asked.resets or current.unhealthy):
             self._on_ready(asked.health.check if asked.health else "ssh", took)
         self._tell(instance, "Ready", f"{how}, {took:.1f} s after its start")
         self._notify(f"{instance.name} is ready")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.errors import BadInput, BadUsage, HoldfastError, StateUnusable
 from agent.web import openapi, stream
+from agent.web.bounds import Bounded
 from agent.web.control import Control
 from agent.web.gate import Gate
 from agent.web.views import LOGS, Place, Views
@@ -97,6 +98,7 @@ async def serve(listener: socket.socket, told: Told, control: Control) -> None:
 
     @web.middleware
     async def answered(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        bounded.asked(request)
         return await answers.answered(request, handler)
 
     app = web.Application(middlewares=[answered])
@@ -119,9 +121,11 @@ async def serve(listener: socket.socket, told: Told, control: Control) -> None:
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS)
     await runner.setup()
+    assert runner.server is not None  # noqa: S101 - `setup` has made it
+    bounded = Bounded(runner.server)
     try:
-        await web.SockSite(runner, listener).start()
-        await asyncio.Event().wait()
+        async with await asyncio.get_running_loop().create_server(bounded, sock=listener):
+            await asyncio.Event().wait()
     finally:
         await runner.cleanup()
 
@@ -259,7 +263,9 @@ def _unready(looked: dict[str, Any]) -> list[dict[str, str]]:
         {"name": one["name"] or "", "reason": "Held", "message": one["message"]}
         for one in (*looked["held"], *looked["errors"])
     ]
-    return found
+    # What waits and is there has said so itself.
+    told = {one["name"] for one in (*looked["items"], *found)}
+    return found + [one for one in looked["waiting"] if one["name"] not in told]
 
 
 def _refused(status: int, why: str, hint: str = "") -> web.StreamResponse:

@@ -42,6 +42,8 @@ HOSTILE = {
     "a counter without an end": said(OTHER, rd_total_time_ns=10**400),
     "a counter below nothing": said(OTHER, rd_bytes=-1),
     "a counter that is none": said(OTHER, rd_operations=1.5),
+    "a thread without a number": said(OTHER).replace(f"{os.getpid()}".encode(), b"Infinity"),
+    "a thread of a vast number": said(OTHER).replace(f"{os.getpid()}".encode(), b"1e999"),
     "a counter of no number": said(OTHER).replace(b'"rd_bytes": 1', b'"rd_bytes": NaN'),
 }
 
@@ -83,6 +85,20 @@ async def test_who_answers_otherwise_is_left_out(paths: StatePaths, words: bytes
     after."""
     async with saying(words, socket(paths, OTHER)):
         assert await told(paths) == {WELL}
+
+
+async def test_disks_that_are_not_ours_are_no_labels_and_ours_are_told_once(
+    paths: StatePaths,
+) -> None:
+    """Sabotage: tell of whatever has a name. A QEMU makes up many, and each is a series of Prometheus."""
+    [block] = [line for line in said(OTHER).splitlines() if b"node-name" in line]
+    one = json.loads(block)["return"][0]
+    many = [one, one | {"node-name": "made up"}, one | {"stats": STATS | {"wr_bytes": 9}}]
+    words = said(OTHER).replace(block, json.dumps({"return": many}).encode())
+    async with saying(words, socket(paths, OTHER)):
+        with closing(QemuMeter(paths, lambda _: True)) as reading:
+            found = await reading.read({OTHER: mine()})
+    assert [(disk.name, disk.written_bytes) for disk in found[OTHER].disks] == [("root", 9)]
 
 
 async def test_who_answers_a_byte_at_a_time_is_not_waited_for(paths: StatePaths) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.unit.test_commands import plant
 
 PASS = re.compile(r"[0-9a-f]+-[0-9]+")
-OF_NO_PASS = {"Started", "Listening", "Ready", "Leaving", "Left"}
+OF_NO_PASS = {"Started", "Listening", "Leaving", "Left"}
 JOB = "api: holdfast/v1\nkind: job\nname: hello\nscript: 'true'\n"
 OTHERS = """
 import asyncio, structlog
@@ -54,6 +54,29 @@ def once(root: Path, **more: Any) -> subprocess.Popen[bytes]:
 def root(tmp_path: Path) -> Path:
     (plant(tmp_path) / "job.yaml").write_text(JOB)
     return tmp_path
+
+
+LIBRARY = """
+import logging
+from agent import log
+
+log.configure()
+try:
+    raise OSError(24, "Too many open files")
+except OSError:
+    logging.getLogger("asyncio").exception("socket.accept() out of system resource\\nsocket: 7")
+logging.getLogger("asyncio").info("nobody has to know")
+"""
+
+
+def test_what_a_library_logs_is_one_line_too() -> None:
+    """Sabotage: leave libraries to Python's own logging, which prints where in them it was."""
+    told = subprocess.run([sys.executable, "-c", LIBRARY], capture_output=True, text=True)
+    [line] = told.stderr.splitlines()
+    said = json.loads(line)
+    assert (said["event"], said["library"], said["level"]) == ("Library", "asyncio", "error")
+    assert "out of system resource" in said["message"]
+    assert "Too many open files" in said["message"]
 
 
 def test_under_a_service_each_line_is_json_with_its_pass(root: Path) -> None:

@@ -106,6 +106,23 @@ def test_a_host_is_told_of_while_it_lives(tmp_path: Path, free_ports: list[int])
         everything_is_answered(site)
 
 
+@pytest.mark.usefixtures("tree")
+def test_what_is_not_begun_keeps_a_host_from_being_as_documents_say(
+    tmp_path: Path, free_ports: list[int]
+) -> None:
+    """Sabotage: ask of what is there alone."""
+    with agent(tmp_path, free_ports[0]) as site:
+        site.until(lambda: site.json("/readyz")[0] == 200, "ready")
+        assert site.post("/api/v1/suspend")[0] == 200
+        (site.tree / "db.yaml").write_text("api: holdfast/v1\nkind: vm\nname: db\nmemory: 1GiB\n")
+        site.until(
+            lambda: [one["name"] for one in site.json("/readyz")[1]["unready"]] == ["db"],
+            "it waits",
+        )
+        assert site.post("/api/v1/resume")[0] == 200
+        site.until(lambda: site.json("/readyz")[0] == 200, "it is there")
+
+
 def everything_is_answered(site: Site) -> None:
     """Each in its shape, and refusals in one sentence."""
     status, kind, page = site.get("/")

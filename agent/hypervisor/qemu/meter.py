@@ -61,7 +61,7 @@ _HELLO = _batch(
 )  # fmt: skip
 _ALWAYS = _batch(("query-status", None), ("query-blockstats", None))
 _SELDOM = _batch(("query-balloon", None), ("qom-get", {"path": BALLOON, "property": "guest-stats"}))
-_NO_QMP = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_NO_QMP = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 """What comes of taking another value for the one that QMP promises."""
 
 
@@ -235,8 +235,8 @@ class _Line:
 
 
 def _disks(blocks: list[dict[str, Any]]) -> tuple[DiskUsage, ...]:
-    """Of our disks; what lies below one is counted there (`query-blockstats`, qapi/block-core.json)."""
-    return tuple(
+    """Of our disks, each once; what lies below one is counted there (`query-blockstats`, qapi/block-core.json)."""
+    found = (
         DiskUsage(
             name=block["node-name"],
             read_bytes=_count(stats["rd_bytes"]),
@@ -249,6 +249,7 @@ def _disks(blocks: list[dict[str, Any]]) -> tuple[DiskUsage, ...]:
         for block in blocks[:MOST_DISKS]
         if block.get("node-name") in _DISKS and "qdev" in block and (stats := block["stats"])
     )
+    return tuple({one.name: one for one in found}.values())
 
 
 def _memory(balloon: dict[str, Any] | None, statistics: dict[str, Any] | None) -> _Memory:
