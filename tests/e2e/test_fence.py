@@ -261,6 +261,8 @@ def test_without_root_it_is_told_why_there_is_none() -> None:
     """Sabotage: let root of a user namespace become root."""
     ask = "from agent.hypervisor.qemu import fence; from agent.host import run_as_range as r; print(fence.put_up(r()))"
     call = [sys.executable, "-c", ask]
+    if subprocess.run(["unshare", "--user", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no user namespace can be made here")
     for scope, why in (
         (["unshare", "--user", "--map-root-user"], "this user namespace maps no range of users"),
         (["unshare", "--user"], "only root can fence off QEMUs, by users of their own"),

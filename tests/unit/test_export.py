@@ -64,6 +64,7 @@ def values(family: Metric) -> dict[tuple[str, ...], float]:
 def busy() -> Tally:
     tally = Tally()
     made = Pass("p", ("timer", "web: exit"), desired(vm()), Observed(), Plan(()), 0.3)
+    tally.interval = 30.0
     tally.passed(made, 1000.0)
     tally.happened(Event(at=1.0, reason="Ready", message="it is"))
     for one in lives("succeeded"):
