@@ -222,6 +222,15 @@ def _sockets(root: Path, user: int, runtime_of_user: str | None) -> Path:
     return runtime / "holdfast" / hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file bears the name now; None where none does that can be looked at."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def default_state() -> Path:
     """`/var/lib/holdfast` for root, `$XDG_STATE_HOME/holdfast` (`~/.local/state/holdfast`) for anybody else."""
     if os.geteuid() == 0:

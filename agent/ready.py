@@ -19,7 +19,7 @@ from state.ledger import Ledger
 from state.lifecycle import Phase
 from state.observed import Instance, Observed, RunState, Seen, Verdict
 from state.records import LedgerUnreadable
-from state.spec.resolved import Forward, HealthSpec, VmSpec
+from state.spec.resolved import Forward, HealthSpec
 
 BETWEEN_TRIES = 0.2
 """Seconds from one refusal to the next knock of a guest without `health`."""
@@ -65,7 +65,6 @@ class Readiness:
         self._began = clock().wall
         self._tasks: dict[_Asked, asyncio.Task[None]] = {}
         self._resets: dict[tuple[Uid, Process], int] = {}
-        self._specs: dict[Uid, tuple[str, VmSpec]] = {}
 
     def follow(self, observed: Observed, group: asyncio.TaskGroup) -> None:
         """Ask where a guest runs and is to be asked; stop where that is over."""
@@ -82,12 +81,11 @@ class Readiness:
             elif resets[key] < seen.view.resets:
                 self._not_ready(instance, "Rebooted", "its guest has reset itself", "")
                 resets[key] = seen.view.resets
-            health = self._spec(instance).health
+            health = instance.vm_spec.health
             if health is not None or (instance.ready_at is None and instance.ssh_port is not None):
                 forwards = () if health is None else instance.forwards
                 due[_Asked(*key, health, forwards, resets[key])] = instance
         self._resets = resets
-        self._specs = {uid: self._specs[uid] for uid, _ in resets}
         still = {asked.uid for asked in due}
         for asked in [asked for asked in self._tasks if asked not in due]:
             self._tasks.pop(asked).cancel()
@@ -97,15 +95,8 @@ class Readiness:
             if asked not in self._tasks or self._tasks[asked].done():
                 self._tasks[asked] = group.create_task(self._ask(asked, instance))
 
-    def _spec(self, instance: Instance) -> VmSpec:
-        text, spec = self._specs.get(instance.uid, ("", None))
-        if spec is None or text != instance.spec:
-            spec = instance.vm_spec
-            self._specs[instance.uid] = (instance.spec, spec)
-        return spec
-
     async def _knock(self, asked: _Asked, instance: Instance) -> None:
-        user = self._spec(instance).image.ssh_user
+        user = instance.vm_spec.image.ssh_user
         told = False
         while True:
             try:
@@ -160,7 +151,7 @@ class Readiness:
 
     async def _failing(self, health: HealthSpec, instance: Instance) -> str:
         """Why one check failed; empty where it succeeded."""
-        user, port = self._spec(instance).image.ssh_user, instance.ssh_port
+        user, port = instance.vm_spec.image.ssh_user, instance.ssh_port
         try:
             async with asyncio.timeout(health.timeout):
                 if health.check == "ssh":

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.paths import identity
 from agent.wake import Wake
 from agent.worker import Worker
 
@@ -41,7 +42,7 @@ async def watch(path: Path, wake: Wake, *, recursive: bool = True) -> None:
     looker = Worker("identify")
 
     async def identified() -> tuple[int, int] | None:
-        return await looker.submit(partial(_identity, path))
+        return await looker.submit(partial(identity, path))
 
     try:
         await _watch(path, wake, identified, recursive=recursive)
@@ -139,11 +140,3 @@ def _panics_told() -> Iterator[None]:
         raise
     except BaseException as panic:
         raise RuntimeError(f"watchfiles gave up: {panic}") from panic
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from agent.hypervisor.memory import MemoryHost
@@ -55,28 +56,31 @@ def figures(rounds: int, documents: int = DOCUMENTS) -> list[Figure]:
 
 
 def _unchanged(rounds: int, documents: int) -> Figure:
-    with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
-        tree = _tree(Path(directory))
-        source = DirectorySource(tree, host="bench")
+    looks: list[float] = []
 
-        def more() -> Desired:
-            for number in range(documents):
-                _document(tree, number)
-            return source.load(0.0)
+    def look(tree: Path, _: int) -> int:
+        looks.append(_stat(tree))
+        return 0
 
-        def look(_: int) -> int:
-            looks.append(_stat(tree))
-            return 0
-
-        looks: list[float] = []
-        taken = asyncio.run(_turns(Path(directory), source, more, rounds, look))
-        samples = {"stat of the tree": looks[1:], "holdfast": taken}
+    taken = _over_tree(rounds, documents, look)
+    samples = {"stat of the tree": looks[1:], "holdfast": taken}
     floor = statistics.median(samples["stat of the tree"])
     name = f"pass over {documents:,} unchanged documents"
     return Figure(name, "ms", samples, RATIO * floor, f"{RATIO:.0f} x floor")
 
 
 def _one_changed(rounds: int, documents: int) -> Figure:
+    def change(tree: Path, turn: int) -> int:
+        _document(tree, turn, memory=65)
+        return turn + 1
+
+    taken = _over_tree(rounds, documents, change)
+    name = f"pass over {documents:,} documents of which one has changed"
+    return Figure(name, "ms", {"holdfast": taken}, CHANGED, f"under {CHANGED:.0f} ms")
+
+
+def _over_tree(rounds: int, documents: int, before: Callable[[Path, int], int]) -> list[float]:
+    """As `_turns`, over a tree of so many documents."""
     with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
         tree = _tree(Path(directory))
         source = DirectorySource(tree, host="bench")
@@ -86,13 +90,7 @@ def _one_changed(rounds: int, documents: int) -> Figure:
                 _document(tree, number)
             return source.load(0.0)
 
-        def change(turn: int) -> int:
-            _document(tree, turn, memory=65)
-            return turn + 1
-
-        taken = asyncio.run(_turns(Path(directory), source, more, rounds, change))
-    name = f"pass over {documents:,} documents of which one has changed"
-    return Figure(name, "ms", {"holdfast": taken}, CHANGED, f"under {CHANGED:.0f} ms")
+        return asyncio.run(_turns(Path(directory), source, more, rounds, partial(before, tree)))
 
 
 def growth(rounds: int, names: tuple[int, ...] = NAMES) -> list[Figure]:

@@ -17,6 +17,7 @@ from agent.cli.jobtext import history_table, jobs_table
 from agent.cli.options import option, output_option, state_option
 from agent.cli.reading import alive_of, in_memory, open_reader
 from agent.cli.tables import Fitted, fitted, screen
+from agent.cli.terminal import unwinding
 from agent.cli.text import in_line
 from agent.cli.typed import program, state_words, typed
 from agent.errors import BadInput
@@ -96,7 +97,7 @@ def _watch(look: Callable[[], Looked]) -> None:
 
     waiting = threading.Event()
     shown: tuple[Looked, int] | None = None
-    with Live(auto_refresh=False) as live:
+    with unwinding(), Live(auto_refresh=False) as live:
         while True:
             looked = look()
             if (looked, live.console.width) != shown:

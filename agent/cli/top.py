@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -61,8 +60,6 @@ def top(state: StatePaths, output: str, sort: str) -> None:
 def _watch(state: StatePaths, sort: str) -> None:
     from rich.live import Live
 
-    # Told to end, it gives the screen back as it does for a key.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with terminal.keys(), Live(auto_refresh=False, screen=True) as live:
         while True:
             live.update(_table(_look(state, sort), live.console.width), refresh=True)

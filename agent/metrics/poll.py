@@ -16,6 +16,7 @@ from agent.errors import HoldfastError
 from agent.hypervisor.api import Meter, Usage
 from agent.intent import Clock
 from agent.logger import structlog
+from agent.paths import identity
 from agent.worker import Worker
 from state.ids import Uid
 from state.ledger import Ledger
@@ -106,12 +107,12 @@ class _Store:
             return
         if (free := _free(self._path.parent)) < SCARCE:
             raise MetricsUnusable(f"only {free >> 20} MiB are free on the disk of {self._path}")
-        if self._open is not None and _identity(self._path) != self._opened:
+        if self._open is not None and identity(self._path) != self._opened:
             self.close()  # somebody has removed it
         try:
             if self._open is None:
                 self._open = Metrics(self._path, self._keep)
-                self._opened = _identity(self._path)
+                self._opened = identity(self._path)
             self._open.add(at, looks)
         except MetricsUnusable:
             self.close()  # as it is opened again, what is damaged is mended
@@ -121,14 +122,6 @@ class _Store:
         if self._open is not None:
             self._open.close()
             self._open = None
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _free(directory: Path) -> int:

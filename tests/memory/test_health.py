@@ -41,6 +41,29 @@ def reasons(lab: Lab, name: str = "web") -> list[str]:
     return [event.reason for event in lab.ledger.reader.events(name=Name(name))]
 
 
+async def test_time_without_an_agent_is_no_time_to_become_ready(lab: Lab) -> None:
+    """Sabotage: count whoever becomes ready, whichever agent has seen its start."""
+
+    def deafen(_: object) -> None:
+        for guest in lab.host.guests.values():
+            guest.deaf.add(80)
+
+    slow = replace(QUICK, start_period=600.0)
+    lab.told = deafen
+    async with lab.killed():
+        lab.edit(desired(web(slow)))
+        await lab.until(lambda: "Created" in reasons(lab), "it runs")
+        assert not ready(lab)
+    lab.told = lambda _: None
+    for guest in lab.host.guests.values():
+        guest.deaf.clear()
+    async with lab.running():
+        await lab.until(lambda: ready(lab), "it is ready")
+        lab.edit(desired(web(slow), replace(web(slow), name=Name("db"))))
+        await lab.until(lambda: "Ready" in reasons(lab, "db"), "so is another")
+    assert len(lab.became_ready) == 1
+
+
 async def test_a_check_makes_ready_and_failures_in_a_row_unready(lab: Lab) -> None:
     async with lab.running():
         lab.edit(desired(web()))

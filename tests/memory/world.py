@@ -57,6 +57,8 @@ class Lab:
     source: EditedSource = field(default_factory=lambda: EditedSource(desired()))
     passes: list[Pass] = field(default_factory=list)
     told: Callable[[Pass], object] = lambda _: None
+    became_ready: list[float] = field(default_factory=list)
+    """Seconds from a start to being ready, as agents count them."""
     drain_timeout: float = 0.2
     on_stop: Literal["leave", "shutdown"] = "leave"
     most_memory: int | None = None
@@ -103,7 +105,14 @@ class Lab:
             drain_timeout=self.drain_timeout,
             on_stop=self.on_stop,
         )
-        self.agent = Agent(world, policy, interval=5.0, on_pass=self._passed, manager=self.manager)
+        self.agent = Agent(
+            world,
+            policy,
+            interval=5.0,
+            on_pass=self._passed,
+            on_ready=lambda _, seconds: self.became_ready.append(seconds),
+            manager=self.manager,
+        )
         return self.agent
 
     def _passed(self, done: Pass) -> None:

@@ -20,6 +20,8 @@ import pytest
 
 from agent.cli import holdfast as program
 from agent.errors import StateUnusable
+from agent.paths import StatePaths
+from state.ledger import Ledger
 from tests import zygote
 from tests.unit.test_directory_hostile import open_path as open_path
 from tests.unit.test_directory_hostile import without_privileges
@@ -244,6 +246,14 @@ def test_a_state_directory_of_somebody_else_is_told_with_its_owner(
 
 
 # Machines in memory
+
+
+def test_where_nothing_runs_nothing_is_said_to_run_on(tmp_path: Path) -> None:
+    """Sabotage: say so of every state without an agent."""
+    state = StatePaths(tmp_path / "state")
+    state.root.mkdir(mode=0o700)
+    Ledger(state.database).close()
+    assert "agent: none is running\n" in caller(tmp_path)("status").stdout
 
 
 @pytest.mark.usefixtures("settled")

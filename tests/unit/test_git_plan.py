@@ -87,3 +87,5 @@ def test_a_plan_beside_an_agent_says_what_that_refused(
         assert told.returncode == 1
         assert f"holdfast: commit {amended[:12]} does not follow" in told.stderr
         assert "create new" not in told.stdout
+        followed_now = (followed(holdfast) or "")[:12]
+        assert f"planned at commit {followed_now}, as the agent last fetched it" in told.stderr

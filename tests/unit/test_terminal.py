@@ -64,6 +64,15 @@ class Screen:
     def press(self, key: str) -> None:
         os.write(self._keyboard, key.encode())
 
+    def rest(self) -> bytes:
+        """What it writes until it ends."""
+        found, end = b"", time.monotonic() + LATE
+        while self.process.poll() is None or select.select([self._keyboard], [], [], 0)[0]:
+            assert time.monotonic() < end
+            if select.select([self._keyboard], [], [], 0.1)[0]:
+                found += os.read(self._keyboard, 1 << 16)
+        return found
+
     def until(self, condition: Callable[[str], object]) -> str:
         """Wait until what it has written since the last such wait fits; that."""
         end = time.monotonic() + LATE
@@ -77,11 +86,11 @@ class Screen:
 
 
 @contextmanager
-def on_terminal(paths: StatePaths, *words: str) -> Iterator[Screen]:
+def on_terminal(paths: StatePaths, *words: str, kind: str = "xterm") -> Iterator[Screen]:
     keyboard, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     before = termios.tcgetattr(terminal)
-    environment = {"HOLDFAST_STATE": str(paths.root), "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    environment = {"HOLDFAST_STATE": str(paths.root), "PYTHONPATH": str(ROOT), "TERM": kind}
     gone = {"COLUMNS", "LINES", "NO_COLOR"}
     kept = {key: value for key, value in os.environ.items() if key not in gone}
     process = subprocess.Popen(
@@ -101,6 +110,27 @@ def on_terminal(paths: StatePaths, *words: str) -> Iterator[Screen]:
         process.wait()
         os.close(terminal)
         os.close(keyboard)
+
+
+@pytest.mark.parametrize("words", [("top",), ("status", "--watch")])
+def test_who_is_told_to_end_gives_the_screen_back(
+    paths: StatePaths, words: tuple[str, ...]
+) -> None:
+    """Sabotage: end as every program does. The cursor stays hidden then, and top's screen stands."""
+    with on_terminal(paths, *words) as screen:
+        screen.until(lambda text: "NAME" in text)
+        screen.process.terminate()
+        shown = screen.rest()
+        assert screen.process.wait(LATE) == 128 + signal.SIGTERM
+    assert b"\x1b[?25h" in shown
+    assert words != ("top",) or b"\x1b[?1049l" in shown
+
+
+def test_a_terminal_that_can_do_nothing_is_shown_top_once(paths: StatePaths) -> None:
+    """Sabotage: draw on it. It shows nothing at all then, for as long as that goes on."""
+    with on_terminal(paths, "top", kind="dumb") as screen:
+        assert "busy" in screen.until(lambda text: "large" in text and "busy" in text)
+        assert screen.process.wait(LATE) == 0
 
 
 def first(text: str) -> str:
