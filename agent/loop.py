@@ -35,6 +35,7 @@ from agent.ready import OnReady, Readiness
 from agent.record import Pass, Recorder
 from agent.recover import recover, take_in_strangers
 from agent.steps import CancelRun, Step, Wait
+from agent.unmoved import Decided
 from agent.wake import Wake
 from state.clock import Moment
 from state.desired import Desired
@@ -95,6 +96,7 @@ class Agent:
         self._recorder = Recorder(world.ledger)
         self._runner: Runner | None = None
         self._desired: Desired | None = None
+        self._decided: Decided | None = None
         self.requests = Requests(
             world.ledger,
             world.store,
@@ -227,16 +229,18 @@ class Agent:
         if desired is None:
             return None
         while True:
-            observed = await observe(self._ledger, self._backend, desired, self._doing)
+            before = self._decided
+            observed = await observe(self._ledger, self._backend, desired, self._doing, before)
             if await self._ledger.free():
                 continue
-            decided = plan(desired, observed, self._policy, now)
+            decided = plan(desired, observed, self._policy, now, before)
             short = self._policy.disk_floor - (observed.free_disk or 0)
             if self._stopping or not await self._fetching.make_way(decided, short, id, desired):
                 break
         took = asyncio.get_running_loop().time() - begun
         done = Pass(id, reasons, desired, observed, decided, took)
         self._desired = desired
+        self._decided = Decided(desired, observed, decided)
         if not self._stopping:
             self._recorder.record(done, now.wall)
             self.operator.passed(decided, desired)

@@ -8,6 +8,7 @@ from typing import Protocol
 from agent.doing import Doing
 from agent.hypervisor.api import Backend, Hypervisor, needed
 from agent.leases import forwards_of
+from agent.unmoved import Decided
 from state.desired import Desired, WantedVm
 from state.ids import Name, Uid
 from state.lifecycle import Cause, Phase
@@ -46,10 +47,16 @@ class NoRecords:
         return None
 
 
-async def observe(records: Records, backend: Backend, desired: Desired, doing: Doing) -> Observed:
-    """The world at this moment: images are looked for first, and the rest is of one moment after that."""
-    wanted = {vm.spec.image for vm in desired.vms.values()}
-    wanted |= {job.spec.image for job in desired.jobs.values()}
+async def observe(
+    records: Records,
+    backend: Backend,
+    desired: Desired,
+    doing: Doing,
+    before: Decided | None = None,
+) -> Observed:
+    """The world at this moment: images are looked for first, and the rest is of one moment after that. `before` saves
+    work where all is as the last pass found it."""
+    wanted = desired.needed_images
     # Of before the look: what arrives during it is seen by the next pass, and not asked for again by this one.
     fetching = dict(doing.images)
     images = dict(await backend.images.look(wanted))
@@ -64,13 +71,14 @@ async def observe(records: Records, backend: Backend, desired: Desired, doing: D
             break
         images |= await backend.images.look(more)
         wanted = wanted | more
+    rests = before is not None and before.rests(desired, seen)
     runs = records.runs()
     waiting = any(not run.phase.ended for run in runs) or bool(desired.jobs)
     return Observed(
         instances=seen,
         names=records.names(),
         images=images,
-        listeners=_listeners(desired, seen, backend),
+        listeners=() if rests else _listeners(desired, seen, backend),
         busy=dict(doing.names),
         given=dict(doing.given),
         fetching=fetching,

@@ -28,6 +28,7 @@ from agent.steps import (
     target,
 )
 from agent.turn import Turn
+from agent.unmoved import Decided, Unmoved
 from agent.upkeep import Upkeep
 from state.clock import Moment
 from state.desired import Desired, Problem, WantedVm
@@ -37,16 +38,26 @@ from state.spec.effects import Effect
 from state.spec.resolved import ImageSpec, VmSpec, changes
 
 
-def plan(desired: Desired, observed: Observed, policy: Policy, now: Moment) -> Plan:
-    """One answer for every name that is wanted, held or remembered."""
-    return _Pass(Turn.of(desired, observed, policy, now)).whole()
+def plan(
+    desired: Desired,
+    observed: Observed,
+    policy: Policy,
+    now: Moment,
+    before: Decided | None = None,
+) -> Plan:
+    """One answer for every name that is wanted, held or remembered. `before`, what the last pass has decided, saves
+    work and changes no answer."""
+    if before is not None and before.holds(desired, observed):
+        return before.plan
+    turn = Turn.of(desired, observed, policy, now)
+    return _Pass(turn, Unmoved(turn, before)).whole()
 
 
 class _Pass:
     """One run of the planner; its only memory is what it has given away already."""
 
-    def __init__(self, turn: Turn) -> None:
-        self._turn = turn
+    def __init__(self, turn: Turn, unmoved: Unmoved) -> None:
+        self._turn, self._unmoved = turn, unmoved
         self._desired, self._observed, self._seen = turn.desired, turn.observed, turn.vms
         self._upkeep = Upkeep(turn)
         self._jobs = JobsPass(turn)
@@ -64,7 +75,9 @@ class _Pass:
     def _steps(self) -> tuple[Step, ...]:
         leased = {name for name, record in self._observed.names.items() if record.ssh_port}
         jobs = self._jobs.names
-        names = {*self._desired.vms, *self._problems, *self._seen, *leased} - jobs
+        # In the order of the documents, which is nearly that of names.
+        every = dict.fromkeys((*self._desired.vms, *self._problems, *self._seen, *leased))
+        names = [name for name in every if name not in jobs]
         steps = [self._decide(name) for name in sorted(names)]
         dependencies = Dependencies(self._desired, self._seen, steps)
         steps = [self._in_order(step, dependencies) for step in steps]
@@ -111,13 +124,15 @@ class _Pass:
         )
 
     def _decide(self, name: Name) -> Step:
-        seen = self._seen.get(name, [])
         wanted = self._desired.vms.get(name)
-        source = wanted.source if wanted else None
         if (doing := self._observed.busy.get(name)) is not None:
+            source = wanted.source if wanted else None
             return Wait(name=name, because=doing, reason="InProgress", source=source)
         if (problem := self._problems.get(name)) is not None:
             return self._held(name, problem.reason, str(problem))
+        if (step := self._unmoved.step(name)) is not None:
+            return step
+        seen = self._seen.get(name, [])
         if wanted is None:
             if self._desired.unproven is not None:
                 return self._held(name, "AbsenceUnproven", self._desired.unproven)

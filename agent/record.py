@@ -51,6 +51,7 @@ class Recorder:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._last: Pass | None = None
         self._findings = ledger.reader.findings()
         self._held: Holds = held(self._findings.values())
         self._source = ledger.reader.meta(SOURCE_KEY)
@@ -58,6 +59,11 @@ class Recorder:
 
     def record(self, done: Pass, wall: float) -> None:
         """Write the findings, where documents stand now, and which source it was. `wall` is Unix time."""
+        if self._last is None or not _same(self._last, done):
+            self._write(done, wall)
+            self._last = done
+
+    def _write(self, done: Pass, wall: float) -> None:
         new = dated(findings(done.plan, done.desired, self._findings), self._findings, wall)
         if done.desired.unproven is not None:
             # A job that has ended is not gone because its document cannot be looked for.
@@ -92,6 +98,17 @@ class Recorder:
                 change.put_meta(key, value)
         self._findings, self._held = new, holds
         self._source, self._back = source, back
+
+
+def _same(one: Pass, other: Pass) -> bool:
+    """Whether there is nothing to say of the other that was not said of the one."""
+    return (
+        one.desired is other.desired
+        and one.plan.steps == other.plan.steps
+        and one.observed.instances == other.observed.instances
+        and one.observed.runs == other.observed.runs
+        and one.observed.approved == other.observed.approved
+    )
 
 
 def _of_a_job(finding: Finding) -> bool:

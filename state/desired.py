@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from state.ids import Name
@@ -111,3 +112,9 @@ class Desired:
     jobs: Mapping[Name, WantedJob] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, ImageSpec] = field(default_factory=dict)
+
+    @cached_property
+    def needed_images(self) -> frozenset[ImageSpec]:
+        """Those that a vm or a job asks for."""
+        of_vms = {vm.spec.image for vm in self.vms.values()}
+        return frozenset(of_vms | {job.spec.image for job in self.jobs.values()})

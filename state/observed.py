@@ -253,13 +253,20 @@ class Observed:
     suspended: bool = False
     approved: frozenset[Uid] = frozenset()
 
-    def by_name(self, kind: Literal["vm", "job"]) -> dict[Name, list[Seen]]:
+    def by_name(self, kind: Literal["vm", "job"]) -> Mapping[Name, list[Seen]]:
         """The instances of each name of a kind, oldest generation first."""
-        grouped: dict[Name, list[Seen]] = {}
+        return self._by_name[kind]
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Mapping[Name, list[Seen]]]:
+        grouped: dict[str, dict[Name, list[Seen]]] = {"vm": {}, "job": {}}
         for seen in self.instances:
-            if seen.instance.kind == kind:
-                grouped.setdefault(seen.instance.name, []).append(seen)
-        for same in grouped.values():
-            if len(same) > 1:
+            instance = seen.instance
+            of_kind = grouped[instance.kind]
+            same = of_kind.get(instance.name)
+            if same is None:
+                of_kind[instance.name] = [seen]
+            else:
+                same.append(seen)
                 same.sort(key=lambda seen: seen.instance.generation)
         return grouped

@@ -86,8 +86,11 @@ class Directory:
         status = found.stat(follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):
             return None
-        stamp = stamp_of(status)
-        return stamp, is_fresh(stamp, now)
+        # As `stamp_of` and `is_fresh` say, for each of ten thousand files.
+        changed, touched = status.st_mtime_ns, status.st_ctime_ns
+        stamp = (status.st_dev, status.st_ino, status.st_size, changed, touched)
+        settled = (now - SETTLED_AFTER) * 1e9
+        return stamp, changed > settled or touched > settled
 
     def follow(self, path: str) -> Resolved:
         real = os.path.normpath(os.path.join(self.real, self.resolve(path)))

@@ -50,6 +50,8 @@ class Loader:
         self._header = header
         self._records: dict[str, _Record] = {}
         self._look: Look | None = None
+        self._settled: tuple[Entry, ...] | None = None
+        """The entries of the last look, if all that was read of them holds as long as they do."""
         self._stamps: dict[str, Hashable | None] = {}
         self.readings: tuple[Reading, ...] = ()
         self.commit: str | None = None
@@ -107,19 +109,29 @@ class Loader:
         look = self._tree.look(now)
         self._stamps = {}
         self._located = ("", [])
+        changed = look.entries != self._settled and self._take_in(look.entries, now)
+        before, self._look = self._look, replace(look, entries=())
+        if changed or before is None:
+            return True
+        return (before.problems, before.advice) != (look.problems, look.advice)
+
+    def _take_in(self, entries: tuple[Entry, ...], now: float) -> bool:
+        """Read what may have changed; whether something has. Raises Missing."""
         old = self._records
-        changed = len(look.entries) != len(old) or self._look is None
+        changed, settled = len(entries) != len(old), True
         records: dict[str, _Record] = {}
-        for entry in look.entries:
+        for entry in entries:
             before = old.get(entry.path)
             if before is not None and self._is_current(before, entry):
                 records[entry.path] = before
+                settled = settled and not before.needs
                 continue
+            settled = False
             record = self._read(entry, before, now)
             records[entry.path] = record
             changed = changed or record is not before
         self._records = records
-        before_look, self._look = self._look, replace(look, entries=())
+        self._settled = entries if settled else None
         if changed:
             self.readings = tuple(
                 reading for record in records.values() for reading in record.readings
@@ -127,8 +139,6 @@ class Loader:
             self._attachments.forget_others(
                 {path for one in records.values() for path in one.needs}
             )
-        elif before_look is not None:
-            changed = (before_look.problems, before_look.advice) != (look.problems, look.advice)
         return changed
 
     def _is_current(self, record: _Record, entry: Entry) -> bool:

@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -66,7 +67,7 @@ class Folder:
     links: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Look:
     """Every file that may hold documents, by path, and what was in the way of seeing all of them. `folders` are the
     directories, by path and key, that need not be gone through again while their stamps are the same.
@@ -78,6 +79,15 @@ class Look:
     problems: tuple[Problem, ...] = ()
     advice: tuple[Advice, ...] = ()
     folders: Mapping[tuple[str, str], Folder] = field(default_factory=dict)
+
+    @cached_property
+    def by_path(self) -> Mapping[str, Entry]:
+        return {entry.path: entry for entry in self.entries}
+
+    @property
+    def said(self) -> tuple[object, ...]:
+        """All but the entries."""
+        return self.problems, self.advice, self.folders
 
 
 class Tree(Protocol):

@@ -66,7 +66,8 @@ class Walk(Generic[F]):
     ten thousand new ones a look would keep the garbage collector busy."""
 
     def __init__(self, files: Files[F], verdicts: Verdicts, before: Look, now: float) -> None:
-        self._before = {entry.path: entry for entry in before.entries}
+        self._last, self._same = before, 0
+        self._before = before.by_path
         self._known = before.folders
         self._folders: dict[tuple[str, str], Folder] = {}
         self._is_first = True
@@ -90,8 +91,12 @@ class Walk(Generic[F]):
             links, self._links = sorted(self._links, key=lambda link: link[0]), []
             for path, rules in links:
                 self._follow(path, rules)
+        said = (tuple(self._problems), tuple(self._advice), self._folders)
+        before = self._last
+        if self._same == len(self._entries) == len(before.entries):
+            return before if said == before.said else Look(before.entries, *said)
         self._entries.sort(key=lambda entry: entry.path)
-        return Look(tuple(self._entries), tuple(self._problems), tuple(self._advice), self._folders)
+        return Look(tuple(self._entries), *said)
 
     def _problem(self, path: str, message: str, line: int = 0, column: int = 0) -> None:
         self._problems.append(Problem(shown(path), line, column, message))
@@ -108,7 +113,7 @@ class Walk(Generic[F]):
     def _enter(self, prefix: str, key: str, above: Rules | None) -> list[_Place]:
         """Take in what lies in one directory; the directories in it to go on with."""
         try:
-            found = self._files.listing(key)
+            found = list(reversed(self._files.listing(key)))
             # Through links a file may be come to a second time, and rules are others from place to place.
             plain = self._is_first and above is None
             stamp = self._files.settled(key) if plain else None
@@ -151,12 +156,12 @@ class Walk(Generic[F]):
         said = len(self._problems) + len(self._advice)
         return len(self._entries), len(self._links), said
 
-    def _listed(
-        self, prefix: str, found: Sequence[F], rules: Rules | None
-    ) -> list[tuple[str, str]]:
-        """Take in the files; the directories, by path and key."""
+    def _listed(self, prefix: str, found: list[F], rules: Rules | None) -> list[tuple[str, str]]:
+        """Take in the files, from the last on; the directories, by path and key. Nothing is left of `found`, so
+        that what the next look takes need not be new memory."""
         below = []
-        for entry in found:
+        while found:
+            entry = found.pop()
             try:
                 if self._is_directory(prefix, entry, rules):
                     below.append((f"{prefix}{entry.name}/", entry.path))
@@ -187,8 +192,11 @@ class Walk(Generic[F]):
         stamped = self._files.stamp_of(found, self._now)
         if stamped is not None:
             before = self._before.get(path)
-            same = before is not None and (before.stamp, before.fresh) == stamped
-            self._entries.append(before if before and same else Entry(path, *stamped))
+            if before is not None and before[1:] == stamped:
+                self._same += 1
+            else:
+                before = Entry(path, *stamped)
+            self._entries.append(before)
             self._keys.append(found.path)
         else:
             where = SourceRef(shown(path), 0)
