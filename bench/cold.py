@@ -84,9 +84,6 @@ def _weight(root: Path) -> float:
 
 
 def _weight_of_python() -> float:
-    waits = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        return resident([waits.pid])
-    finally:
-        waits.kill()
-        waits.wait()
+    waits = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as waiting:
+        return resident([waiting.pid])  # closing its input ends it

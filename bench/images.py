@@ -26,6 +26,7 @@ from bench.harness import Figure, alternate
 from state.ids import Digest
 from state.observed import HowFar
 from state.spec.resolved import ImageSpec
+from state.spec.units import format_size
 
 MIB = 1 << 20
 SIZE = 2 << 30
@@ -34,24 +35,24 @@ MEMORY = 60.0
 """MB beyond what the process weighs before."""
 
 
-def figures(rounds: int) -> list[Figure]:
+def figures(rounds: int, size: int = SIZE) -> list[Figure]:
     """How long it takes, what memory it takes, and how much of the disk."""
     with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
         root = Path(directory)
         (root / "www").mkdir()
-        digest = _packed(root)
+        digest = _packed(root, size)
         with _served(root / "www") as url:
             weights: list[float] = []
             blocks: dict[str, list[float]] = {"curl and zstd": [], "holdfast": []}
 
             def theirs() -> float:
-                taken, size = _theirs(root, f"{url}/disk.zst")
-                blocks["curl and zstd"].append(size)
+                taken, room = _theirs(root, f"{url}/disk.zst")
+                blocks["curl and zstd"].append(room)
                 return taken
 
             def ours() -> float:
-                taken, size, weight = _ours(root, f"{url}/disk.zst", digest)
-                blocks["holdfast"].append(size)
+                taken, room, weight = _ours(root, f"{url}/disk.zst", digest)
+                blocks["holdfast"].append(room)
                 weights.append(weight)
                 return taken
 
@@ -59,20 +60,20 @@ def figures(rounds: int) -> list[Figure]:
     middle = statistics.median(samples["curl and zstd"])
     same = max(blocks["curl and zstd"])
     return [
-        Figure("2 GiB from a server, unpacked", "ms", samples, RATIO * middle, f"{RATIO} of theirs"),
+        Figure(f"{format_size(size)} from a server, unpacked", "ms", samples, RATIO * middle, f"{RATIO} of theirs"),
         Figure("its memory beyond idle", "MB", {"holdfast": weights}, MEMORY, f"under {MEMORY:.0f} MB"),
         Figure("its room on disk", "MB", blocks, same, "no more than theirs"),
     ]  # fmt: skip
 
 
-def _packed(root: Path) -> Digest:
-    """Two GiB in which noise, hexadecimal digits of noise and holes take turns, packed by the program."""
+def _packed(root: Path, of: int) -> Digest:
+    """So many bytes in which noise, hexadecimal digits of noise and holes take turns, packed by the program."""
     chance, disk, packed = random.Random(1), root / "disk.raw", root / "www" / "disk.zst"  # noqa: S311
     with disk.open("wb") as file:
-        for at in range(0, SIZE, 8 * MIB):
+        for at in range(0, of, 8 * MIB):
             file.seek(at)
             file.write(chance.randbytes(MIB) + chance.randbytes(MIB).hex().encode())
-        file.truncate(SIZE)
+        file.truncate(of)
     subprocess.run(["zstd", "-q", "-3", disk, "-o", packed], check=True)
     disk.unlink()
     with packed.open("rb") as file:
@@ -81,16 +82,15 @@ def _packed(root: Path) -> Digest:
 
 @contextmanager
 def _served(directory: Path) -> Iterator[str]:
-    server = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"],
         cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{server.stdout.readline().split()[5]}"
-    finally:
-        server.terminate()
-        server.wait()
+    ) as server:  # fmt: skip
+        try:
+            assert server.stdout is not None
+            yield f"http://127.0.0.1:{server.stdout.readline().split()[5]}"
+        finally:
+            server.terminate()
 
 
 def _theirs(root: Path, url: str) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from agent.errors import NotReady
@@ -29,6 +30,7 @@ from agent.tuning import be_patient
 from bench.agents import Running, running
 from bench.harness import Figure, alternate
 from bench.passes import STATE_ID
+from bench.profile import sampled, told
 from state.clock import Moment
 from state.ids import Name, Uid
 from state.ledger import Ledger
@@ -146,6 +148,15 @@ class Deployed:
         self._agent.call("reconcile")
         return self._until_it_speaks(begun)
 
+    def profiled(self, what: str) -> list[str]:
+        """Where the agent spends its time with one more."""
+        with sampled(self._agent.pid) as lines:
+            if what == "commit":
+                self.one_more_committed()
+            else:
+                self.one_more()
+        return lines
+
     def _next(self) -> Path:
         """The document of another job, not yet in its place."""
         self._made += 1
@@ -211,9 +222,15 @@ def figures(rounds: int) -> list[Figure]:
             {"boot to login": taken["boot"], "holdfast": taken[what]},
             limit,
             rule,
+            profile=partial(_profiled, image, what),
         )
         for what in ("document", "commit")
     ]
+
+
+def _profiled(image: Path, what: str) -> list[str]:
+    with deployed(image, is_git=what == "commit") as agent:
+        return agent.profiled(what)
 
 
 def line(rounds: int, jobs: int = 50) -> Figure:
@@ -224,7 +241,15 @@ def line(rounds: int, jobs: int = 50) -> Figure:
         {"holdfast": [asyncio.run(_queued(jobs)) for _ in range(rounds)]},
         FIFTY,
         f"under {FIFTY:.0f} ms",
+        profile=partial(_line_profiled, jobs),
     )
+
+
+def _line_profiled(jobs: int) -> list[str]:
+    lines: list[str] = []
+    with told(lines):
+        asyncio.run(_queued(jobs))
+    return lines
 
 
 async def _queued(jobs: int) -> float:

@@ -8,7 +8,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from agent.record import Pass
 from agent.source.directory import DirectorySource
 from agent.tuning import be_patient
 from bench.harness import Figure
+from bench.profile import told
 from state.clock import Moment
 from state.desired import Desired
 from state.ids import Digest, Name, instance_uid
@@ -63,10 +65,11 @@ def _unchanged(rounds: int, documents: int) -> Figure:
         return 0
 
     taken = _over_tree(rounds, documents, look)
+    why = partial(_profiled, rounds, documents, lambda _tree, _turn: 0)
     samples = {"stat of the tree": looks[1:], "holdfast": taken}
     floor = statistics.median(samples["stat of the tree"])
     name = f"pass over {documents:,} unchanged documents"
-    return Figure(name, "ms", samples, RATIO * floor, f"{RATIO:.0f} x floor")
+    return Figure(name, "ms", samples, RATIO * floor, f"{RATIO:.0f} x floor", profile=why)
 
 
 def _one_changed(rounds: int, documents: int) -> Figure:
@@ -74,13 +77,25 @@ def _one_changed(rounds: int, documents: int) -> Figure:
         _document(tree, turn, memory=65)
         return turn + 1
 
-    taken = _over_tree(rounds, documents, change)
+    samples = {"holdfast": _over_tree(rounds, documents, change)}
     name = f"pass over {documents:,} documents of which one has changed"
-    return Figure(name, "ms", {"holdfast": taken}, CHANGED, f"under {CHANGED:.0f} ms")
+    why = partial(_profiled, rounds, documents, change)
+    return Figure(name, "ms", samples, CHANGED, f"under {CHANGED:.0f} ms", profile=why)
 
 
-def _over_tree(rounds: int, documents: int, before: Callable[[Path, int], int]) -> list[float]:
-    """As `_turns`, over a tree of so many documents."""
+def _profiled(rounds: int, documents: int, before: Callable[[Path, int], int]) -> list[str]:
+    lines: list[str] = []
+    _over_tree(rounds, documents, before, told(lines))
+    return lines
+
+
+def _over_tree(
+    rounds: int,
+    documents: int,
+    before: Callable[[Path, int], int],
+    during: AbstractContextManager[None] | None = None,
+) -> list[float]:
+    """As `_turns`, over a tree of so many documents; `during` surrounds the turns."""
     with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
         tree = _tree(Path(directory))
         source = DirectorySource(tree, host="bench")
@@ -90,7 +105,12 @@ def _over_tree(rounds: int, documents: int, before: Callable[[Path, int], int]) 
                 _document(tree, number)
             return source.load(0.0)
 
-        return asyncio.run(_turns(Path(directory), source, more, rounds, partial(before, tree)))
+        async def turns() -> list[float]:
+            async with _settled(Path(directory), source, more) as agent:
+                with during or nullcontext():
+                    return await _turns(agent, rounds, partial(before, tree))
+
+        return asyncio.run(turns())
 
 
 def growth(rounds: int, names: tuple[int, ...] = NAMES) -> list[Figure]:
@@ -110,7 +130,11 @@ def _in_memory(rounds: int, names: int) -> Figure:
             source.desired = replace(first, vms=vms)
             return source.desired
 
-        taken = asyncio.run(_turns(Path(directory), source, more, rounds, lambda _: 0))
+        async def turns() -> list[float]:
+            async with _settled(Path(directory), source, more) as agent:
+                return await _turns(agent, rounds, lambda _: 0)
+
+        taken = asyncio.run(turns())
     series = "pass over unchanged names, in memory"
     return Figure(f"{series}, {names:,}", "ms", {"holdfast": taken}, None, "", series, names)
 
@@ -141,16 +165,10 @@ def _document(tree: Path, number: int, memory: int = 64) -> None:
     (tree / f"vm{number}.yaml").write_text(text)
 
 
-async def _turns(
-    root: Path,
-    source: Source,
-    more: Callable[[], Desired],
-    rounds: int,
-    before: Callable[[int], int],
-) -> list[float]:
-    """Milliseconds of each turn once all that is wanted after `more` is there. `before` is called with the number of
-    each, and says how many replacements it has brought about by then. One vm is made by the agent; that there are
-    others like it is written down, since making them would take minutes."""
+@asynccontextmanager
+async def _settled(root: Path, source: Source, more: Callable[[], Desired]) -> AsyncIterator[Agent]:
+    """An agent that runs, once all that is wanted after `more` is there. One vm is made by it; that there are others
+    like it is written down, since making them would take minutes."""
     be_patient()
     host = MemoryHost()
     ledger = Ledger(root / "state.db")
@@ -164,23 +182,29 @@ async def _turns(
     )
     policy = Policy(STATE_ID, "tcg", ssh_ports=range(FIRST_PORT, FIRST_PORT + 2 * max(NAMES)))
     agent = Agent(world, policy, on_pass=lambda done: passes.__setitem__(slice(None), [done]))
-    taken: list[float] = []
     async with asyncio.TaskGroup() as group:
         group.create_task(agent.run())
         await eventually(lambda: passes and _at_rest(passes[-1]), "the vm is ready", 120.0)
         await _multiplied(world, host, more())
-        for turn in range(rounds + 1):
-            changes = before(turn)
-            begun = time.perf_counter()
-            done = await agent._guarded_turn(("bench",))
-            taken.append(1000 * (time.perf_counter() - begun))
-            assert done is not None
-            # Nothing is done by a turn alone: what the turns before asked for is still to be done.
-            asked = [step.action for step in done.plan.acting]
-            assert asked == ["replace"] * changes
-            assert changes or _at_rest(done)
+        yield agent
         agent.stop()
     ledger.close()
+
+
+async def _turns(agent: Agent, rounds: int, before: Callable[[int], int]) -> list[float]:
+    """Milliseconds of each turn but the first. `before` is called with the number of each, and says how many
+    replacements it has brought about by then."""
+    taken: list[float] = []
+    for turn in range(rounds + 1):
+        changes = before(turn)
+        begun = time.perf_counter()
+        done = await agent._guarded_turn(("bench",))
+        taken.append(1000 * (time.perf_counter() - begun))
+        assert done is not None
+        # Nothing is done by a turn alone: what the turns before asked for is still to be done.
+        asked = [step.action for step in done.plan.acting]
+        assert asked == ["replace"] * changes
+        assert changes or _at_rest(done)
     return taken[1:]
 
 

@@ -3,6 +3,7 @@ of the interpreter. What waits, or works for a library or the kernel without tha
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -26,8 +27,8 @@ def sampled(pid: int) -> Iterator[list[str]]:
     may not look into the process."""
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="hf-bench-") as directory:
-        told, said = Path(directory) / "stacks", Path(directory) / "said"
-        words = ["record", "-p", str(pid), "-g", "-r", str(RATE), "-f", "raw", "-o", str(told)]
+        stacks, said = Path(directory) / "stacks", Path(directory) / "said"
+        words = ["record", "-p", str(pid), "-g", "-r", str(RATE), "-f", "raw", "-o", str(stacks)]
         with said.open("w") as log:
             spy = subprocess.Popen([_PY_SPY, *words], stdout=log, stderr=log)
             try:
@@ -38,7 +39,15 @@ def sampled(pid: int) -> Iterator[list[str]]:
                 if spy.poll() is None:
                     spy.send_signal(signal.SIGINT)
                 spy.wait()
-        lines += summed(told.read_text()) if told.exists() else [said.read_text().strip()]
+        lines += summed(stacks.read_text()) if stacks.exists() else [said.read_text().strip()]
+
+
+@contextmanager
+def told(lines: list[str]) -> Iterator[None]:
+    """Put into `lines` where this process spends the block."""
+    with sampled(os.getpid()) as found:
+        yield
+    lines += found
 
 
 def summed(stacks: str) -> list[str]:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
@@ -22,6 +23,7 @@ from agent.statedir import holder
 from bench.agents import Running, running
 from bench.harness import Figure, alternate
 from bench.keeper import idle, resident
+from bench.profile import sampled
 from bench.start import IMAGES
 from state.ids import Process, Uid
 from state.lifecycle import Phase
@@ -43,14 +45,14 @@ _SWEEPS = 6
 _QUESTIONS = b'{"execute":"query-status"}\n{"execute":"query-blockstats"}\n'
 
 
-def figures(rounds: int, machines: int = MACHINES) -> list[Figure]:
-    """All of them, over as many machines."""
+def figures(rounds: int, machines: int = MACHINES, seconds: float = IDLE) -> list[Figure]:
+    """All of them, over as many machines; an idle agent is watched for so many seconds."""
     with _planted(machines) as root:
         with _inhabited(root, machines, "--metrics-interval", "0") as agent:
             sweep = _sweep(rounds, agent.state, machines)
         port = _free_port()
         with _inhabited(root, machines, "--listen", f"127.0.0.1:{port}") as agent:
-            at_rest = _idle(agent, machines)
+            at_rest = _idle(agent, machines, seconds)
             page = _page(max(2, rounds // 3), port, machines)
     return [sweep, *at_rest, page]
 
@@ -147,21 +149,30 @@ async def _metered(state: StatePaths, live: Mapping[Uid, Process]) -> float:
 # An agent that has nothing to do
 
 
-def _idle(agent: Running, machines: int) -> list[Figure]:
+def _idle(agent: Running, machines: int, seconds: float) -> list[Figure]:
     pid = holder(agent.state)
     assert pid is not None
     agent.until(lambda: _measured_twice(agent.state) == machines, 0.5)
-    busy, weight = idle([pid], IDLE), resident([pid])
+    busy, weight = idle([pid], seconds), resident([pid])
     return [
         Figure(
             f"an idle agent with {machines} VMs, measured every 10 s",
             "% of a processor", {"holdfast": [busy]}, CPU, f"at most {CPU} %",
+            profile=partial(_profiled, machines, seconds),
         ),
         Figure(
             f"memory of an agent with {machines} VMs",
             "MB", {"holdfast": [weight]}, MEMORY, f"at most {MEMORY:.0f} MB",
         ),
     ]  # fmt: skip
+
+
+def _profiled(machines: int, seconds: float) -> list[str]:
+    with _planted(machines) as root, _inhabited(root, machines) as agent:
+        agent.until(lambda: _measured_twice(agent.state) == machines, 0.5)
+        with sampled(agent.pid) as lines:
+            time.sleep(seconds)
+        return lines
 
 
 def _measured_twice(state: StatePaths) -> int:

@@ -11,7 +11,21 @@ from xml.etree import ElementTree
 import psutil
 import pytest
 
-from bench import bare, chart, crowd, libvirt, ours, passes, profile, results
+from bench import (
+    bare,
+    chart,
+    cold,
+    crowd,
+    images,
+    jobs,
+    libvirt,
+    ours,
+    passes,
+    profile,
+    repository,
+    results,
+    usage,
+)
 from bench.harness import Figure
 from bench.keeper import Keeper
 
@@ -93,7 +107,49 @@ def test_passes_are_measured_with_and_without_a_tree(place: Path) -> None:
     same, changed = passes.figures(2, documents=5)
     assert [len(taken) for taken in same.samples.values()] == [2, 2]
     assert [len(taken) for taken in changed.samples.values()] == [2]
+    for one in (same, changed):
+        assert one.profile is not None
+        assert one.profile()[0].endswith("s in Python")
     assert [one.size for one in passes.growth(1, (3, 9))] == [3, 9]
+
+
+@pytest.mark.qemu
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("part", "contenders"),
+    [
+        (
+            lambda: [*jobs.figures(1), jobs.line(1, 2)],
+            ["boot to login, holdfast", "boot to login, holdfast", "holdfast"],
+        ),
+        (
+            lambda: [cold.status(1), cold.memory(1)],
+            ["python -c pass, holdfast status", "python, idle agent"],
+        ),
+        (lambda: repository.figures(1, 30), ["git archive, holdfast", "holdfast", "holdfast"]),
+        (
+            lambda: usage.figures(1, 2, 0.1),
+            ["raw, holdfast", "holdfast", "holdfast", "script, holdfast"],
+        ),
+        (
+            lambda: images.figures(1, 16 << 20),
+            ["curl and zstd, holdfast", "holdfast", "curl and zstd, holdfast"],
+        ),
+    ],
+    ids=["jobs", "cold", "repository", "usage", "images"],
+)
+def test_every_part_measures_all_of_its_contenders(
+    place: Path, part: Callable[[], list[Figure]], contenders: list[str]
+) -> None:
+    """With their profiles, where there is one. Sabotage: a profile that is made of a directory that has gone."""
+    figures = part()
+    assert [", ".join(one.samples) for one in figures] == contenders
+    for one in figures:
+        assert one.verdict in ("met", "MISSED")
+        assert all(taken and min(taken) >= 0 for taken in one.samples.values()), one
+        if one.profile is not None:
+            [seconds, *_] = one.profile()
+            assert seconds.endswith("s in Python")
 
 
 def test_a_miss_is_written_down_with_its_profile() -> None:
