@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
@@ -28,13 +29,13 @@ def main() -> int:
         "a command, and an agent without VMs": lambda: [cold.status(rounds), cold.memory(few)],
         "commits": lambda: repository.figures(rounds),
         "two hundred idle VMs": lambda: usage.figures(rounds),
-        "images": lambda: images.figures(max(1, rounds // 2)),
+        "images": lambda: images.figures(few),
     }
     figures: list[Figure] = []
     lacking: dict[str, str] = {}
     try:
         for name, part in parts.items():
-            lacking[name] = "it was cut off"
+            lacking[name], begun = "it was cut off", time.monotonic()
             try:
                 for figure in part():
                     print("\n".join(figure.rows()), flush=True)
@@ -44,6 +45,7 @@ def main() -> int:
                 print(f"{name} could not be measured: {lacking[name]}", flush=True)
             else:
                 del lacking[name]
+            print(f"({name}: {time.monotonic() - begun:.0f} s)", flush=True)
     finally:
         (HERE / CHART).write_text(chart.drawn(figures))
         (HERE / "RESULTS.md").write_text(results.written(figures, CHART, lacking))

@@ -6,6 +6,7 @@ import gc
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 Contender = Callable[[], float]
 """Does it once and says what it took, in the figure's unit."""
@@ -26,6 +27,8 @@ class Figure:
     series: str = ""
     size: int = 0
     profile: Profile | None = field(default=None, compare=False)
+    note: str = ""
+    """Where it may be missed: what that is paid for, or what stands in the way."""
 
     @property
     def medians(self) -> dict[str, float]:
@@ -63,6 +66,15 @@ class Figure:
 def short(value: float) -> str:
     """A number in three digits, or more where it is large."""
     return f"{value:,.{next((n for n, least in enumerate((100, 10, 1)) if value >= least), 3)}f}"
+
+
+def peak() -> float:
+    """MB that this program has had resident at most (`VmHWM` of proc(5)). What `getrusage` tells of a new program
+    begins with what the one had that began it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError("the kernel does not tell VmHWM")
 
 
 def alternate(rounds: int, **contenders: Contender) -> dict[str, list[float]]:

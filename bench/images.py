@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import json
 import random
-import resource
 import shlex
 import statistics
 import subprocess
@@ -22,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.guest.image import ImageStore
-from bench.harness import Figure, alternate
+from bench.harness import Figure, alternate, peak
 from state.ids import Digest
 from state.observed import HowFar
 from state.spec.resolved import ImageSpec
@@ -121,18 +120,13 @@ def _ours(root: Path, url: str, digest: Digest) -> tuple[float, float, float]:
     return taken, size, weight
 
 
-def _peak() -> float:
-    """MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-
-
 async def _fetch(store: Path, image: ImageSpec) -> tuple[float, float]:
     def told(_: HowFar) -> None:
         """Whoever shows it does so at leisure."""
 
-    before, begun = _peak(), time.perf_counter()
+    before, begun = peak(), time.perf_counter()
     await ImageStore(store).fetch(image, told)
-    return 1000 * (time.perf_counter() - begun), _peak() - before
+    return 1000 * (time.perf_counter() - begun), peak() - before
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import psutil
 
 SWEEPS = 6
 """Questions to all of them in a row: as many as holdfast's meter takes to ask for everything once."""
+IDLE = 30.0
+"""Seconds for which an idle one is watched, once: holdfast makes a pass in them and asks each monitor three times."""
 REST = 60.0
 """Seconds after which whoever looks less often once nothing happens does so."""
 LITTLE = 50_000_000
@@ -70,7 +72,7 @@ def rested(pids: Sequence[int], seconds: float = REST) -> None:
 
 def idle(pids: Sequence[int], seconds: float) -> float:
     """Percent of a processor that they take while nobody asks for anything, and has not for as long."""
-    rested(pids, min(REST, seconds))
+    rested(pids, min(REST, 2 * seconds))
     before, begun = busy(pids), time.perf_counter()
     time.sleep(seconds)
     took = time.perf_counter() - begun

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from agent.source.git.clone import Clone
 from agent.source.git.origin import origin
 from agent.source.git.source import GitSource
 from agent.tuning import be_patient
-from bench.harness import Figure
+from bench.harness import Figure, peak
 from bench.passes import IMAGES, STATE_ID
 from bench.profile import told
 from state.clock import Moment
@@ -166,7 +165,7 @@ def main(what: str, root: Path, number: int) -> None:
         cold(root, number)
     elif what == "changed":
         print(",".join(map(str, asyncio.run(changed(root, number)))))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak())
     else:
         lines: list[str] = []
         asyncio.run(changed(root, number, told(lines)))

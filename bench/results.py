@@ -12,7 +12,8 @@ from bench.harness import Figure, Profile, short
 
 _LIBVIRT = "libvirt"
 _OF = """\
-Each figure alternates its contenders in one run on one machine; a row has medians, the table below all of it. The floor
+Each figure alternates its contenders in one run on one machine; a row has medians, the table below all of it and how
+often. libvirt takes minutes for two hundred, and has one turn with them. The floor
 is what the row names: for VMs, QEMUs that a script starts by hand with the devices that holdfast gives them, kills, and
 asks over raw sockets. libvirt is `libvirtd` and `virtlogd` of a user session, asked by four threads at once: without
 cgroups, namespaces, a user for each guest, and a network, which makes it quicker than the system's. holdfast is the
@@ -80,6 +81,8 @@ def _missed(figures: Sequence[Figure]) -> Iterator[str]:
     for one in missed:
         yield f"### {one.name}"
         yield ""
+        if one.note:
+            yield from (one.note, "")
         if one.profile is None:
             yield "There is no profile of it."
         else:

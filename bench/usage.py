@@ -1,60 +1,45 @@
-"""Two hundred VMs that only stand there: what a sweep over them takes beside the bare questions, what their agent takes
-of the host, and how soon a browser shows them.
-"""
+"""Two hundred VMs that only stand there and are measured: what their agent takes of the host, and how soon a browser
+shows them."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import socket
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from agent.hypervisor.qemu.meter import QemuMeter
 from agent.paths import StatePaths
 from agent.statedir import holder
 from bench.agents import Running, running
 from bench.harness import Figure, alternate
-from bench.keeper import idle, resident
+from bench.keeper import IDLE, idle, resident
 from bench.profile import sampled
 from bench.start import IMAGES
-from state.ids import Process, Uid
 from state.lifecycle import Phase
 from state.observed import Instance
 from state.records import LedgerUnreadable, Reader
 from state.samples import MetricsReader, MetricsUnusable
 
 MACHINES = 200
-SWEEP = 1.5
-"""Times the floor."""
 CPU = 1.0
 """Percent of a processor."""
 MEMORY = 100.0
 PAGE = 1000.0
-IDLE = 60.0
-"""Seconds over which an idle agent is watched: as long as it takes to do all that it does now and then."""
-_SWEEPS = 6
-"""In a row on one connection: as many as the meter takes to ask for everything once."""
-_QUESTIONS = b'{"execute":"query-status"}\n{"execute":"query-blockstats"}\n'
 
 
 def figures(rounds: int, machines: int = MACHINES, seconds: float = IDLE) -> list[Figure]:
     """All of them, over as many machines; an idle agent is watched for so many seconds."""
     with _planted(machines) as root:
-        with _inhabited(root, machines, "--metrics-interval", "0") as agent:
-            sweep = _sweep(rounds, agent.state, machines)
         port = _free_port()
         with _inhabited(root, machines, "--listen", f"127.0.0.1:{port}") as agent:
             at_rest = _idle(agent, machines, seconds)
             page = _page(max(2, rounds // 3), port, machines)
-    return [sweep, *at_rest, page]
+    return [*at_rest, page]
 
 
 @contextmanager
@@ -87,63 +72,6 @@ def _live(state: StatePaths) -> list[Instance]:
         return [one for one in reader.instances() if one.process and one.phase is Phase.RUNNING]
     finally:
         reader.close()
-
-
-# A sweep
-
-
-def _sweep(rounds: int, state: StatePaths, machines: int) -> Figure:
-    live = {one.uid: one.process for one in _live(state) if one.process}
-    samples = alternate(
-        rounds, raw=lambda: _raw(state, live), holdfast=lambda: asyncio.run(_metered(state, live))
-    )
-    limit = SWEEP * statistics.median(samples["raw"])
-    return Figure(
-        f"a sweep of {machines} VMs", "ms", samples, limit, f"at most {SWEEP} of the raw questions"
-    )
-
-
-def _raw(state: StatePaths, live: Mapping[Uid, Process]) -> float:
-    """Both questions to all at once, and every answer as JSON."""
-    with ExitStack() as stack:
-        lines = []
-        for uid in live:
-            line = stack.enter_context(socket.socket(socket.AF_UNIX))
-            line.connect(str(state.instance(uid).metrics_socket))
-            file = stack.enter_context(line.makefile("rb"))
-            file.readline()
-            line.sendall(b'{"execute":"qmp_capabilities"}\n')
-            file.readline()
-            lines.append((line, file))
-
-        def sweep() -> None:
-            for line, _ in lines:
-                line.sendall(_QUESTIONS)
-            for _, file in lines:
-                json.loads(file.readline())
-                json.loads(file.readline())
-
-        return _timed(sweep)
-
-
-def _timed(sweep: Callable[[], None]) -> float:
-    begun = time.perf_counter()
-    for _ in range(_SWEEPS):
-        sweep()
-    return 1000 * (time.perf_counter() - begun) / _SWEEPS
-
-
-async def _metered(state: StatePaths, live: Mapping[Uid, Process]) -> float:
-    meter = QemuMeter(state, lambda _: True)
-    try:
-        known = await meter.read(live)  # connects
-        assert len(known) == len(live)
-        begun = time.perf_counter()
-        for _ in range(_SWEEPS):
-            assert len(await meter.read(live)) == len(live)
-        return 1000 * (time.perf_counter() - begun) / _SWEEPS
-    finally:
-        meter.close()
 
 
 # An agent that has nothing to do
