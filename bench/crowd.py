@@ -41,8 +41,8 @@ NAMES = {
 }
 NOTES = {
     "again": (
-        "Nearly half of the time is Python that starts and imports, before the first VM is looked at. The rest is shared"
-        " with the QEMUs, each of which greets two connections and proves its uuid on the same processors."
+        "Nearly half of the time is Python that starts and imports, before the first VM is looked at. The rest is"
+        " shared with the QEMUs, each of which greets two connections and proves its uuid on the same processors."
     ),
     "idle": (
         "Every process is looked at every 2 s and every monitor asked every 10 s, so that a QEMU that is stopped or"

@@ -243,8 +243,8 @@ def line(rounds: int, jobs: int = 50) -> Figure:
         f"under {FIFTY:.0f} ms",
         profile=partial(_line_profiled, jobs),
         note=(
-            "Two run at a time, and what there is of Python in it is a fifth. Each step of a run is on disk before the next"
-            " (20 syncs a job), and a pass begins once nothing has happened for 10 ms."
+            "Two run at a time, and what there is of Python in it is a fifth. Each step of a run is on disk before"
+            " the next (20 syncs a job), and a pass begins once nothing has happened for 10 ms."
         ),
     )
 
