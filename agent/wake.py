@@ -6,8 +6,9 @@ import asyncio
 
 QUIET = 0.01
 """Seconds without a further wake after which a burst is over: an editor's write, fsync and rename lie closer."""
-LONGEST_BURST = 0.1
-"""Seconds after which a burst is answered although it goes on."""
+LONGEST_BURST = 0.25
+"""Seconds after which a burst is answered although it goes on: while two hundred VMs start, passes share the processors
+with them."""
 
 
 class Wake:

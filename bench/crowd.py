@@ -20,6 +20,8 @@ SIZES = {1: 5, 20: 3, 100: 2, 200: 3}
 """Machines, and how many turns each contender gets with so many."""
 OF_LIBVIRT = {1: 5, 20: 3, 200: 1}
 """The turns among these that libvirt gets: it takes minutes for one with many."""
+ASKED = 3
+"""Times in a turn, since it is over in a moment."""
 BEYOND_ONE = 100.0
 """Milliseconds for a single guest, beyond the floor."""
 UP, ASK = 1.5, 1.5
@@ -91,7 +93,8 @@ def _turn(keeper: Keeper, machines: int, idle: float, taken: _Taken) -> None:
             taken.setdefault(what, {}).setdefault(keeper.name, []).append(value)
 
     told("up", keeper.up(machines))
-    told("ask", keeper.ask())
+    for _ in range(ASKED):
+        told("ask", keeper.ask())
     if idle:
         told("idle", keeper.idle(idle))
     told("again", keeper.again())
@@ -104,7 +107,7 @@ def _figure(what: str, machines: int, samples: dict[str, list[float]], largest: 
     figure = partial(Figure, f"{name}, {_number(machines)}", unit, samples)
     floor = median(samples.get(bare.Bare.name, [0.0]))
     limit, rule = _bar(what, machines, floor) if largest or machines == 1 else (None, "")
-    why = partial(profiled, what, machines) if what in ("up", "again", "idle", "down") else None
+    why = None if what == "weight" else partial(profiled, what, machines)
     note = NOTES.get(what, "")
     return figure(limit, rule, series=name, size=machines, profile=why, note=note)
 
@@ -135,6 +138,8 @@ def profiled(what: str, machines: int) -> list[str]:
     """Where holdfast's agent spends its time with it."""
     with ours.kept() as keeper:
         lines = keeper.up_profiled(machines)
+        if what == "ask":
+            lines = keeper.ask_profiled()
         if what == "idle":
             lines = keeper.idle_profiled(IDLE)
         if what == "again":

@@ -14,7 +14,7 @@ from pathlib import Path
 from agent.hypervisor.qemu.meter import QemuMeter
 from bench.agents import Running, running
 from bench.keeper import SWEEPS, at_rest, idle, resident, rested
-from bench.profile import sampled
+from bench.profile import sampled, told
 from bench.start import IMAGES, MEMORY, answered, blank
 from state.ids import Process, Uid
 from state.lifecycle import Phase
@@ -83,6 +83,14 @@ class Ours:
         return asyncio.run(
             self._asked({one.uid: one.process for one in self._known() if one.process})
         )
+
+    def ask_profiled(self) -> list[str]:
+        """Where this process, which asks as an agent's meter does, spends its time with that."""
+        lines: list[str] = []
+        with told(lines):
+            for _ in range(10):
+                self.ask()
+        return lines
 
     async def _asked(self, live: dict[Uid, Process]) -> float:
         meter = QemuMeter(self._state, lambda _: True)

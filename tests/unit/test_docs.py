@@ -116,3 +116,21 @@ def test_what_is_shown_and_was_not_said_is_found() -> None:
 def test_headings_are_called_as_they_are_on_the_web() -> None:
     text = "# From git: what's `--path`?\n## A [VM](x.md)\n## A VM\n```\n# no heading\n```\n"
     assert anchors(text) == {"from-git-whats---path", "a-vm", "a-vm-1"}
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every row of its tables."""
+    found = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in cells] for cells in found]
+
+
+def test_the_figures_of_the_readme_are_those_of_the_last_benchmark() -> None:
+    """Sabotage: round one in the readme."""
+    _, _, said = read(Path("README.md")).partition("## What it costs")
+    table = [cells for cells in rows(said.partition("\n## ")[0]) if cells[0]]
+    measured = {cells[0]: cells for cells in rows(read(Path("bench/RESULTS.md")))}
+    assert len(table) > 8
+    for name, by_hand, of_libvirt, ours, verdict in table:
+        _, floor, libvirt, holdfast, _, _, met = measured[name]
+        told = floor.partition(": ")[2]
+        assert (by_hand, of_libvirt, ours, verdict) == (told, libvirt, holdfast, met), name
