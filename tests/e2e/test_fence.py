@@ -155,6 +155,37 @@ def test_a_fence_that_was_flushed_is_put_up_again_and_with_the_resolvers_that_th
     ]
 
 
+FLUSHING = """\
+#!/bin/sh
+# The real one; and the first table that it is told of is flushed at once.
+PATH={path} nft "$@"
+code=$?
+case "$*" in
+    "-f -") mkdir {once} 2> {once}.log && PATH={path} nft flush table inet {table} ;;
+esac
+exit $code
+"""
+
+
+@ROOT_ONLY
+@pytest.mark.qemu
+def test_a_fence_that_is_flushed_as_soon_as_it_is_put_up_stands_all_the_same(
+    still: Site, tmp_path: Path
+) -> None:
+    """Sabotage: take what is listed then for what was put up. It stays empty, and is never found to differ."""
+    path, once = os.environ["PATH"], tmp_path / "once"
+    script = FLUSHING.format(path=path, once=once, table=fence.TABLE)
+    (tmp_path / "nft").write_text(script)
+    (tmp_path / "nft").chmod(0o755)
+    with network() as within:
+        still.within = [*within, "env", f"PATH={tmp_path}:{path}"]
+        with still.agent("--loopback", "fence"):
+            still.until(lambda: "Started" in still.log(), "it runs")
+            assert once.exists()
+            still.until(lambda: "reject" in listed(within), "it stands")
+    still.within = []
+
+
 @ROOT_ONLY
 @pytest.mark.qemu
 def test_a_fence_that_can_be_put_up_later_is_and_why_not_is_told_once(

@@ -49,9 +49,12 @@ class Fence:
         if wanted == self._rules and stood is not None and stood == self._listed:
             return Look()
         done = self._reason(wanted, stood)
-        why = put_up(self._uids)
+        why, stands = put_up(self._uids), listed()
+        if why is None and wanted is not None and stands is not None and not _whole(stands, wanted):
+            # Somebody has changed it in between, and that would be what it is compared with from now on.
+            why, stands = put_up(self._uids), listed()
         self._rules = None if why else wanted
-        self._listed = None if why else listed()
+        self._listed = None if why else stands
         return Look(why=why) if why else Look(done)
 
     def _reason(self, wanted: str | None, stood: str | None) -> str:
@@ -88,6 +91,13 @@ def listed() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def _whole(listed: str, rules: str) -> bool:
+    """Whether what nft lists has as many lines as what it was told, after the two that make way for it; it may have
+    other words for them."""
+    there, told = (list(filter(str.strip, text.splitlines())) for text in (listed, rules))
+    return len(there) == len(told) - 2
 
 
 def _told(text: str, *options: str) -> str | None:
