@@ -55,7 +55,7 @@ async def observe(
     before: Decided | None = None,
 ) -> Observed:
     """The world at this moment: images are looked for first, and the rest is of one moment after that. `before` saves
-    work where all is as the last pass found it."""
+    work where all is as the last pass found it: who listens on the host is then of no account, and not looked for."""
     wanted = desired.needed_images
     # Of before the look: what arrives during it is seen by the next pass, and not asked for again by this one.
     fetching = dict(doing.images)

@@ -61,7 +61,7 @@ class Recorder:
         """Write the findings, where documents stand now, and which source it was. `wall` is Unix time."""
         if self._last is None or not _same(self._last, done):
             self._write(done, wall)
-            self._last = done
+        self._last = done
 
     def _write(self, done: Pass, wall: float) -> None:
         new = dated(findings(done.plan, done.desired, self._findings), self._findings, wall)

@@ -45,14 +45,11 @@ class Decided:
             not observed.busy
             and observed.names == before.names
             and observed.runs == before.runs
-            and self.has_images(desired, observed)
+            # Where an image is missing, whoever wants it asks for it in every pass.
+            and observed.images == before.images
+            and desired.needed_images <= observed.images.keys()
             and self.rests(desired, observed.instances)
         )
-
-    def has_images(self, desired: Desired, observed: Observed) -> bool:
-        """Whether every image that somebody wants is there, and is the one of then."""
-        images = observed.images
-        return images == self.observed.images and desired.needed_images <= images.keys()
 
 
 def _is_at_rest(step: Step) -> bool:
@@ -63,16 +60,21 @@ class Unmoved:
     """The vms of one pass that were at rest, and of which nothing has changed."""
 
     def __init__(self, turn: Turn, before: Decided | None) -> None:
-        self._vms, self._seen = turn.desired.vms, turn.vms
-        self._steps: dict[Name, Step] = {}
-        if before is not None and before.has_images(turn.desired, turn.observed):
-            self._steps = before.at_rest
-            self._vms_before = before.desired.vms
-            self._seen_before = before.observed.by_name("vm")
+        self._turn, self._before = turn, before
 
     def step(self, name: Name) -> Step | None:
-        """The step of such a vm, if nothing holds it and nobody works on it."""
-        step = self._steps.get(name)
-        if step is None or self._vms.get(name) is not self._vms_before.get(name):
+        """The step of such a vm. The caller has made sure that nothing holds it and nobody works on it."""
+        before = self._before
+        step = before.at_rest.get(name) if before is not None else None
+        wanted = self._turn.desired.vms.get(name)
+        if before is None or step is None or wanted is None:
             return None
-        return step if self._seen.get(name) == self._seen_before.get(name) else None
+        image = wanted.spec.image
+        base = self._turn.observed.images.get(image)
+        same = (
+            wanted is before.desired.vms.get(name)
+            and base is not None
+            and base == before.observed.images.get(image)
+            and self._turn.vms.get(name) == before.observed.by_name("vm").get(name)
+        )
+        return step if same else None

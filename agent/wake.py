@@ -6,9 +6,8 @@ import asyncio
 
 QUIET = 0.01
 """Seconds without a further wake after which a burst is over: an editor's write, fsync and rename lie closer."""
-LONGEST_BURST = 0.25
-"""Seconds after which a burst is answered although it goes on: while two hundred VMs start, passes share the processors
-with them."""
+LONGEST_BURST = 0.1
+"""Seconds after which a burst is answered although it goes on."""
 
 
 class Wake:

@@ -42,6 +42,14 @@ NAMES = {
     "down": ("destroy all", "ms"),
 }
 NOTES = {
+    "up": (
+        "The agent shares the processors with the QEMUs that it starts. Half of its Python is passes: when a machine"
+        " has come up, all of them are looked at."
+    ),
+    "ask": (
+        "Every sixth time holdfast asks for twice as much, and it checks each answer, since a QEMU may belong to its"
+        " guest and say anything."
+    ),
     "again": (
         "Nearly half of the time is Python that starts and imports, before the first VM is looked at. The rest is"
         " shared with the QEMUs, each of which greets two connections and proves its uuid on the same processors."

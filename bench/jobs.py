@@ -172,7 +172,7 @@ class Deployed:
 
     def _says(self, words: str) -> Iterator[bool]:
         """Whether the run of the last job says so."""
-        for record in self._agent.state.runs.glob("*/run.json"):
+        for record in self._agent.state.runs.glob("[!.]*/run.json"):
             if json.loads(record.read_text())["name"] == f"job{self._made}":
                 log = record.with_name("log")
                 yield log.exists() and words in log.read_text(errors="replace")

@@ -83,11 +83,11 @@ def _profiled(rounds: int, documents: int) -> list[str]:
 
 def _child(*words: str | Path) -> list[str]:
     """The lines that it prints."""
-    told = subprocess.run(
+    child = subprocess.run(
         [sys.executable, "-m", "bench.repository", *words],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return told.stdout.splitlines()
+    return child.stdout.splitlines()
 
 
 def _archived(repository: Repository) -> float:

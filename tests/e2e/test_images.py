@@ -70,8 +70,7 @@ def test_an_image_that_is_changed_or_removed_under_a_vm_is_told_and_fetched_agai
     still.vm("web")
     away = still.image.with_suffix(".away")
     with still.agent():
-        before = still.ready("web")
-        assert before["reason"] == "Running"
+        before = still.ready("web", reason="Running")
         [image] = listed(still)
         base, whole = Path(image["path"]), Path(image["path"]).read_bytes()
         still.image.rename(away)

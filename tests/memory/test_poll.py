@@ -61,8 +61,8 @@ async def test_what_is_removed_or_spoilt_while_it_is_written_is_made_anew(
     async with polling(tmp_path) as (_, uid):
         await eventually(lambda: kept(path) == [uid], "it is kept")
         if harm == "removed":
-            for part in ("", "-wal", "-shm"):
-                path.with_name(path.name + part).unlink()
+            for part in ("-shm", "-wal", ""):
+                path.with_name(path.name + part).unlink(missing_ok=True)
         else:
             with closing(sqlite3.connect(path, timeout=10.0)) as database:
                 database.executescript("DROP TABLE looks; PRAGMA user_version = 0")
@@ -81,9 +81,11 @@ async def polling(root: Path) -> AsyncIterator[tuple[MemoryHost, Uid]]:
         with ledger.transaction() as change:
             change.put_instance(instance)
         task = asyncio.ensure_future(poller(root, ledger, house.host.backend().meter).run())
-        yield house.host, machine.uid
-        task.cancel()
-        await asyncio.wait([task])
+        try:
+            yield house.host, machine.uid
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
 
 def kept(path: Path) -> list[str]:

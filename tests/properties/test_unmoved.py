@@ -13,11 +13,12 @@ from agent.unmoved import Decided
 from state.desired import Desired
 from state.ids import Name
 from state.observed import NameRecord, Observed, RunState, Seen, Verdict, View
-from tests.builders import BASE, IMAGE, desired, moment, process, run, running, vm
+from tests.builders import BASE, IMAGE, desired, job, moment, process, run, running, vm, wanted_jobs
 from tests.strategies import NAMES, OTHER_BASE, POLICY, worlds
 
 World = tuple[Desired, Observed]
 NOW, LATER = moment(1000.0), moment(1001.0)
+MOMENTS = (LATER, moment(1300.0), moment(1001.0, "boot-2"))
 
 
 def at_rest(names: list[Name]) -> World:
@@ -54,6 +55,17 @@ def moved(draw: st.DrawFn, world: World) -> World:
     kept += [one for one in found.instances if one.instance.name in of_others]
     changed = draw(st.sets(st.sampled_from([f.name for f in fields(Observed)])))
     values = {name: getattr(found, name) for name in changed - {"instances"}}
+    others: dict[str, object] = {
+        "suspended": True,
+        "approved": frozenset(one.instance.uid for one in kept),
+        "runs": (run(),),
+        "free_disk": 0,
+    }
+    values |= {name: others[name] for name in draw(st.sets(st.sampled_from(sorted(others))))}
+    if draw(st.booleans()):
+        name = draw(st.sampled_from(NAMES))
+        left = {one: vm for one, vm in wanted.vms.items() if one != name}
+        wanted = replace(wanted, vms=left, jobs=wanted_jobs(job(name)))
     return wanted, replace(observed, **values | {"instances": tuple(kept)})
 
 
@@ -61,8 +73,8 @@ def moved(draw: st.DrawFn, world: World) -> World:
 def test_a_plan_is_the_same_whatever_the_last_one_was(data: st.DataObject, first: World) -> None:
     """Sabotage: look neither at the images nor at who is busy; keep whatever a plan has kept; compare no instances."""
     before = Decided(*first, plan(*first, POLICY, NOW))
-    second = data.draw(moved(first))
-    assert plan(*second, POLICY, LATER, before) == plan(*second, POLICY, LATER)
+    second, later = data.draw(moved(first)), data.draw(st.sampled_from(MOMENTS))
+    assert plan(*second, POLICY, later, before) == plan(*second, POLICY, later)
 
 
 def test_what_was_at_rest_is_not_decided_again() -> None:
@@ -113,3 +125,31 @@ def test_what_only_time_changes_is_decided_anew() -> None:
     assert {step.because for step in before.plan.steps} == {"it does not answer over SSH yet"}
     found = plan(*world, POLICY, NOW, before)
     assert found == plan(*world, POLICY, NOW) != before.plan
+
+
+def test_an_image_that_is_missing_has_only_those_decided_anew_that_want_it() -> None:
+    """Sabotage: remember nothing where any image is missing."""
+    wanted, observed = at_rest(NAMES[:3])
+    other = replace(IMAGE, label="other", source="https://images.example/other.qcow2")
+    more = vm(NAMES[3], image=other)
+    world = replace(wanted, vms={**wanted.vms, **desired(more).vms}), observed
+    before = Decided(*world, plan(*world, POLICY, NOW))
+    found = plan(*world, POLICY, LATER, before)
+    assert found == plan(*world, POLICY, LATER)
+    assert found.fetches == (other,)
+    kept = [step for step in found.steps if step.name != more.name]
+    assert all(step is before.at_rest[step.name] for step in kept)
+
+
+def test_an_image_that_was_missing_then_too_is_asked_for_again() -> None:
+    """Sabotage: only look whether it is the one of then."""
+    wanted, observed = at_rest(NAMES)
+    gone = replace(observed, images={})
+    before = Decided(wanted, gone, plan(wanted, gone, POLICY, NOW))
+    assert before.at_rest.keys() == set(NAMES)
+    for fetching, asked in (({}, (IMAGE,)), ({IMAGE: "3%"}, ())):
+        found = plan(wanted, replace(gone, fetching=fetching), POLICY, LATER, before)
+        assert found.fetches == asked
+        silent = gone.instances[0]._replace(view=View(RunState.RUNNING, responsive=False))
+        other = replace(gone, instances=(silent, *gone.instances[1:]), fetching=fetching)
+        assert plan(wanted, other, POLICY, LATER, before).fetches == asked

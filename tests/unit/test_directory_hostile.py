@@ -264,3 +264,19 @@ def test_a_file_name_is_any_bytes_and_a_message_is_text(tmp_path: Path, name: by
     assert desired.unproven is not None
     (root / os.fsdecode(name)).write_text(vm("db"))
     assert sorted(load(root).vms) == ["db", "web"]
+
+
+def test_a_link_that_leads_nowhere_is_seen_beside_files_that_stay_as_they_are(
+    tmp_path: Path,
+) -> None:
+    """Sabotage: take the same files for the same look, or what is in the way of looking for no change."""
+    tree(tmp_path, {"web.yaml": vm()})
+    source = DirectorySource(tmp_path, host=HOST)
+    for _ in range(3):
+        assert source.load(NOW).unproven is None
+    (tmp_path / "db.yaml").symlink_to("nowhere.yaml")
+    held = source.load(NOW)
+    assert "might own any name" in (held.unproven or "")
+    assert source.load(NOW) is held
+    (tmp_path / "db.yaml").unlink()
+    assert source.load(NOW).unproven is None

@@ -125,11 +125,12 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_the_figures_of_the_readme_are_those_of_the_last_benchmark() -> None:
-    """Sabotage: round one in the readme."""
+    """Whoever publishes another run has the table of the readme made of it, too. Sabotage: round one in the readme."""
     _, _, said = read(Path("README.md")).partition("## What it costs")
     table = [cells for cells in rows(said.partition("\n## ")[0]) if cells[0]]
     measured = {cells[0]: cells for cells in rows(read(Path("bench/RESULTS.md")))}
     assert len(table) > 8
+    assert {cells[0] for cells in table} <= measured.keys()
     for name, by_hand, of_libvirt, ours, verdict in table:
         _, floor, libvirt, holdfast, _, _, met = measured[name]
         told = floor.partition(": ")[2]

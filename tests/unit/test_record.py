@@ -14,12 +14,12 @@ from agent.record import Pass, Recorder
 from agent.steps import Adopt, Hold, Keep, Plan, Restart, Step, Wait
 from state.desired import Advice, Desired, SourceInfo, SourceRef
 from state.history import Event
-from state.ids import Name, Uid
+from state.ids import Name, RunId, Uid
 from state.ledger import Ledger
 from state.lifecycle import Cause
 from state.observed import Observed, Seen, Verdict
-from state.records import APPROVED_KEY, SOURCE_KEY
-from tests.builders import DIRECTORY, broken, desired, running, vm
+from state.records import APPROVED_KEY, GONE_BACK_KEY, SOURCE_KEY
+from tests.builders import DIRECTORY, broken, desired, run, running, vm
 
 WEB = Name("web")
 MOVED = SourceRef("moved/web.yaml", 2)
@@ -59,11 +59,45 @@ def test_a_pass_leaves_its_findings_and_its_source(ledger: Ledger) -> None:
 
 
 def test_an_unchanged_world_costs_no_write(ledger: Ledger) -> None:
-    recorder = Recorder(ledger)
-    recorder.record(a_pass(wait(), wish=desired(problems=[broken(None)])), 100.0)
+    recorder, wish = Recorder(ledger), desired(problems=[broken(None)])
+    recorder.record(a_pass(wait(), wish=wish), 100.0)
     before = ledger._connection.total_changes
-    recorder.record(a_pass(wait(), wish=desired(problems=[broken(None)])), 200.0)
+    recorder.record(a_pass(wait(), wish=wish), 200.0)
+    recorder.record(a_pass(wait(), wish=desired(problems=[broken(None)])), 300.0)
     assert ledger._connection.total_changes == before
+
+
+def test_what_differs_from_the_last_pass_in_one_thing_alone_is_written(ledger: Ledger) -> None:
+    """Sabotage: look no further than whether the documents are the same."""
+    with ledger.transaction() as change:
+        change.put_instance(running())
+    recorder, wish = Recorder(ledger), desired(vm())
+    first = a_pass(keep(source=MOVED), wish=wish)
+    recorder.record(first, 100.0)
+
+    boots = Plan((keep("Booting", "it boots", MOVED),))
+    recorder.record(replace(first, plan=boots), 200.0)
+    [finding] = ledger.reader.findings().values()
+    assert (finding.reason, finding.since) == ("Booting", 200.0)
+
+    seen = Observed(instances=(Seen(running(), Verdict.ALIVE),))
+    recorder.record(replace(first, plan=boots, observed=seen), 300.0)
+    assert ledger.instance(running().uid) == replace(running(), source=MOVED)
+
+    approved = replace(seen, approved=frozenset({Uid("gone")}))
+    recorder.record(replace(first, plan=boots, observed=approved), 400.0)
+    assert ledger.reader.meta(APPROVED_KEY) == "[]"
+
+    went_back = replace(keep(source=MOVED), kind="job", run=RunId("r-1"))
+    recorder.record(a_pass(went_back, wish=wish), 500.0)
+    assert ledger.reader.meta(GONE_BACK_KEY) == '{"web": "r-1"}'
+    recorder.record(
+        replace(
+            a_pass(went_back, wish=wish), observed=Observed(runs=(run(id=RunId("r-1"), name=WEB),))
+        ),
+        600.0,
+    )
+    assert ledger.reader.meta(GONE_BACK_KEY) == "{}"
 
 
 def test_a_new_agent_writes_nothing_that_the_last_one_wrote(
