@@ -27,7 +27,7 @@ BUILD = "0123456789ab"
 def called(*command: str | Path, **how: object) -> str:
     """What a command prints; it must say nothing beside that, and succeed."""
     told = subprocess.run(command, capture_output=True, text=True, **how)  # type: ignore[call-overload]
-    assert told.returncode == 0, told
+    assert told.returncode == 0, f"{told.args}: {told.returncode}\n{told.stderr}\n{told.stdout}"
     assert "Traceback" not in told.stderr
     return str(told.stdout)
 
