@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Protocol
 
 from agent.doing import Doing
 from agent.hypervisor.api import Backend, Hypervisor, needed
+from agent.jobs.plan import may_begin
 from agent.leases import forwards_of
 from agent.unmoved import Decided
 from state.desired import Desired, WantedVm
@@ -73,13 +75,14 @@ async def observe(
         wanted = wanted | more
     rests = before is not None and before.rests(desired, seen)
     runs = records.runs()
+    busy = dict(doing.names)
     waiting = any(not run.phase.ended for run in runs) or bool(desired.jobs)
     return Observed(
         instances=seen,
         names=records.names(),
         images=images,
-        listeners=() if rests else _listeners(desired, seen, backend),
-        busy=dict(doing.names),
+        listeners=() if rests else _listeners(desired, seen, runs, busy, backend),
+        busy=busy,
         given=dict(doing.given),
         fetching=fetching,
         retries=records.retries(),
@@ -121,8 +124,15 @@ def _verdict(instance: Instance, hypervisor: Hypervisor, boot_id: str) -> Verdic
     return Verdict.ALIVE if alive else Verdict.GONE
 
 
-def _listeners(desired: Desired, seen: tuple[Seen, ...], backend: Backend) -> tuple[Listener, ...]:
-    """Who listens on this host: asked only when something may be started or a forward moved, for it costs a little."""
+def _listeners(
+    desired: Desired,
+    seen: tuple[Seen, ...],
+    runs: list[Run],
+    busy: Collection[Name],
+    backend: Backend,
+) -> tuple[Listener, ...]:
+    """Who listens on this host: asked only when something may be started or a forward moved, for the kernel goes
+    through all its connections to tell it. Names that are `busy` have what they were given."""
     vms = desired.vms
     binding = {one.instance.name for one in seen if _may_bind(one, vms.get(one.instance.name))}
     binding |= {
@@ -130,7 +140,8 @@ def _listeners(desired: Desired, seen: tuple[Seen, ...], backend: Backend) -> tu
         for name in vms.keys() - {one.instance.name for one in seen}
         if not vms[name].spec.suspend and vms[name].spec.power != "stopped"
     }
-    if not binding:
+    binding -= set(busy)
+    if not binding and not may_begin(desired, runs, busy):
         return ()
     ports = {port.host for name in binding & vms.keys() for port in vms[name].spec.ports}
     for one in seen:

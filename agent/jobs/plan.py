@@ -6,7 +6,7 @@ that somebody asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from agent import backoff
@@ -16,7 +16,7 @@ from agent.jobs.schedule import Candidate, Room, schedule
 from agent.steps import Attempt, CancelRun, Destroy, Enqueue, Hold, Keep, Resume, Step, Wait
 from agent.turn import Turn
 from state.clock import Moment
-from state.desired import Problem, WantedJob, WantedVm
+from state.desired import Desired, Problem, WantedJob, WantedVm
 from state.ids import Name, RunId, run_id
 from state.observed import Seen, Verdict
 from state.runs import Run, RunPhase
@@ -257,6 +257,16 @@ def _lives(seen: Seen) -> bool:
 
 def _as_vm(wanted: WantedJob) -> WantedVm:
     return WantedVm(machine_spec(wanted.spec), wanted.source)
+
+
+def may_begin(desired: Desired, runs: Iterable[Run], busy: Collection[Name]) -> bool:
+    """Whether a run of a job may begin now, and need a port; names that are `busy` are at something already."""
+    done = {
+        (run.name, run.spec_digest) for run in runs if run.phase.ended and not _passed_over(run)
+    }
+    begins = {name for name, job in desired.jobs.items() if (name, job.spec.digest) not in done}
+    begins |= {run.name for run in runs if not run.phase.ended}
+    return not begins <= set(busy)
 
 
 def _passed_over(run: Run) -> bool:

@@ -15,9 +15,10 @@ import pytest
 from agent.errors import GuestRefused, StartFailed
 from agent.hypervisor.memory.work import Scripted
 from agent.paths import StatePaths
+from agent.policy import SSH_PORTS
 from agent.steps import Wait
 from state.ids import Digest, Name
-from state.observed import RunState
+from state.observed import Listener, RunState
 from state.runs import Run, RunPhase
 from state.spec.resolved_job import Attachment, Retries
 from tests.builders import broken, desired, job, settled, vm
@@ -401,6 +402,18 @@ async def test_attempts_that_are_not_recorded_yet_have_their_places_ports_and_us
                 f"{name} has succeeded",
             )
             assert last(lab, name).attempt == 1
+
+
+async def test_a_run_is_given_no_port_that_another_program_listens_on(lab: Lab) -> None:
+    """Sabotage: look who listens only where a vm may be started. QEMU refuses then, in every attempt."""
+    lab.host.listening += [Listener("127.0.0.1", port) for port in SSH_PORTS[:2]]
+    lab.host.scripts[TESTS] = FOR_EVER
+    async with lab.running():
+        lab.edit(desired(job()))
+        await phase(lab, RunPhase.RUNNING)
+        assert lab.instance("tests").ssh_port == SSH_PORTS[2]
+        lab.edit(desired())
+        await nothing_left(lab)
 
 
 @pytest.mark.parametrize("whose", ["host", "vms"])

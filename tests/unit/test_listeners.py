@@ -17,10 +17,12 @@ from agent.hypervisor.memory.world import Guest
 from agent.observe import NoRecords, observe
 from agent.plan import plan
 from agent.policy import Policy
-from agent.steps import Create, Replace, Restart, Step, Update, Wait
+from agent.steps import Attempt, Create, Replace, Restart, Step, Update, Wait
 from state.desired import Desired
+from state.ids import Name
 from state.lifecycle import Cause, Phase
 from state.observed import Instance, Listener, Observed, image_key
+from state.runs import Run, RunPhase
 from state.spec.resolved import Forward, VmSpec
 from tests.builders import (
     BASE,
@@ -29,8 +31,10 @@ from tests.builders import (
     broken,
     desired,
     instance,
+    job,
     moment,
     process,
+    run,
     running,
     vm,
 )
@@ -40,13 +44,16 @@ PORT = Forward(8080, 80)
 
 
 class Recorded(NoRecords):
-    """A ledger with these instances."""
+    """A ledger with these instances and runs."""
 
-    def __init__(self, *instances: Instance) -> None:
-        self._instances = list(instances)
+    def __init__(self, instances: tuple[Instance, ...], runs: tuple[Run, ...] = ()) -> None:
+        self._instances, self._runs = list(instances), list(runs)
 
     def instances(self) -> list[Instance]:
         return self._instances
+
+    def runs(self) -> list[Run]:
+        return self._runs
 
 
 class Asked:
@@ -71,15 +78,18 @@ class Asked:
         """Nobody asks."""
 
 
-def looked(wish: Desired, *rows: Instance, alive: bool = False) -> tuple[Observed, list[set[int]]]:
-    """What is observed, and the ports that the host was asked for."""
+def looked(
+    wish: Desired, *rows: Instance, alive: bool = False, runs: tuple[Run, ...] = (), busy: str = ""
+) -> tuple[Observed, list[set[int]]]:
+    """What is observed, and the ports that the host was asked for. `busy`: a name with a step under way."""
     host, asked = MemoryHost(boot_id=BOOT), Asked()
     host.images[image_key(IMAGE)] = BASE
     backend: Backend = replace(host.backend(), host=asked)
     if alive:
         for row in rows:
             take_in(host, row)
-    observed = asyncio.run(observe(Recorded(*rows), backend, wish, Doing()))
+    doing = Doing({Name(busy): "create: it is new"} if busy else {})
+    observed = asyncio.run(observe(Recorded(rows, runs), backend, wish, doing))
     return observed, asked.ports
 
 
@@ -109,6 +119,38 @@ def test_what_runs_as_it_should_and_what_never_shall_cost_no_question() -> None:
     assert looked(desired(vm()), running(), alive=True)[1] == []
     assert looked(desired(vm(power="stopped")))[1] == []
     assert looked(desired())[1] == []
+
+
+def test_what_is_being_done_costs_no_question() -> None:
+    """Sabotage: ask for those that come up. With two hundred, the kernel is asked a hundred times in vain."""
+    wish = desired(vm("web"), vm("db"))
+    row = replace(instance(vm("web")), process=None)
+    assert looked(desired(vm("web")), busy="web")[1] == []
+    assert looked(desired(vm("web")), row, busy="web")[1] == []
+    assert len(looked(wish, row, busy="web")[1]) == 1
+    assert looked(desired(job()), busy="tests")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("runs", "asks"),
+    [
+        ((), True),
+        ((run(),), True),
+        ((run(phase=RunPhase.SUCCEEDED, started_at=1.0),), False),
+        ((run(job(script="#!/bin/sh\n"), RunPhase.SUCCEEDED, started_at=1.0),), True),
+        ((run(phase=RunPhase.CANCELLED),), True),
+        ((run(phase=RunPhase.FAILED, started_at=1.0), run(number=2)), True),
+    ],
+    ids=["new", "queued", "ended", "edited", "passed-over", "again"],
+)
+def test_a_run_that_may_begin_asks_and_one_that_has_ended_does_not(
+    runs: tuple[Run, ...], asks: bool
+) -> None:
+    """Sabotage: ask for vms alone."""
+    observed, asked = looked(desired(job()), runs=runs)
+    decided = plan(desired(job()), observed, Policy(STATE_ID, "tcg"), moment())
+    assert [isinstance(step, Attempt) for step in decided.steps] == [asks]
+    assert bool(asked) is asks
 
 
 @pytest.mark.parametrize(
