@@ -317,6 +317,12 @@ class Plan:
         return tuple(step for step in self.steps if step.acts)
 
     @property
+    def awaits(self) -> bool:
+        """Whether a name waits for something that may come of what is done for others."""
+        waits = (step for step in self.steps if isinstance(step, Wait))
+        return any(step.reason != "InProgress" for step in waits)
+
+    @property
     def id(self) -> str:
         """Twelve hex digits that are the same for plans that do the same, or that wait for the same approval."""
         if self.fence is not None:

@@ -14,26 +14,39 @@ class Wake:
     """Collects reasons until somebody waits for them."""
 
     def __init__(self) -> None:
-        self._reasons: dict[str, None] = {}
+        self._reasons: dict[str, bool] = {}
         self._event = asyncio.Event()
+        self._rested = 0.0
 
-    def notify(self, reason: str) -> None:
-        """Say *look*. Called in the event loop."""
-        self._reasons[reason] = None
+    def notify(self, reason: str, *, own: bool = False) -> None:
+        """Say *look*. Called in the event loop. `own`: a step of ours has brought it about, and nothing follows that
+        belongs to it."""
+        self._reasons[reason] = own
         self._event.set()
+
+    def rest(self) -> None:
+        """For as long as a burst may take, answer nothing that our own steps bring about; then all of it as one."""
+        self._rested = asyncio.get_running_loop().time() + LONGEST_BURST
 
     async def wait(self, at_most: float) -> tuple[str, ...]:
         """The reasons of one burst, each once; `timer` after `at_most` seconds without any."""
         loop = asyncio.get_running_loop()
         if not self._reasons and not await self._more(at_most):
             return ("timer",)
-        end = loop.time() + LONGEST_BURST
-        while (left := end - loop.time()) > 0 and await self._more(min(QUIET, left)):
+        while self._own and (left := self._rested - loop.time()) > 0 and await self._more(left):
             pass
+        end = loop.time() + LONGEST_BURST
+        while not self._own and (left := end - loop.time()) > 0:
+            if not await self._more(min(QUIET, left)):
+                break
         # A wake may have come with the very end of the wait; its reason is among these.
         self._event.clear()
         reasons, self._reasons = tuple(self._reasons), {}
         return reasons
+
+    @property
+    def _own(self) -> bool:
+        return all(self._reasons.values())
 
     async def _more(self, at_most: float) -> bool:
         try:

@@ -14,6 +14,7 @@ import pytest
 import agent.loop
 from agent.errors import ImageUnavailable, StartFailed, StopFailed
 from agent.hypervisor.memory.world import Guest
+from agent.wake import LONGEST_BURST
 from state import database
 from state.ids import Digest, Name, Uid
 from state.lifecycle import Phase
@@ -778,3 +779,17 @@ async def test_a_stranger_of_which_nothing_can_be_told_is_ended(
         assert lab.ledger is not None
         assert "Reaped" in [event.reason for event in lab.ledger.reader.events()]
         assert lab.instance().uid in lab.host.guests
+
+
+async def test_a_world_in_which_nobody_waits_is_not_looked_at_after_every_step(lab: Lab) -> None:
+    """Sabotage: look when anything has ended, however soon after the last look."""
+    async with lab.running():
+        lab.edit(desired(vm("web")))
+        await lab.settled()
+        assert lab.agent is not None
+        begun = asyncio.get_running_loop().time()
+        for number in range(3):
+            before = len(lab.passes)
+            lab.agent.wake.notify(f"step {number} ended", own=True)
+            await lab.until(lambda n=before: len(lab.passes) > n, "it was looked at")  # type: ignore[misc]
+        assert asyncio.get_running_loop().time() - begun > 2 * LONGEST_BURST

@@ -86,6 +86,20 @@ def test_only_what_changes_something_acts() -> None:
     assert Plan(tuple(STEPS)).acting == tuple(STEPS[:-3])
 
 
+@pytest.mark.parametrize(
+    ("step", "awaits"),
+    [
+        (Keep(name=WEB, because="x", reason="Ready"), False),
+        (Hold(name=WEB, because="x", reason="Protected"), False),
+        (Wait(name=WEB, because="x", reason="InProgress"), False),
+        (Wait(name=WEB, because="x", reason="PortTaken"), True),
+        (Wait(name=WEB, because="x", reason="Capacity", kind="job"), True),
+    ],
+)
+def test_who_waits_for_others_is_known(step: Step, awaits: bool) -> None:
+    assert Plan((STEPS[0], step)).awaits is awaits
+
+
 def test_every_action_has_its_place_in_the_reading_order() -> None:
     assert {step.action for step in STEPS} <= set(ORDER)
     shown = [step.action for step in Plan(tuple(reversed(STEPS))).shown()]
