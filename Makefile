@@ -80,8 +80,8 @@ reboot-test: setup-test guest ## an agent in a VM whose power is cut; its own VM
 	@guests/debian/build.sh .cache/guests/host.qcow2 python3 qemu-system-x86 qemu-utils procps
 	@$(PYTHON) -m tests.reboot .cache/guests/host.qcow2 $(or $(GUEST),still)
 
-bench: setup-test guest ## what it costs, beside bare QEMU and libvirt: bench/RESULTS.md (20 minutes)
-	@$(PYTHON) -m bench
+bench: setup-test guest ## what it costs, beside bare QEMU and libvirt: bench/RESULTS.md (17 minutes; PARTS=... for some)
+	@$(PYTHON) -m bench $(PARTS)
 
 container-test: setup-test guest ## the image of the Containerfile, built and run, and run again on its volume (root, minutes)
 	@$(if $(SKIP_PACKAGES),,tools/setup.sh packages tools/packages-container)

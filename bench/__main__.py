@@ -1,8 +1,9 @@
-"""`python -m bench [ROUNDS]`: every figure, with its floor and its limit, on the screen and in `bench/RESULTS.md`;
-status 1 when one is missed."""
+"""`python -m bench [PART ...]`: every figure, with its floor and its limit, on the screen and in `bench/RESULTS.md`;
+status 1 when one could not be measured. Only parts of them: on the screen alone."""
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 import time
@@ -10,46 +11,61 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 
-from bench import chart, cold, crowd, images, jobs, passes, repository, results, usage
+from bench import chart, cold, crowd, images, jobs, libvirt, passes, repository, results, usage
 from bench.harness import Figure
 
 HERE = Path(__file__).parent
 CHART = "results.svg"
+ROUNDS, FEW = 10, 3
+"""Turns of each contender: of what takes milliseconds, and of what takes seconds."""
+
+PARTS: dict[str, Callable[[], Iterable[Figure]]] = {
+    "crowds": crowd.figures,
+    "jobs": lambda: [*jobs.figures(FEW), jobs.line(FEW)],
+    "passes": lambda: [*passes.figures(ROUNDS), *passes.growth(FEW)],
+    "cold": lambda: [cold.status(ROUNDS), cold.memory(FEW)],
+    "commits": lambda: repository.figures(ROUNDS),
+    "idle": lambda: usage.figures(FEW),
+    "images": lambda: images.figures(FEW),
+}
 
 
 def main() -> int:
-    """Measure, print, write down, and say whether every limit is met."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    """Measure, print, and write down."""
+    told = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    told.add_argument("part", nargs="*", help=f"one of {', '.join(PARTS)}")
+    parts = told.parse_args().part
+    if unknown := set(parts) - set(PARTS):
+        told.error(f"no part is called {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
     signal.signal(signal.SIGTERM, _left)
-    few = max(1, rounds // 3)
-    parts: dict[str, Callable[[], Iterable[Figure]]] = {
-        "crowds of VMs": crowd.figures,
-        "jobs": lambda: [*jobs.figures(few), jobs.line(few)],
-        "passes": lambda: [*passes.figures(rounds), *passes.growth(few)],
-        "a command, and an agent without VMs": lambda: [cold.status(rounds), cold.memory(few)],
-        "commits": lambda: repository.figures(rounds),
-        "two hundred idle VMs": lambda: usage.figures(rounds),
-        "images": lambda: images.figures(few),
-    }
-    figures: list[Figure] = []
     lacking: dict[str, str] = {}
+    if not parts and (why := libvirt.missing()):
+        lacking["libvirt"] = why
     try:
-        for name, part in parts.items():
-            lacking[name], begun = "it was cut off", time.monotonic()
-            try:
-                for figure in part():
-                    print("\n".join(figure.rows()), flush=True)
-                    figures.append(figure)
-            except Exception as error:  # noqa: BLE001 - the others are worth having
-                lacking[name] = f"{type(error).__name__}: {error}"
-                print(f"{name} could not be measured: {lacking[name]}", flush=True)
-            else:
-                del lacking[name]
-            print(f"({name}: {time.monotonic() - begun:.0f} s)", flush=True)
-    finally:
+        figures = list(_measured(parts or list(PARTS), lacking))
+    except (KeyboardInterrupt, SystemExit):
+        print("cut off: bench/RESULTS.md stays as it was", file=sys.stderr)
+        return 1
+    if not parts:
+        # Told to stop while misses are profiled, it writes nothing either.
+        page = results.written(figures, CHART, lacking)
         (HERE / CHART).write_text(chart.drawn(figures))
-        (HERE / "RESULTS.md").write_text(results.written(figures, CHART, lacking))
-    return 0 if not lacking and all(figure.met for figure in figures) else 1
+        (HERE / "RESULTS.md").write_text(page)
+    return 1 if lacking else 0
+
+
+def _measured(parts: Iterable[str], lacking: dict[str, str]) -> Iterable[Figure]:
+    """Every figure of these parts, printed; into `lacking` goes what could not be measured, and why."""
+    for name in parts:
+        begun = time.monotonic()
+        try:
+            for figure in PARTS[name]():
+                print("\n".join(figure.rows()), flush=True)
+                yield figure
+        except Exception as error:  # noqa: BLE001 - the others are worth having
+            lacking[name] = f"{type(error).__name__}: {error}"
+            print(f"{name} could not be measured: {lacking[name]}", flush=True)
+        print(f"({name}: {time.monotonic() - begun:.0f} s)", flush=True)
 
 
 def _left(_number: int, _frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ from bench.harness import Figure
 
 WIDTH, HEIGHT = 380, 250
 """Of a panel, in pixels; two stand beside each other."""
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 34
+LEFT, RIGHT, TOP, BOTTOM = 66, 30, 34, 48
 _COLOURS = ("#555555", "#c2571a", "#0b6fb8", "#5a8f29")
 _STYLE = (
     "text{font:12px sans-serif;fill:#222}.t{font-weight:bold}.g{stroke:#ddd}"
@@ -72,9 +72,13 @@ def _panel(figures: Sequence[Figure], colours: dict[str, str]) -> list[str]:
     for decade in range(low, high + 1):
         y = up(10.0**decade)
         parts.append(f'<path class="g" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="a" x="{LEFT - 6}" y="{y + 4:.1f}">{10.0**decade:,g}</text>')
+        parts.append(
+            f'<text class="a" x="{LEFT - 6}" y="{y + 4:.1f}">{_number(10.0**decade)}</text>'
+        )
     y = HEIGHT - BOTTOM + 18
     parts += [f'<text class="m" x="{across(size):.1f}" y="{y}">{size:,}</text>' for size in sizes]
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="m" x="{middle}" y="{y + 16}">{escape(figures[0].of)}</text>')
     for who, colour in colours.items():
         of = [one for one in figures if who in one.samples]
         points = [(across(one.size), up(one.medians[who])) for one in of]
@@ -82,6 +86,12 @@ def _panel(figures: Sequence[Figure], colours: dict[str, str]) -> list[str]:
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for (x, y), one in zip(points, of, strict=True):
             least, most = up(min(one.samples[who])), up(max(one.samples[who]))
-            parts.append(f'<path stroke="{colour}" d="M{x:.1f} {least:.1f}V{most:.1f}"/>')
+            parts.append(
+                f'<path stroke="{colour}" stroke-width="5" opacity=".4" d="M{x:.1f} {least:.1f}V{most:.1f}"/>'
+            )
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>')
     return parts
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"

@@ -17,7 +17,8 @@ Profile = Callable[[], list[str]]
 @dataclass(frozen=True)
 class Figure:
     """The samples of each contender, the floor's first; `limit` is what the last may take, in the unit, None where
-    nothing is asked of it. Figures of one `series` differ in the `size` of what is measured: they show how it grows."""
+    nothing is asked of it. Figures of one `series` differ in the `size` of what is measured, a number `of` something:
+    they show how it grows."""
 
     name: str
     unit: str
@@ -26,6 +27,7 @@ class Figure:
     rule: str
     series: str = ""
     size: int = 0
+    of: str = "VMs"
     profile: Profile | None = field(default=None, compare=False)
     note: str = ""
     """Where it may be missed: what that is paid for, or what stands in the way."""

@@ -57,11 +57,14 @@ def figures(rounds: int, size: int = SIZE) -> list[Figure]:
 
             samples = alternate(rounds, **{"curl and zstd": theirs, "holdfast": ours})
     middle = statistics.median(samples["curl and zstd"])
-    same = max(blocks["curl and zstd"])
+    same, disk = max(blocks["curl and zstd"]), format_size(size)
     return [
-        Figure(f"{format_size(size)} from a server, unpacked", "ms", samples, RATIO * middle, f"{RATIO} of theirs"),
-        Figure("its memory beyond idle", "MB", {"holdfast": weights}, MEMORY, f"under {MEMORY:.0f} MB"),
-        Figure("its room on disk", "MB", blocks, same, "no more than theirs"),
+        Figure(f"{disk} from a server, unpacked", "ms", samples, RATIO * middle, f"{RATIO} of theirs"),
+        Figure(
+            f"memory beyond idle while {disk} is unpacked",
+            "MB", {"holdfast": weights}, MEMORY, f"under {MEMORY:.0f} MB",
+        ),
+        Figure(f"room on disk of {disk}, unpacked", "MB", blocks, same, "no more than theirs"),
     ]  # fmt: skip
 
 

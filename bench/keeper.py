@@ -11,9 +11,9 @@ import psutil
 
 SWEEPS = 6
 """Questions to all of them in a row: as many as holdfast's meter takes to ask for everything once."""
-IDLE = 30.0
-"""Seconds for which an idle one is watched, once: holdfast asks each monitor three times in them, and makes a pass or
-none; its look for strangers, once a minute, may lie outside."""
+IDLE = 60.0
+"""Seconds for which an idle one is watched, once: all that holdfast does now and then comes in them, the look for
+strangers once."""
 REST = 60.0
 """Seconds after which whoever looks less often once nothing happens does so."""
 LITTLE = 50_000_000

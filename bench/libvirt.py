@@ -1,9 +1,10 @@
 """libvirt on the same machine: a `libvirtd` and a `virtlogd` of its own user session, on a directory of their own.
 
-They have their own configuration, sockets, pid files and caches there (`XDG_*`), run without systemd and D-Bus, and are
-gone at the end with every QEMU that they began. A session has no cgroups, no namespaces and no user for each guest,
-which makes libvirt quicker than it is as the system's: what confines guests there is not in its figures. For root the
-session is that of `nobody`.
+They have their own configuration, sockets, pid files and caches there (`XDG_*`), run without systemd and D-Bus, and
+are gone at the end with every QEMU that they began. A session has no cgroups, no namespaces and no user for each
+guest, which makes libvirt quicker than it is as the system's: what confines guests there is not in its figures. For
+root the session is that of `nobody`. libvirtd begins QEMUs as nobody's children and waits until somebody has reaped
+those that it ended: here that is `bench.reaper`, as elsewhere systemd, since in a container it may be nobody.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from bench.start import MEMORY, blank
 LIBVIRTD, VIRTLOGD = "/usr/sbin/libvirtd", "/usr/sbin/virtlogd"
 _PYTHON = "/usr/bin/python3"
 _CLIENT = Path(__file__).with_name("libvirt_client.py")
+_REAPER = Path(__file__).with_name("reaper.py")
 _NOBODY = 65534
 _QEMU_CONF = 'security_driver = "none"\n'
 
@@ -36,6 +39,19 @@ def installed() -> bool:
         return False
     asked = [_PYTHON, "-I", "-c", "import libvirt"]
     return subprocess.run(asked, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def missing() -> str:
+    """Why it cannot be measured here; empty where it can."""
+    if not installed():
+        return "it is not installed (`bench/packages` names its Debian packages)"
+    try:
+        with kept() as one:
+            one.up(1)
+            one.down()
+    except (OSError, RuntimeError, ValueError) as error:
+        return f"it does not run here: {error}"
+    return ""
 
 
 class Libvirt:
@@ -93,8 +109,9 @@ class Session:
         alone = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
         self._as_user = alone if os.geteuid() == 0 else []
         self._begun: list[subprocess.Popen[str]] = []
-        self._libvirtd: subprocess.Popen[str] | None = None
+        self._reaper: subprocess.Popen[str] | None = None
         self._client: subprocess.Popen[str] | None = None
+        self._virtlogd = self._libvirtd = 0
 
     def open(self) -> None:
         """Start all of it. The first `libvirtd` looks at QEMU for some seconds, whose answer it keeps."""
@@ -105,40 +122,38 @@ class Session:
         if self._as_user:
             for path in (self._root, *self._root.rglob("*")):
                 os.chown(path, _NOBODY, _NOBODY)
-        self._virtlogd = self._start([VIRTLOGD])
+        self._reaper = self._start([sys.executable, "-I", str(_REAPER)])
+        self._virtlogd = int(self._asked(self._reaper, [*self._as_user, VIRTLOGD]))
         self.start_libvirtd()
         qemu = shutil.which("qemu-system-x86_64") or ""
         words = [str(self._root / "guests"), str(base), qemu, str(MEMORY)]
-        self._client = self._start(
-            [_PYTHON, "-I", str(_CLIENT), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        self._line()
+        self._client = self._start([*self._as_user, _PYTHON, "-I", str(_CLIENT), *words])
+        self._line(self._client)
 
     @property
     def pids(self) -> list[int]:
-        assert self._libvirtd is not None
-        return [self._libvirtd.pid, self._virtlogd.pid]
+        return [self._libvirtd, self._virtlogd]
 
     def start_libvirtd(self) -> None:
-        self._libvirtd = self._start([LIBVIRTD])
+        self._libvirtd = int(self._asked(self._reaper, [*self._as_user, LIBVIRTD]))
 
     def stop_libvirtd(self) -> None:
         """Its guests run on."""
-        assert self._libvirtd is not None
-        self._libvirtd.terminate()
-        self._libvirtd.wait()
+        self._asked(self._reaper, self._libvirtd)
 
     def told(self, what: str, argument: int) -> float:
         """What the client says that it took. Raises RuntimeError when it has left."""
-        assert self._client is not None
-        assert self._client.stdin is not None
-        print(json.dumps([what, argument]), file=self._client.stdin, flush=True)
-        return float(self._line())
+        return float(self._asked(self._client, [what, argument]))
 
-    def _line(self) -> str:
-        assert self._client is not None
-        assert self._client.stdout is not None
-        if not (line := self._client.stdout.readline()):
+    def _asked(self, whom: subprocess.Popen[str] | None, said: object) -> str:
+        assert whom is not None
+        assert whom.stdin is not None
+        print(json.dumps(said), file=whom.stdin, flush=True)
+        return self._line(whom)
+
+    def _line(self, of: subprocess.Popen[str]) -> str:
+        assert of.stdout is not None
+        if not (line := of.stdout.readline()):
             raise RuntimeError(f"libvirt's client has left: {self.log()}")
         return line
 
@@ -146,13 +161,11 @@ class Session:
         """The last that all of them have said."""
         return (self._root / "log").read_text()[-2000:]
 
-    def _start(
-        self, words: list[str], stdin: int = subprocess.DEVNULL, stdout: int | None = None
-    ) -> subprocess.Popen[str]:
+    def _start(self, words: list[str]) -> subprocess.Popen[str]:
         with (self._root / "log").open("a") as log:
             begun = subprocess.Popen(
-                [*self._as_user, *words], env=self._environment, cwd="/",
-                stdin=stdin, stdout=log if stdout is None else stdout, stderr=log, text=True,
+                words, env=self._environment, cwd="/",
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
         self._begun.append(begun)
         return begun

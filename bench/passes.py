@@ -136,7 +136,9 @@ def _in_memory(rounds: int, names: int) -> Figure:
 
         taken = asyncio.run(turns())
     series = "pass over unchanged names, in memory"
-    return Figure(f"{series}, {names:,}", "ms", {"holdfast": taken}, None, "", series, names)
+    return Figure(
+        f"{series}, {names:,}", "ms", {"holdfast": taken}, None, "", series, names, "names"
+    )
 
 
 class _Given:

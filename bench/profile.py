@@ -16,8 +16,11 @@ from pathlib import Path
 
 RATE = 200
 """Looks a second."""
-MOST = 12
+MOST = 14
 """Lines of each half."""
+_DOORS = ("agent/__main__.py", "agent/cli/")
+"""All that an agent does is within these."""
+_IMPORTS = "importlib._bootstrap>"
 _PY_SPY = Path(sys.executable).with_name("py-spy")
 
 
@@ -56,30 +59,32 @@ def summed(stacks: str) -> list[str]:
     seen."""
     whole: Counter[str] = Counter()
     alone: Counter[str] = Counter()
-    seen = 0
+    seen = imports = 0
     for line in stacks.splitlines():
         stack, _, number = line.rpartition(" ")
         frames = [_place(frame) for frame in stack.split(";")]
         seen += int(number)
-        for frame in {frame for frame in frames if frame.endswith(("agent", "state"))}:
+        imports += int(number) if _IMPORTS in stack else 0
+        for frame in {frame for frame in frames if frame.endswith("\0house")}:
             whole[frame] += int(number)
         alone[frames[-1]] += int(number)
     return [
         f"{seen / RATE:.2f} s in Python",
+        *([f"{100 * imports // seen:3d} % within imports"] if imports else []),
         *(f"{100 * n // seen:3d} % within {_bare(of)}" for of, n in whole.most_common(MOST)),
         *(f"{100 * n // seen:3d} % in {_bare(of)} alone" for of, n in alone.most_common(MOST)),
     ]
 
 
 def _place(frame: str) -> str:
-    """`function (path:line)` as `function (path)` with the package that it is of, whichever line it is at."""
+    """`function (path:line)` as `function (path)`, whichever line it is at, and whether it is of our house: of what is
+    imported, and of the doors that everything is within, no function is."""
     function, _, where = frame.partition(" (")
     path = where.rpartition(":")[0] or where.rstrip(")")
-    house = next(
-        (part for part in ("agent", "state") if path.startswith(f"{part}/") or f"/{part}/" in path),
-        "other",
-    )
-    return f"{function} ({path})\0{house}"
+    at = max(f"/{path}".rfind(f"/{of}/") for of in ("agent", "state"))
+    inside = "" if at < 0 or "site-packages" in path else path[at:]
+    ours = inside and not inside.startswith(_DOORS) and function != "<module>"
+    return f"{function} ({inside or path})\0{'house' if ours else 'other'}"
 
 
 def _bare(place: str) -> str:

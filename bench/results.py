@@ -12,17 +12,28 @@ from bench.harness import Figure, Profile, short
 
 _LIBVIRT = "libvirt"
 _OF = """\
-Each figure alternates its contenders in one run on one machine; a row has medians, the table below all of it and how
-often. libvirt takes minutes for two hundred, and has one turn with them. The floor
-is what the row names: for VMs, QEMUs that a script starts by hand with the devices that holdfast gives them, kills, and
-asks over raw sockets. libvirt is `libvirtd` and `virtlogd` of a user session, asked by four threads at once: without
-cgroups, namespaces, a user for each guest, and a network, which makes it quicker than the system's. holdfast is the
-agent as anybody runs it: confinement, checks, a ledger that is on disk. Guests have 32 MiB and an overlay, and are
-paused before their first instruction, under TCG. `status` and the passes have nothing beside them but what the row
-names, nor have what an agent takes while it rests, jobs in memory, and commits. Agents that are asked for one VM have
-seen a change within the last minute; after a longer rest the next one is noticed up to 40 ms later. A commit is told of
-with `holdfast reconcile`, as by a hook; without, an agent asks every 30 s. Numbers are of this machine; ratios travel
-better.
+Each figure gives its contenders turns in one run on one machine, always in the order floor, libvirt, holdfast; a row
+has medians, the table below all of it and how often. First turns, which warm caches, are thrown away, but that of a
+commit's first load. Where a row has no floor, nothing else was found that does the same.
+
+**The floor** is what the row names. For VMs: QEMUs that a script starts by hand, as many at a time as there are
+processors, each with an overlay of `qemu-img create` (holdfast writes overlays itself) and the devices that holdfast
+gives it, without a sandbox; it asks them over raw sockets and kills them. For jobs: the same guest started by hand
+until it lets somebody in over SSH. For the page: its script alone.
+
+**libvirt** is `libvirtd` and `virtlogd` of a user session, asked by four threads at once to start and to end VMs, and
+in one call for the statistics of all: without cgroups, namespaces, a user for each guest, and a network, which makes it
+quicker than the system's. It has fewer turns with many VMs, since it takes a minute for one.
+
+**holdfast** is the agent with confinement, checks, and a ledger that is on disk, told to destroy two hundred at once
+(`--max-destroy`). While VMs come up and where the row says so it measures nothing (`--metrics-interval 0`); a new
+manager, and what is called measured, does so every 10 s as by default. *Status and block statistics* are what its
+meter asks for in each of these, on connections that are there, timed without an agent.
+
+**Up** means that every monitor has answered and the ledger says so: guests have 32 MiB and an empty overlay, and are
+paused before their first instruction, under TCG. Agents that are asked for one VM have seen a change within the last
+minute; after a longer rest the next one is noticed up to 40 ms later. A commit is told of with `holdfast reconcile`,
+as by a hook; without, an agent asks every 30 s. Numbers are of this machine; ratios travel better.
 """
 
 
@@ -40,7 +51,11 @@ def _machine() -> Iterator[str]:
     cpus = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(": ")[2] for line in cpus if line.startswith("model name")), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield f"Made by `make bench` of {_said('git', 'log', '-1', '--format=commit %h of %cs')}, on"
+    changed = _said("git", "status", "--porcelain", "--untracked-files=no")
+    of = _said("git", "log", "-1", "--format=commit %h of %cs") + (
+        " and changes" if changed else ""
+    )
+    yield f"Made by `make bench` of {of}, on"
     yield f"{os.cpu_count()} processors ({model}), {memory:.0f} GiB, {platform.platform()},"
     yield f"{_said('qemu-system-x86_64', '--version')}, {_said('/usr/sbin/libvirtd', '--version')},"
     yield f"Python {platform.python_version()}. Load average at the end: {os.getloadavg()[0]:.1f}."
@@ -51,7 +66,7 @@ def _said(*words: str) -> str:
         told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return f"no {words[0]}"
-    return told.splitlines()[0]
+    return next(iter(told.splitlines()), "")
 
 
 def _bars(figures: Sequence[Figure]) -> Iterator[str]:
@@ -78,6 +93,8 @@ def _missed(figures: Sequence[Figure]) -> Iterator[str]:
     if missed:
         yield "## Missed"
         yield ""
+        yield "Below each, in our words, what stands in the way, and a profile of another turn in this run."
+        yield ""
     for one in missed:
         yield f"### {one.name}"
         yield ""
@@ -86,7 +103,7 @@ def _missed(figures: Sequence[Figure]) -> Iterator[str]:
         if one.profile is None:
             yield "There is no profile of it."
         else:
-            yield "Where the agent is in Python, as py-spy sees it from outside:"
+            yield "Where it is in Python, as py-spy sees it from outside:"
             yield ""
             yield from (f"    {line}" for line in _profiled(one.profile))
         yield ""

@@ -9,6 +9,8 @@ import socket
 import time
 from pathlib import Path
 
+from agent.hypervisor.qemu.argv import TCG_CPU
+
 IMAGES = """\
 api: holdfast/v1
 kind: images
@@ -36,7 +38,8 @@ def by_hand(directory: Path) -> list[str]:
     file = {"driver": "file", "filename": str(directory / "disk.qcow2"), "node-name": "file"}
     return [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-S",
-        "-machine", "pc", "-accel", "tcg,tb-size=32", "-m", f"{MEMORY}M",
+        "-machine", "pc", "-accel", "tcg,thread=multi,tb-size=32", "-cpu", TCG_CPU,
+        "-m", f"{MEMORY}M",
         "-blockdev", json.dumps(file),
         "-blockdev", json.dumps({"driver": "qcow2", "file": "file", "node-name": "disk"}),
         "-device", "virtio-blk-pci,drive=disk", "-netdev", "user,id=net",

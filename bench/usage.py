@@ -32,14 +32,13 @@ MEMORY = 100.0
 PAGE = 1000.0
 
 
-def figures(rounds: int, machines: int = MACHINES, seconds: float = IDLE) -> list[Figure]:
+def figures(rounds: int, machines: int = MACHINES, seconds: float = IDLE) -> Iterator[Figure]:
     """All of them, over as many machines; an idle agent is watched for so many seconds."""
     with _planted(machines) as root:
         port = _free_port()
         with _inhabited(root, machines, "--listen", f"127.0.0.1:{port}") as agent:
-            at_rest = _idle(agent, machines, seconds)
-            page = _page(max(2, rounds // 3), port, machines)
-    return [*at_rest, page]
+            yield from _idle(agent, machines, seconds)
+            yield _page(rounds, port, machines)
 
 
 @contextmanager
@@ -130,7 +129,9 @@ def _page(rounds: int, port: int, machines: int) -> Figure:
             return took
 
         samples = alternate(
-            rounds, script=lambda: shown("/page.js", 0), holdfast=lambda: shown("/", machines)
+            rounds,
+            **{"its script alone": lambda: shown("/page.js", 0)},
+            holdfast=lambda: shown("/", machines),
         )
         browser.close()
     return Figure(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -12,6 +16,7 @@ from xml.etree import ElementTree
 import psutil
 import pytest
 
+import bench
 from bench import (
     bare,
     chart,
@@ -29,6 +34,13 @@ from bench import (
 )
 from bench.harness import Figure
 from bench.keeper import Keeper
+from tests.e2e.site import ROOT
+from tests.waiting import eventually
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    asyncio.run(eventually(condition, what, 120.0))
+
 
 SVG = "{http://www.w3.org/2000/svg}"
 NO_LIBVIRT = pytest.mark.skipif(
@@ -56,7 +68,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.timeout(400)
 def test_every_contender_does_all_that_is_measured(place: Path) -> None:
     """Sabotage: a contender that forgets to answer one of the questions."""
-    figures = crowd.figures({1: 1, 2: 2}, idle=0.1, of_libvirt={1: 1, 2: 2})
+    figures = list(crowd.figures({1: 1, 2: 2}, idle=0.1, of_libvirt={1: 1, 2: 2}))
     names = {(one.series, one.size) for one in figures}
     assert names == {
         (name, size)
@@ -136,8 +148,8 @@ def test_passes_are_measured_with_and_without_a_tree(place: Path) -> None:
         ),
         (lambda: repository.figures(1, 30), ["git archive, holdfast", "holdfast", "holdfast"]),
         (
-            lambda: usage.figures(1, 2, 0.1),
-            ["holdfast", "holdfast", "script, holdfast"],
+            lambda: list(usage.figures(1, 2, 0.1)),
+            ["holdfast", "holdfast", "its script alone, holdfast"],
         ),
         (
             lambda: images.figures(1, 16 << 20),
@@ -157,6 +169,64 @@ def test_every_part_measures_all_of_its_contenders(
         assert all(taken and min(taken) >= 0 for taken in one.samples.values()), one
         if one.profile is not None:
             assert_profiled(one)
+
+
+@pytest.mark.qemu
+@pytest.mark.timeout(400)
+def test_what_is_cut_off_writes_nothing_down(place: Path) -> None:
+    """Sabotage: write what there is."""
+    written = [Path(bench.__file__).with_name(name) for name in ("RESULTS.md", "results.svg")]
+    before = [path.read_text() for path in written]
+    words = [sys.executable, "-m", "bench"]
+    whole = subprocess.Popen(
+        words, cwd=ROOT, env=os.environ | {"TMPDIR": str(place)},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with whole:
+        # It tries libvirt first.
+        until(lambda: any(place.glob("hf-bench-*/state/instances/*")), "an agent starts one")
+        whole.terminate()
+        _, said = whole.communicate()
+    assert whole.returncode == 1
+    assert "cut off: bench/RESULTS.md stays as it was" in said
+    assert [path.read_text() for path in written] == before
+
+
+def test_a_part_that_there_is_not_is_told() -> None:
+    words = [sys.executable, "-m", "bench", "cold", "pases"]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    assert "no part is called pases: there are crowds, jobs, passes, " in told.stderr
+
+
+def test_a_daemon_s_orphan_is_reaped_by_whom_libvirt_lives_below(tmp_path: Path) -> None:
+    """Sabotage: make it no subreaper. Then they are the host's first process's, which may take seconds for it."""
+    reaper = Path(libvirt.__file__).with_name("reaper.py")
+    with subprocess.Popen(
+        [sys.executable, "-I", reaper], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+
+        def asked(what: object) -> int:
+            print(json.dumps(what), file=parent.stdin, flush=True)
+            return int(parent.stdout.readline())  # type: ignore[union-attr]
+
+        daemon = asked(["sleep", "600"])
+        asked(
+            [
+                "sh",
+                "-c",
+                f"sleep 600 & echo $! > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/pid",
+            ]
+        )
+        until((tmp_path / "pid").exists, "it has begun another")
+        orphan = psutil.Process(int((tmp_path / "pid").read_text()))
+        until(lambda: orphan.ppid() == parent.pid, "it is the reaper's")
+        orphan.kill()
+        until(lambda: not orphan.is_running(), "it is reaped")
+        assert asked(daemon) == daemon
+        assert not psutil.pid_exists(daemon)
 
 
 def test_a_miss_is_written_down_with_its_profile() -> None:
@@ -180,7 +250,16 @@ def test_a_miss_is_written_down_with_its_profile() -> None:
 
 def test_the_chart_has_a_line_for_each_contender() -> None:
     figures = [
-        Figure(f"up {size}", "ms", {"a": [1.0 * size], "b & c": [9.0 * size]}, None, "", "up", size)
+        Figure(
+            f"up {size}",
+            "ms",
+            {"a": [1.0 * size], "b & c": [9.0 * size]},
+            None,
+            "",
+            "up",
+            size,
+            "X",
+        )
         for size in (1, 20, 200)
     ]
     drawn = ElementTree.fromstring(chart.drawn(figures))  # noqa: S314 - our own
@@ -188,15 +267,23 @@ def test_the_chart_has_a_line_for_each_contender() -> None:
     assert [len(line.attrib["points"].split()) for line in lines] == [3, 3]
     heights = [[float(at.split(",")[1]) for at in one.attrib["points"].split()] for one in lines]
     assert all(one == sorted(one, reverse=True) for one in heights), "what is more stands higher"
-    assert "b & c" in {text.text for text in drawn.iter(f"{SVG}text")}
+    assert {"b & c", "up (ms)", "X", "200"} <= {text.text for text in drawn.iter(f"{SVG}text")}
 
 
 def test_a_profile_tells_functions_with_and_without_what_they_call() -> None:
-    stacks = "run (agent/loop.py:9);plan (agent/plan.py:3) 30\nrun (agent/loop.py:8);dumps (json/a.py:1) 10\n"
+    """Of what everything is within, and of what is imported, none. Sabotage: count imports as their module's."""
+    door = "<module> (/x/agent/__main__.py:1);_run (/x/agent/cli/run.py:7)"
+    stacks = (
+        f"{door};run (/x/agent/loop.py:9);plan (/x/agent/plan.py:3) 30\n"
+        f"{door};run (/x/agent/loop.py:8);dumps (json/a.py:1) 5\n"
+        f"{door};_load (<frozen importlib._bootstrap>:3);<module> (/x/state/ids.py:1) 5\n"
+    )
     assert profile.summed(stacks) == [
         "0.20 s in Python",
-        "100 % within run (agent/loop.py)",
+        " 12 % within imports",
+        " 87 % within run (agent/loop.py)",
         " 75 % within plan (agent/plan.py)",
         " 75 % in plan (agent/plan.py) alone",
-        " 25 % in dumps (json/a.py) alone",
+        " 12 % in dumps (json/a.py) alone",
+        " 12 % in <module> (state/ids.py) alone",
     ]
