@@ -16,6 +16,7 @@ from bench.harness import Figure
 
 HERE = Path(__file__).parent
 CHART = "results.svg"
+_TOLD_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ROUNDS, FEW = 10, 3
 """Turns of each contender: of what takes milliseconds, and of what takes seconds."""
 
@@ -37,17 +38,18 @@ def main() -> int:
     parts = told.parse_args().part
     if unknown := set(parts) - set(PARTS):
         told.error(f"no part is called {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
-    signal.signal(signal.SIGTERM, _left)
+    for one in _TOLD_TO_STOP:
+        signal.signal(one, _left)
     lacking: dict[str, str] = {}
     if not parts and (why := libvirt.missing()):
         lacking["libvirt"] = why
     try:
         figures = list(_measured(parts or list(PARTS), lacking))
-    except (KeyboardInterrupt, SystemExit):
+    except SystemExit:
         print("cut off: bench/RESULTS.md stays as it was", file=sys.stderr)
         return 1
     if not parts:
-        # Told to stop while misses are profiled, it writes nothing either.
+        # This profiles what was missed: told to stop meanwhile, it writes nothing either.
         page = results.written(figures, CHART, lacking)
         (HERE / CHART).write_text(chart.drawn(figures))
         (HERE / "RESULTS.md").write_text(page)
@@ -69,7 +71,9 @@ def _measured(parts: Iterable[str], lacking: dict[str, str]) -> Iterable[Figure]
 
 
 def _left(_number: int, _frame: FrameType | None) -> None:
-    """Told to stop: what was begun is ended on the way out."""
+    """What was begun is ended on the way out, by us and by what we begin for that: nothing more cuts that off."""
+    for one in _TOLD_TO_STOP:
+        signal.signal(one, signal.SIG_IGN)
     sys.exit(1)
 
 

@@ -37,6 +37,9 @@ class Running:
     def pid(self) -> int:
         return self._process.pid
 
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
     def until(self, condition: Callable[[], object], pause: float) -> None:
         """Ask again and again, with so many seconds between. Raises RuntimeError when the agent has left."""
         while not condition():

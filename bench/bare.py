@@ -43,8 +43,9 @@ class Bare:
         mine.mkdir()
         overlay = ("-b", self._base, "-F", "raw", mine / "disk.qcow2")
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *overlay], check=True)
-        self._qemus.append(subprocess.Popen(by_hand(mine)))
-        answered(mine / "qmp")
+        qemu = subprocess.Popen(by_hand(mine))
+        self._qemus.append(qemu)
+        answered(mine / "qmp", lambda: qemu.poll() is None)
 
     def ask(self) -> float:
         """Every question is written before the first answer is read, on connections that are there."""
@@ -113,5 +114,6 @@ def _sweep(lines: _Lines) -> None:
     for line, _ in lines:
         line.sendall(_QUESTIONS)
     for _, file in lines:
-        json.loads(file.readline())
-        json.loads(file.readline())
+        status, blocks = (json.loads(file.readline())["return"] for _ in range(2))
+        assert status["status"] == "prelaunch"
+        assert blocks[0]["stats"]["rd_operations"] >= 0

@@ -20,6 +20,7 @@ from agent.guest import keys
 from agent.guest.knocking import knocks
 from agent.guest.seed import HostKey, Seed, write
 from agent.guest.ssh import SshDoorway
+from agent.hypervisor.api import TCG_BUFFER
 from agent.hypervisor.memory import MemoryHost
 from agent.hypervisor.qemu.argv import TCG_CPU
 from agent.jobs.store import RunStore
@@ -91,7 +92,7 @@ def by_hand(directory: Path, image: Path) -> float:
     qemu = subprocess.Popen(
         [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
-            "-machine", "pc", "-accel", "tcg,thread=multi,tb-size=32", "-cpu", TCG_CPU,
+            "-machine", "pc", "-accel", f"tcg,thread=multi,tb-size={TCG_BUFFER >> 20}", "-cpu", TCG_CPU,
             "-m", f"{MEMORY}M",
             "-blockdev", json.dumps({"driver": "file", "filename": str(disk), "node-name": "file"}),
             "-blockdev", json.dumps({"driver": "qcow2", "file": "file", "node-name": "disk"}),

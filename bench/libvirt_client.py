@@ -16,6 +16,8 @@ from pathlib import Path
 import libvirt  # type: ignore[import-not-found]
 
 THREADS = 4
+PATIENCE = 60.0
+"""Seconds."""
 STATISTICS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_BLOCK
 DOMAIN = """\
 <domain type='qemu'>
@@ -64,16 +66,21 @@ class Client:
         domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
 
     def ask(self, machines: int) -> None:
-        assert len(self._connection.getAllDomainStats(STATISTICS)) == machines
+        assert self._told() == machines
 
     def find(self, machines: int) -> None:
-        """On a new connection, once there is somebody to connect to."""
+        """On a new connection, once there is somebody to connect to. Raises TimeoutError after a minute."""
         self._connection = _opened()
-        while True:
-            told = [told for _, told in self._connection.getAllDomainStats(STATISTICS)]
-            if sum("block.0.rd.reqs" in one for one in told) == machines:
-                return
+        end = time.monotonic() + PATIENCE
+        while self._told() < machines:
+            if time.monotonic() > end:
+                raise TimeoutError("libvirtd does not find all of them")
             time.sleep(0.01)
+
+    def _told(self) -> int:
+        """How many tell statistics: those that are defined and do not run have none."""
+        told = (told for _, told in self._connection.getAllDomainStats(STATISTICS))
+        return sum("block.0.rd.reqs" in one for one in told)
 
     def leave(self, _: int) -> None:
         self._connection.close()

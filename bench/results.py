@@ -14,16 +14,17 @@ _LIBVIRT = "libvirt"
 _OF = """\
 Each figure gives its contenders turns in one run on one machine, always in the order floor, libvirt, holdfast; a row
 has medians, the table below all of it and how often. First turns, which warm caches, are thrown away, but that of a
-commit's first load. Where a row has no floor, nothing else was found that does the same.
+commit's first load. What is idle is watched once, for a minute. Where a row has no floor, nothing else was found that
+does the same.
 
 **The floor** is what the row names. For VMs: QEMUs that a script starts by hand, as many at a time as there are
 processors, each with an overlay of `qemu-img create` (holdfast writes overlays itself) and the devices that holdfast
-gives it, without a sandbox; it asks them over raw sockets and kills them. For jobs: the same guest started by hand
-until it lets somebody in over SSH. For the page: its script alone.
+gives it, one monitor, and no sandbox; it asks them over raw sockets and kills them. For jobs: the same guest started
+by hand until it lets somebody in over SSH. For the page: its script alone.
 
 **libvirt** is `libvirtd` and `virtlogd` of a user session, asked by four threads at once to start and to end VMs, and
-in one call for the statistics of all: without cgroups, namespaces, a user for each guest, and a network, which makes it
-quicker than the system's. It has fewer turns with many VMs, since it takes a minute for one.
+in one call for the statistics of all: without cgroups, namespaces, a user for each guest, and a network, which makes
+it quicker than the system's. It has fewer turns with many VMs, since it takes a minute for one.
 
 **holdfast** is the agent with confinement, checks, and a ledger that is on disk, told to destroy two hundred at once
 (`--max-destroy`). While VMs come up and where the row says so it measures nothing (`--metrics-interval 0`); a new

@@ -7,8 +7,10 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from agent.hypervisor.api import TCG_BUFFER
 from agent.hypervisor.qemu.argv import TCG_CPU
 
 IMAGES = """\
@@ -23,6 +25,8 @@ MEMORY = 32
 """MiB."""
 BLANK = 1 << 20
 """Bytes of the disk below every overlay, all zeros: there is nothing to boot."""
+PATIENCE = 60.0
+"""Seconds."""
 _QUESTION = b'{"execute":"qmp_capabilities"}{"execute":"query-status"}'
 
 
@@ -38,7 +42,7 @@ def by_hand(directory: Path) -> list[str]:
     file = {"driver": "file", "filename": str(directory / "disk.qcow2"), "node-name": "file"}
     return [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-S",
-        "-machine", "pc", "-accel", "tcg,thread=multi,tb-size=32", "-cpu", TCG_CPU,
+        "-machine", "pc", "-accel", f"tcg,thread=multi,tb-size={TCG_BUFFER >> 20}", "-cpu", TCG_CPU,
         "-m", f"{MEMORY}M",
         "-blockdev", json.dumps(file),
         "-blockdev", json.dumps({"driver": "qcow2", "file": "file", "node-name": "disk"}),
@@ -50,21 +54,28 @@ def by_hand(directory: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def answered(monitor: Path) -> None:
-    """Wait until the monitor has answered `query-status`."""
-    while True:
-        with socket.socket(socket.AF_UNIX) as line:
-            try:
-                line.connect(os.fspath(monitor))
-            except OSError:
-                time.sleep(0.002)
-                continue
+def answered(monitor: Path, lives: Callable[[], bool]) -> None:
+    """Wait until the monitor has answered `query-status`. Raises RuntimeError where whoever is to answer does not live,
+    or does not answer within a minute."""
+    end = time.monotonic() + PATIENCE
+    while not _answers(monitor):
+        if not lives() or time.monotonic() > end:
+            raise RuntimeError(f"{monitor} does not answer")
+        time.sleep(0.002)
+
+
+def _answers(monitor: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(PATIENCE)
+        try:
+            line.connect(os.fspath(monitor))
             line.sendall(_QUESTION)
             said = b""
             while b'"running"' not in said:
                 piece = line.recv(4096)
                 if not piece:
-                    break
+                    return False
                 said += piece
-            else:
-                return
+        except OSError:
+            return False
+    return True

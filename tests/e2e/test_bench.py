@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -171,10 +172,24 @@ def test_every_part_measures_all_of_its_contenders(
             assert_profiled(one)
 
 
+@pytest.mark.timeout(60)
+def test_a_qemu_that_ends_at_once_ends_what_waits_for_it(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: ask it again and again."""
+    qemu = tmp_path / "qemu-system-x86_64"
+    qemu.write_text("#!/bin/sh\nexit 1\n")
+    qemu.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with bare.kept() as keeper, pytest.raises(RuntimeError, match="qmp does not answer"):
+        keeper.up(3)
+
+
 @pytest.mark.qemu
 @pytest.mark.timeout(400)
-def test_what_is_cut_off_writes_nothing_down(place: Path) -> None:
-    """Sabotage: write what there is."""
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_cut_off_writes_nothing_down(place: Path, how: signal.Signals) -> None:
+    """Sabotage: write what there is; let another one cut off the way out."""
     written = [Path(bench.__file__).with_name(name) for name in ("RESULTS.md", "results.svg")]
     before = [path.read_text() for path in written]
     words = [sys.executable, "-m", "bench"]
@@ -185,7 +200,8 @@ def test_what_is_cut_off_writes_nothing_down(place: Path) -> None:
     with whole:
         # It tries libvirt first.
         until(lambda: any(place.glob("hf-bench-*/state/instances/*")), "an agent starts one")
-        whole.terminate()
+        for _ in range(3):
+            whole.send_signal(how)
         _, said = whole.communicate()
     assert whole.returncode == 1
     assert "cut off: bench/RESULTS.md stays as it was" in said

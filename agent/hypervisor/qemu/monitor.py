@@ -44,7 +44,8 @@ _SAID = {
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Seconds. A stopped QEMU is known as unresponsive after at most `heartbeat` + `silence`; one that hangs in another
-    way, after `question` + `silence`, and `elsewhere` where it is measured."""
+    way, after `question` + `silence`, and `elsewhere` where it is measured. One that is silent on this monitor alone
+    and tells its state on the other is known after `hearsay` sweeps more: about a minute, as they are 10 s apart."""
 
     heartbeat: float = 2.0
     """Between two looks at the process: they cost next to nothing."""
