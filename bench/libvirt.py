@@ -154,7 +154,7 @@ class Session:
     def _line(self, of: subprocess.Popen[str]) -> str:
         assert of.stdout is not None
         if not (line := of.stdout.readline()):
-            raise RuntimeError(f"libvirt's client has left: {self.log()}")
+            raise RuntimeError(f"a process of libvirt's session has left: {self.log()}")
         return line
 
     def log(self) -> str:
