@@ -21,7 +21,7 @@ class Wake:
     def notify(self, reason: str, *, own: bool = False) -> None:
         """Say *look*. Called in the event loop. `own`: a step of ours has brought it about, and nothing follows that
         belongs to it."""
-        self._reasons[reason] = own
+        self._reasons[reason] = own and self._reasons.get(reason, True)
         self._event.set()
 
     def rest(self) -> None:

@@ -117,6 +117,21 @@ def test_no_reason_waits_longer_than_a_burst_may_take(
         )
 
 
+@pytest.mark.parametrize("own", [(True, False), (False, True)])
+def test_what_somebody_else_has_brought_about_too_is_not_our_own(own: tuple[bool, bool]) -> None:
+    """Sabotage: go by who said it last."""
+
+    async def main() -> float:
+        wake = Wake()
+        wake.rest()
+        for one in own:
+            wake.notify("web: paused", own=one)
+        await wake.wait(5.0)
+        return asyncio.get_running_loop().time()
+
+    assert virtual.run(main()) == pytest.approx(QUIET)
+
+
 @pytest.mark.parametrize("at", [0.0, 0.1, 0.105, 0.2])
 def test_a_wait_that_is_cancelled_ends_and_loses_no_reason(at: float) -> None:
     """Also when the cancellation comes with the wake itself, at 0.1."""
