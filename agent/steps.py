@@ -300,6 +300,21 @@ class Fence:
     uids: frozenset[Uid]
 
 
+_FOR_NO_OTHER = frozenset(
+    {
+        "InProgress",
+        "Unresponsive",
+        "Unknown",
+        "IOError",
+        "ApprovalNeeded",
+        "FetchingImage",
+        "ImageUnavailable",
+        "NotEnoughMemory",
+    }
+)
+"""Reasons of waits that no other name's step ends."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to do in one pass, and why every other name is left alone.
@@ -318,9 +333,10 @@ class Plan:
 
     @property
     def awaits(self) -> bool:
-        """Whether a name waits for something that may come of what is done for others."""
+        """Whether a name waits for something that may come of what is done for others: not for a time, a person, a
+        download, or its own machine."""
         waits = (step for step in self.steps if isinstance(step, Wait))
-        return any(step.reason != "InProgress" for step in waits)
+        return any(step.until is None and step.reason not in _FOR_NO_OTHER for step in waits)
 
     @property
     def id(self) -> str:

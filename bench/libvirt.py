@@ -182,11 +182,14 @@ class Session:
             for pipe in (one.stdin, one.stdout):
                 if pipe is not None:
                     pipe.close()
-        left = [one for one in psutil.process_iter() if self._is_ours(one)]
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=10)
+        for _ in range(5):  # what was forked behind the back of one look is there for the next
+            left = [one for one in psutil.process_iter() if self._is_ours(one)]
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=10)
+            if not left:
+                break
 
     def _is_ours(self, process: psutil.Process) -> bool:
         """What libvirtd begins is nobody's child; this directory is in its environment, as in no other's."""

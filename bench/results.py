@@ -13,9 +13,9 @@ from bench.harness import Figure, Profile, short
 _LIBVIRT = "libvirt"
 _OF = """\
 Each figure gives its contenders turns in one run on one machine, always in the order floor, libvirt, holdfast; a row
-has medians, the table below all of it and how often. First turns, which warm caches, are thrown away, but that of a
-commit's first load. What is idle is watched once, for a minute. Where a row has no floor, nothing else was found that
-does the same.
+has medians, the table below all of it and how often. Before the crowds, each starts and ends one VM; of what is over
+in seconds, a first turn is thrown away, but that of a commit's first load. What is idle is watched once, for a minute.
+Where a row has no floor, nothing else was found that does the same.
 
 **The floor** is what the row names. For VMs: QEMUs that a script starts by hand, as many at a time as there are
 processors, each with an overlay of `qemu-img create` (holdfast writes overlays itself) and the devices that holdfast

@@ -92,6 +92,8 @@ def test_only_what_changes_something_acts() -> None:
         (Keep(name=WEB, because="x", reason="Ready"), False),
         (Hold(name=WEB, because="x", reason="Protected"), False),
         (Wait(name=WEB, because="x", reason="InProgress"), False),
+        (Wait(name=WEB, because="x", reason="BackOff", until=3600.0), False),
+        (Wait(name=WEB, because="x", reason="ApprovalNeeded"), False),
         (Wait(name=WEB, because="x", reason="PortTaken"), True),
         (Wait(name=WEB, because="x", reason="Capacity", kind="job"), True),
     ],
