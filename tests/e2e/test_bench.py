@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -198,10 +199,13 @@ def test_what_is_cut_off_writes_nothing_down(place: Path, how: signal.Signals) -
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     with whole:
-        # It tries libvirt first.
-        until(lambda: any(place.glob("hf-bench-*/state/instances/*")), "an agent starts one")
-        for _ in range(3):
-            whole.send_signal(how)
+        try:
+            # It tries libvirt first.
+            until(lambda: any(place.glob("hf-bench-*/state/instances/*")), "an agent starts one")
+        finally:
+            while whole.poll() is None:  # also while it clears up
+                whole.send_signal(how)
+                time.sleep(0.05)
         _, said = whole.communicate()
     assert whole.returncode == 1
     assert "cut off: bench/RESULTS.md stays as it was" in said
