@@ -259,6 +259,10 @@ class Site:
     def _marked(self, words: list[str]) -> bool:
         return any(str(self._mark) in word for word in words)
 
+    def waits(self) -> dict[str, str]:
+        """Why each name waits that `status` says waits: also of one whose step is still in progress, for a moment."""
+        return {one["name"]: one["reason"] for one in self.status()["waiting"]}
+
     def until(
         self,
         condition: Callable[[], Any],

@@ -102,7 +102,8 @@ def test_what_is_broken_or_rewritten_or_too_much_touches_no_vm(still: Site, tmp_
         origin.follows(origin.push())
         still.until(lambda: len(still.processes()) == 5, "what is new runs")
         assert pids < set(still.processes())
-        waiting = {one["name"]: one["reason"] for one in still.status()["waiting"]}
-        assert waiting == dict.fromkeys("abcd", "ApprovalNeeded")
+        wanted = dict.fromkeys("abcd", "ApprovalNeeded")
+        still.until(lambda: still.waits() == wanted, "each that is gone waits for a person")
+        assert pids < set(still.processes())
         assert still.call("approve").returncode == 0
         still.until(lambda: not pids & set(still.processes()), "they are gone")

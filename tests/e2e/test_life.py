@@ -109,14 +109,12 @@ def test_a_missing_and_an_emptied_tree_destroy_nothing(still: Site) -> None:
     with still.agent():
         before = still.ready("web")
         still.desired.rename(elsewhere)
-        waiting = still.until(lambda: still.status()["waiting"], "it is held")
-        assert waiting[0]["reason"] == "AbsenceUnproven"
+        still.until(lambda: still.waits() == {"web": "AbsenceUnproven"}, "it is held")
         elsewhere.rename(still.desired)
-        still.until(lambda: not still.status()["waiting"], "it is held no more")
+        still.until(lambda: not still.waits(), "it is held no more")
         for path in still.desired.iterdir():
             path.unlink()
-        waiting = still.until(lambda: still.status()["waiting"], "it is held again")
-        assert waiting[0]["reason"] == "AbsenceUnproven"
+        still.until(lambda: still.waits() == {"web": "AbsenceUnproven"}, "it is held again")
         assert still.processes() == {before["pid"]: before["uid"]}
     still.kill(before["pid"])
     still.desired.rename(elsewhere)
