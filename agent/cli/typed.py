@@ -48,7 +48,13 @@ def state_words(state: StatePaths) -> str:
 def program() -> str:
     """How this program was called, so that what is printed can be typed."""
     called = Path(sys.argv[0])
-    found = shutil.which("holdfast")
-    if called.name != "holdfast" or (found and Path(found).samefile(called)):
+    if called.name != "holdfast" or "/" not in sys.argv[0] or _is_what_a_shell_finds(called):
         return "holdfast"
     return os.path.relpath(called)
+
+
+def _is_what_a_shell_finds(called: Path) -> bool:
+    try:
+        return (found := shutil.which("holdfast")) is not None and called.samefile(found)
+    except OSError:  # an upgrade may have taken away what still runs
+        return False
