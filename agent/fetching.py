@@ -11,7 +11,7 @@ from agent.doing import Doing
 from agent.errors import Blocked, NoRoomForImage
 from agent.hypervisor.api import Backend
 from agent.intent import Clock, event
-from agent.steps import Plan
+from agent.planned import Plan
 from agent.stock import described, prune
 from state.desired import Desired
 from state.ledger import Ledger

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agent.steps import Adopt, Crash, Hold, Plan, Power, Restart, Step, Unblock, Wait
+from agent.planned import Plan
+from agent.steps import Adopt, Crash, Hold, Power, Restart, Step, Unblock, Wait
 from state.desired import Desired
 from state.history import Finding
 from state.ids import Name

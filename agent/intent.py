@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from agent import backoff
 from agent.errors import HoldfastError
+from agent.planned import ACTING
 from agent.steps import (
-    ACTING,
     Attempt,
     CancelRun,
     Clear,

@@ -18,7 +18,7 @@ from agent.fetching import Fetching
 from agent.hypervisor.api import Backend
 from agent.intent import Clock
 from agent.orders import Brought, Tell, bring, ordered
-from agent.steps import Fence, Plan
+from agent.planned import Fence, Plan
 from agent.stock import described, prune, unneeded
 from state.desired import Desired
 from state.history import Event

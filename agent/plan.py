@@ -12,21 +12,10 @@ from dataclasses import replace
 from agent import backoff
 from agent.dependencies import Dependencies
 from agent.jobs.plan import JobsPass
+from agent.planned import Plan
 from agent.policy import Policy
 from agent.restraint import restrained
-from agent.steps import (
-    Clear,
-    Destroy,
-    Hold,
-    Keep,
-    Plan,
-    Replace,
-    Starting,
-    Step,
-    Update,
-    Wait,
-    target,
-)
+from agent.steps import Clear, Destroy, Hold, Keep, Replace, Starting, Step, Update, Wait, target
 from agent.turn import Turn
 from agent.unmoved import Decided, Unmoved
 from agent.upkeep import Upkeep

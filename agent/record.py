@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 from agent.holds import Holds, ended, held
+from agent.planned import Plan
 from agent.report import dated, findings
-from agent.steps import Keep, Plan, Step
+from agent.steps import Keep, Step
 from state.desired import Desired
 from state.history import Event, Finding
 from state.ids import Name, Uid

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from agent.steps import Hold, Keep, Plan, Step, Wait
+from agent.planned import Plan
+from agent.steps import Hold, Keep, Step, Wait
 from state.desired import Desired, Problem
 from state.history import Finding
 

@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
+from agent.planned import Fence
 from agent.policy import Policy
-from agent.steps import Adopt, Destroy, Fence, Hold, Step, Wait
+from agent.steps import Adopt, Destroy, Hold, Step, Wait
 from state.desired import Desired
 from state.ids import Name, Uid
 from state.observed import Observed, Verdict

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import assert_never
 
+from agent.planned import ACTING, Plan
 from agent.steps import (
-    ACTING,
     Adopt,
     Attempt,
     CancelRun,
@@ -17,7 +17,6 @@ from agent.steps import (
     Enqueue,
     Hold,
     Keep,
-    Plan,
     Power,
     Replace,
     Restart,

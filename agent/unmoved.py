@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from agent.steps import Keep, Plan, Step
+from agent.planned import Plan
+from agent.steps import Keep, Step
 from agent.turn import Turn
 from state.desired import Desired
 from state.ids import Name

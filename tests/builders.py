@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.leases import forwards_of
+from agent.planned import Plan
 from agent.settled import amiss
-from agent.steps import Plan
 from state.clock import Moment
 from state.desired import Desired, Problem, SourceInfo, SourceRef, WantedJob, WantedVm
 from state.ids import Digest, Name, Process, instance_uid, run_id

@@ -22,7 +22,8 @@ from agent.paths import StatePaths
 from state.records import ACCELERATOR_KEY, SETTINGS_KEY
 
 if TYPE_CHECKING:
-    from agent.steps import Plan, Step
+    from agent.planned import Plan
+    from agent.steps import Step
     from state.desired import Desired
     from state.observed import Observed
     from state.records import Reader

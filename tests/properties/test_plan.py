@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 
 from agent.plan import plan
-from agent.steps import Clear, Create, Destroy, Plan, Power, Replace, Restart, Wait
+from agent.planned import Plan
+from agent.steps import Clear, Create, Destroy, Power, Replace, Restart, Wait
 from state.desired import Desired
 from state.lifecycle import Phase
 from state.observed import Observed, RunState, Seen, Verdict

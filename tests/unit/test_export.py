@@ -18,8 +18,8 @@ from agent.hypervisor.api import Usage
 from agent.metrics import export
 from agent.metrics.images import CountedImages
 from agent.metrics.tally import Spread, Tally
+from agent.planned import Plan
 from agent.record import Pass
-from agent.steps import Plan
 from state.history import Event
 from state.ids import Digest, Uid
 from state.observed import BaseImage, HowFar, Observed, StoredImage, image_key

@@ -17,10 +17,10 @@ from agent.fetcher import Fetcher
 from agent.hypervisor.memory import MemoryHost
 from agent.operator import Operator
 from agent.paths import StatePaths
+from agent.planned import Plan
 from agent.source.git.clone import Clone
 from agent.source.git.origin import Origin, origin
 from agent.source.git.source import GitSource
-from agent.steps import Plan
 from agent.wake import Wake
 from state.desired import Desired
 from state.ledger import Ledger

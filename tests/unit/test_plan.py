@@ -10,6 +10,7 @@ import pytest
 
 from agent.backoff import failed
 from agent.plan import plan
+from agent.planned import Plan
 from agent.policy import Policy
 from agent.steps import (
     Adopt,
@@ -18,7 +19,6 @@ from agent.steps import (
     Destroy,
     Hold,
     Keep,
-    Plan,
     Power,
     Replace,
     Restart,

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.planned import Plan
 from agent.record import Pass, Recorder
-from agent.steps import Adopt, Hold, Keep, Plan, Restart, Step, Wait
+from agent.steps import Adopt, Hold, Keep, Restart, Step, Wait
 from state.desired import Advice, Desired, SourceInfo, SourceRef
 from state.history import Event
 from state.ids import Name, RunId, Uid

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from agent.planned import Plan
 from agent.report import dated, findings
-from agent.steps import Adopt, Hold, Keep, Plan, Power, Step, Wait
+from agent.steps import Adopt, Hold, Keep, Power, Step, Wait
 from state.desired import Advice, Desired, Problem, SourceInfo, SourceRef
 from state.history import Finding
 from state.ids import Name, Uid

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.plan import plan
+from agent.planned import Plan
 from agent.policy import Policy
-from agent.steps import Adopt, Destroy, Hold, Plan, Wait, target
+from agent.steps import Adopt, Destroy, Hold, Wait, target
 from state.desired import Desired
 from state.ids import Name
 from state.observed import Observed, Retry, Seen, Verdict, step_key

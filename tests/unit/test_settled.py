@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from agent.steps import Adopt, Hold, Keep, Plan, Step, Wait
+from agent.planned import Plan
+from agent.steps import Adopt, Hold, Keep, Step, Wait
 from state.desired import Desired, SourceInfo
 from state.ids import Name, Uid
 from state.observed import Observed, Retry, image_key, step_key, vm_key

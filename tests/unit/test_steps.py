@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from agent.planned import ORDER, Plan
 from agent.steps import (
-    ORDER,
     Adopt,
     Birth,
     Clear,
@@ -16,7 +16,6 @@ from agent.steps import (
     Destroy,
     Hold,
     Keep,
-    Plan,
     Power,
     Replace,
     Restart,

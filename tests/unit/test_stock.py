@@ -19,7 +19,7 @@ from agent.guest.shelf import Shelf
 from agent.hypervisor.api import Backend, Kept
 from agent.hypervisor.memory import MemoryHost
 from agent.operator import Operator
-from agent.steps import Plan
+from agent.planned import Plan
 from agent.stock import prune, unneeded
 from state.ids import Digest, Name, Uid
 from state.ledger import Ledger
