@@ -76,7 +76,9 @@ run) # HOME
 	cd "$2" || cd /
 	unset OLDPWD
 	. "$here/env"
-	(exec "$here/script" 2>&1) # what the shell itself has to say of its end is no output
+	# What this shell has to say of its end is no output. No subshell: of one that is signalled ksh93 gives the signal's
+	# number for a code, now and then.
+	/bin/sh -c 'exec "$0" 2>&1' "$here/script"
 	code=$?
 	no_signal
 	exit $code
