@@ -73,7 +73,9 @@ def test_stop_powers_vms_down_be_there_an_agent_and_a_ledger_or_not(
     told = still.call("stop", *SHUTDOWN)
     assert (told.returncode, told.stderr) == (0, b"")
     assert told.stdout.endswith(b"no VM runs\n")
-    assert agent.wait(DEADLINE) == (-signal.SIGKILL if killed else 0)
+    # An agent that sees before it is told that its ledger was taken away leaves with 1.
+    left = {-signal.SIGKILL} if killed else {0} if readable else {0, 1}
+    assert agent.wait(DEADLINE) in left
     come_back(still, before)
 
 
