@@ -172,13 +172,14 @@ async def test_a_reset_of_its_own_makes_a_guest_unready_until_it_answers(lab: La
 
 
 async def test_a_reset_begins_a_new_start_period(lab: Lab) -> None:
-    later = 0.0
+    """Failures may pass until the reset is seen, and more than enough of them before it is up again."""
+    later, patient = 0.0, replace(QUICK, start_period=60.0, failures=30)
     lab.host.clock = lambda: time.monotonic() + later
     async with lab.running():
-        lab.edit(desired(web(replace(QUICK, start_period=60.0))))
+        lab.edit(desired(web(patient)))
         await lab.settled()
         later = 3600.0  # its first start period is over
-        lab.host.boot_delay = 0.3
+        lab.host.boot_delay = 1.0
         lab.host.restart(lab.instance().uid)
         await lab.until(lambda: not ready(lab), "it is not ready any more")
         await lab.until(lambda: ready(lab), "it is ready again")
