@@ -17,8 +17,6 @@ from bench.harness import Figure
 HERE = Path(__file__).parent
 CHART = "results.svg"
 _TOLD_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_stopped: list[int] = []
-"""The signal that has told it to."""
 ROUNDS, FEW = 10, 3
 """Turns of each contender: of what takes milliseconds, and of what takes seconds."""
 
@@ -67,18 +65,17 @@ def _measured(parts: Iterable[str], lacking: dict[str, str]) -> Iterable[Figure]
                 print("\n".join(figure.rows()), flush=True)
                 yield figure
         except Exception as error:  # noqa: BLE001 - the others are worth having
-            if _stopped:
-                sys.exit(1)  # it is what went wrong on the way out
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+                sys.exit(1)  # we were told to stop: it is what went wrong on the way out
             lacking[name] = f"{type(error).__name__}: {error}"
             print(f"{name} could not be measured: {lacking[name]}", flush=True)
         print(f"({name}: {time.monotonic() - begun:.0f} s)", flush=True)
 
 
-def _left(number: int, _frame: FrameType | None) -> None:
+def _left(_number: int, _frame: FrameType | None) -> None:
     """What was begun is ended on the way out, by us and by what we begin for that: nothing more cuts that off."""
     for one in _TOLD_TO_STOP:
         signal.signal(one, signal.SIG_IGN)
-    _stopped.append(number)
     sys.exit(1)
 
 

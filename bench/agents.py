@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from agent.paths import StatePaths
 
+PATIENCE = 600.0
+"""Seconds."""
 _PROGRAM = (sys.executable, "-m", "agent")
 _WAITS = "import runpy, sys; sys.stdin.readline(); runpy.run_module('agent', run_name='__main__', alter_sys=True)"
 _PROGRAM_THAT_WAITS = (sys.executable, "-c", _WAITS)
@@ -41,10 +43,14 @@ class Running:
         return self._process.poll() is None
 
     def until(self, condition: Callable[[], object], pause: float) -> None:
-        """Ask again and again, with so many seconds between. Raises RuntimeError when the agent has left."""
+        """Ask again and again, with so many seconds between. Raises RuntimeError when the agent has left, and when it
+        takes too long."""
+        end = time.monotonic() + PATIENCE
         while not condition():
             if self._process.poll() is not None:
                 raise RuntimeError(f"the agent has left with status {self._process.returncode}")
+            if time.monotonic() > end:
+                raise RuntimeError(f"the agent has not done in {PATIENCE:g} s what is measured")
             time.sleep(pause)
 
     def call(self, *words: str) -> None:

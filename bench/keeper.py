@@ -18,6 +18,8 @@ REST = 60.0
 """Seconds after which whoever looks less often once nothing happens does so."""
 LITTLE = 50_000_000
 """Nanoseconds on a processor."""
+PATIENCE = 120.0
+"""Seconds."""
 
 
 class Keeper(Protocol):
@@ -55,14 +57,15 @@ def busy(pids: Sequence[int]) -> int:
 
 def at_rest(pids: Sequence[int]) -> None:
     """Wait until these processes have done little for half a second: whoever listens to two hundred is never quite
-    still."""
-    before = busy(pids)
-    while True:
+    still. Raises RuntimeError when they do not come to rest."""
+    end, before = time.monotonic() + PATIENCE, busy(pids)
+    while time.monotonic() < end:
         time.sleep(0.5)
         now = busy(pids)
         if now - before < LITTLE:
             return
         before = now
+    raise RuntimeError(f"after {PATIENCE:g} s not at rest: {', '.join(map(str, pids))}")
 
 
 def rested(pids: Sequence[int], seconds: float = REST) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PATIENCE = 60.0
+"""Seconds that a profiler may take to begin; without one it goes on."""
 RATE = 200
 """Looks a second."""
 MOST = 14
@@ -34,8 +36,11 @@ def sampled(pid: int) -> Iterator[list[str]]:
         words = ["record", "-p", str(pid), "-g", "-r", str(RATE), "-f", "raw", "-o", str(stacks)]
         with said.open("w") as log:
             spy = subprocess.Popen([_PY_SPY, *words], stdout=log, stderr=log)
+            end = time.monotonic() + PATIENCE
             try:
-                while "Sampling" not in said.read_text() and spy.poll() is None:
+                while spy.poll() is None and time.monotonic() < end:
+                    if "Sampling" in said.read_text():
+                        break
                     time.sleep(0.02)
                 yield lines
             finally:

@@ -124,10 +124,10 @@ class Shelf:
     def stored(self) -> list[StoredImage]:
         """Every disk that lies there, also such as do not count: they take room all the same."""
         found = []
-        for entry in os.scandir(self.directory):
-            if match := _disk_name(entry.name):
+        for name in os.listdir(self.directory):
+            if match := _disk_name(name):
                 algorithm, hex_digits, form = match.groups()
-                disk = self.directory / entry.name
+                disk = self.directory / name
                 with suppress(FileNotFoundError):
                     found.append(
                         _stored(disk, cast(DiskFormat, form), Digest(f"{algorithm}:{hex_digits}"))

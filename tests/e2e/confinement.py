@@ -47,7 +47,7 @@ def assert_listens_only_on(pid: int, *ports: int) -> None:
 
 def listening(pid: int) -> set[tuple[str, int]]:
     """Where the process listens for TCP; an IPv6 address in hexadecimal digits."""
-    inodes = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+    inodes = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
@@ -63,11 +63,11 @@ def listening(pid: int) -> set[tuple[str, int]]:
 def open_files(pid: int) -> dict[str, bool]:
     """The regular files that the process has open, by their paths, and whether it may write to each."""
     found: dict[str, bool] = {}
-    for entry in os.scandir(f"/proc/{pid}/fd"):
-        if stat.S_ISREG(entry.stat().st_mode):
-            told = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        if stat.S_ISREG(link.stat().st_mode):
+            told = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text()
             flags = int(re.findall(r"^flags:\s+(\d+)", told, re.MULTILINE)[0], 8)
-            path = os.readlink(entry.path)
+            path = os.readlink(link)
             found[path] = found.get(path, False) or flags & os.O_ACCMODE != os.O_RDONLY
     return found
 

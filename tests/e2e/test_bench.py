@@ -20,12 +20,14 @@ import pytest
 
 import bench
 from bench import (
+    agents,
     bare,
     chart,
     cold,
     crowd,
     images,
     jobs,
+    keeper,
     libvirt,
     ours,
     passes,
@@ -186,6 +188,24 @@ def test_a_qemu_that_ends_at_once_ends_what_waits_for_it(
         keeper.up(3)
 
 
+@pytest.mark.timeout(60)
+def test_what_is_waited_for_may_not_come(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sabotage: wait without an end."""
+    with tempfile.TemporaryDirectory() as root:
+        (Path(root) / "desired").mkdir()
+        with agents.running(Path(root)) as agent:
+            monkeypatch.setattr(agents, "PATIENCE", 0.1)
+            with pytest.raises(RuntimeError, match=r"not done in 0\.1 s what is measured"):
+                agent.until(lambda: False, 0.01)
+    monkeypatch.setattr(keeper, "PATIENCE", 1.0)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            with pytest.raises(RuntimeError, match=f"after 1 s not at rest: {busy.pid}"):
+                keeper.at_rest([busy.pid])
+        finally:
+            busy.kill()
+
+
 @pytest.mark.qemu
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -210,6 +230,29 @@ def test_what_is_cut_off_writes_nothing_down(place: Path, how: signal.Signals) -
     assert whole.returncode == 1
     assert "cut off: bench/RESULTS.md stays as it was" in said
     assert [path.read_text() for path in written] == before
+
+
+def test_what_fails_on_the_way_out_is_no_failure_to_measure() -> None:
+    """Sabotage: go on with the next part."""
+    program = """
+import os, signal, sys
+from bench import __main__ as bench
+
+def cut_off():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        raise OSError("what it began is not to be ended")
+
+bench.PARTS = {"first": cut_off, "second": lambda: []}
+sys.argv[1:] = bench.PARTS
+sys.exit(bench.main())
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr == "cut off: bench/RESULTS.md stays as it was\n"
 
 
 def test_a_part_that_there_is_not_is_told() -> None:

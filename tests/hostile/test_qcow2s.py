@@ -212,7 +212,7 @@ def _assert_alone(pid: int) -> None:
         b"_",
         b"",
     }
-    assert {os.readlink(one.path) for one in os.scandir(f"/proc/{pid}/fd")} <= {
+    assert {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()} <= {
         *(os.readlink(f"/proc/{pid}/fd/{number}") for number in (0, 1, 2)),
         str(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1], "utf-8"),
     }  # fmt: skip
