@@ -120,6 +120,32 @@ async def test_every_script_runs_as_it_would_by_hand(guest: LocalGuest) -> None:
     await session.close()
 
 
+async def test_a_signal_to_what_runs_a_script_before_it_waits_for_it_is_not_its_end(
+    tmp_path: Path,
+) -> None:
+    """strace holds the shell up at each fork. Sabotage: run the script from a subshell, `(exec script 2>&1)`."""
+    named = tmp_path / "ksh" / "sh"
+    named.parent.mkdir()
+    named.symlink_to(shutil.which("ksh93") or "ksh93")
+    # So that it is not a part of the script's group, -DDD; and a program that is traced cannot be traced once more.
+    late = "strace -DDD -f -qq -o /dev/null -e trace=clone -e inject=clone:delay_exit=200000"
+    shell = tmp_path / "sh"
+    shell.write_text(f'#!/bin/sh\n[ "$2" = run ] || exec {named} "$@"\nexec {late} {named} "$@"\n')
+    shell.chmod(0o755)
+    guest = LocalGuest(tmp_path / "a home", str(shell))
+    try:
+        session = await guest.session()
+        for name in ("it signals its group", "it interrupts its group", "it ends its parent"):
+            case, run = CASES[name], name.replace(" ", "-")
+            await session.upload(run, case.script, {}, [])
+            await session.begin(run)
+            look = await ran(session, run)
+            assert (look.exit_code, look.data) == (case.code, case.says), name
+        await session.close()
+    finally:
+        guest.end()
+
+
 async def test_it_runs_at_home_with_the_umask_and_environment_of_the_login(
     guest: LocalGuest,
 ) -> None:
