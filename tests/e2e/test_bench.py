@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -55,17 +55,31 @@ NO_LIBVIRT = pytest.mark.skipif(
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where all that a benchmark makes lies, with a short path, and open to `nobody`, who is libvirt's user for root.
-    Neither a file nor a process of it is there afterwards."""
+    Neither a file nor a process of it is there afterwards: what is, fails the test, and is ended."""
     with tempfile.TemporaryDirectory(prefix="hf-") as directory:
         Path(directory).chmod(0o755)
         monkeypatch.setattr(tempfile, "tempdir", directory)
         yield Path(directory)
+        left = []
+        while found := processes_of(directory):
+            left += found
+            for one in found:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+        assert left == []
         assert list(Path(directory).iterdir()) == []
-        told = [
-            [*(one.info["cmdline"] or []), *(one.info["environ"] or {}).values()]
-            for one in psutil.process_iter(["cmdline", "environ"])
-        ]
-        assert [words for words in told if any(f"{directory}/" in word for word in words)] == []
+
+
+def processes_of(directory: str) -> list[psutil.Process]:
+    """Those that were told of something below the directory, and those that have it open, also when it has gone."""
+    found = []
+    for one in psutil.process_iter(["cmdline", "environ"]):
+        told = [*(one.info["cmdline"] or []), *(one.info["environ"] or {}).values()]
+        with suppress(OSError):
+            told += [os.readlink(link) for link in Path(f"/proc/{one.pid}/fd").iterdir()]
+        if any(f"{directory}/" in word for word in told):
+            found.append(one)
+    return found
 
 
 @pytest.mark.qemu
