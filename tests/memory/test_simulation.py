@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
@@ -146,7 +147,8 @@ def _forgets_what_it_told(monkey: pytest.MonkeyPatch) -> None:
 
 def _lets_the_dead_lie(monkey: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
-        """A restart that is recorded as done, and is not."""
+        """A restart that is recorded as done, and is not. It takes its time, or there would be no end of them."""
+        await asyncio.sleep(10.0)
 
     monkey.setattr(Executor, "_restart", nothing)
 

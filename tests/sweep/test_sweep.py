@@ -32,7 +32,7 @@ def sampled(what: str, number: int) -> None:
 
 def test_an_agent_killed_at_any_line_of_its_code_is_made_good_by_the_next() -> None:
     """Sabotage: start QEMU before its row is written, or record a step before it is done."""
-    sampled("lines", 200)
+    sampled("lines", 100)
 
 
 def test_a_fetch_killed_at_any_moment_leaves_nothing_half_made_that_counts() -> None:
