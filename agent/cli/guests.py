@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -24,6 +25,9 @@ T = TypeVar("T")
 _LOGIN = 20.0
 _PATIENCE = 10.0
 """Seconds after which a login that fails is not tried again."""
+_BOOT = 60.0
+"""Seconds that a guest that is not ready yet is waited for, knocking for some at a time."""
+_KNOCKS = 5.0
 
 
 def running_instance(state: StatePaths, name: str) -> Instance:
@@ -60,24 +64,40 @@ def running_instance(state: StatePaths, name: str) -> Instance:
 
 @contextmanager
 def entered(state: StatePaths, name: str) -> Iterator[Transport]:
-    """Logged into the guest of `name`, as long as the block lasts. Raises BadInput, NotReady, HostKeyChanged."""
+    """Logged into the guest of `name`, as long as the block lasts; one that is not ready yet is waited for. Raises
+    BadInput, NotReady, HostKeyChanged."""
+    from agent.guest.knocking import knocks
     from agent.guest.ssh import endpoint, session
 
     instance = running_instance(state, name)
-    if instance.ssh_port is None:
+    port = instance.ssh_port
+    if port is None:
         raise BadInput(
             f"{name} cannot be logged into: its image takes no keys (nocloud is false)",
             hint=f"try `holdfast console {name}`",
         )
     user = json.loads(instance.spec)["image"]["ssh_user"]
-    to = endpoint(state, instance.name, instance.ssh_port, user)
+    to = endpoint(state, instance.name, port, user)
     with ExitStack() as stack:
-        yield _patiently(lambda: stack.enter_context(session(state, instance.name, to, _LOGIN)))
+        try:
+            if instance.ready_at is None:
+                # A login that is begun before the guest has a network is answered long after it has one.
+                _patiently(
+                    lambda: asyncio.run(knocks(instance.name, port, _KNOCKS)), _BOOT - _KNOCKS
+                )
+            # cloud-init restarts the SSH server of a guest that has just let us in.
+            transport = _patiently(
+                lambda: stack.enter_context(session(state, instance.name, to, _LOGIN)), _PATIENCE
+            )
+        except NotReady as error:
+            hint = f"see whether it still boots: `holdfast console {name}`"
+            raise NotReady(error.message, hint=hint) from error
+        yield transport
 
 
-def _patiently(enter: Callable[[], T]) -> T:
-    """Try again for a while: cloud-init restarts the SSH server of a guest that has just let us in."""
-    waiting, end = threading.Event(), time.monotonic() + _PATIENCE
+def _patiently(enter: Callable[[], T], seconds: float) -> T:
+    """Try again while it is no longer than so many seconds since the first try began. Raises NotReady."""
+    waiting, end = threading.Event(), time.monotonic() + seconds
     while True:
         try:
             return enter()

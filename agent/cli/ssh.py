@@ -31,7 +31,10 @@ _NO_STATUS = 255
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @state_option
 def ssh(state: StatePaths, name: str, command: tuple[str, ...]) -> int:
-    """Into the guest of a VM: a shell, or `-- COMMAND…`, whose output and exit status are this command's."""
+    """Into the guest of a VM: a shell, or `-- COMMAND…`, whose output and exit status are this command's.
+
+    A guest that is not ready yet is waited for, a minute at most.
+    """
     from agent.guest.ssh import channel_of
 
     with entered(state, name) as transport:

@@ -79,7 +79,8 @@ def _logged_in(paths: StatePaths, to: Endpoint, tried: str, timeout: float) -> p
     try:
         connection = socket.create_connection((to.address, to.port), timeout=timeout)
         transport = paramiko.Transport(connection)
-        transport.banner_timeout = timeout
+        # It comes within the time of the greeting, which is told in words of ours.
+        transport.banner_timeout = 2 * timeout
         transport.auth_timeout = timeout
         transport.get_security_options().key_types = ("ssh-ed25519",)
         transport.start_client(timeout=timeout)
@@ -99,6 +100,8 @@ def _logged_in(paths: StatePaths, to: Endpoint, tried: str, timeout: float) -> p
 
 
 def _check_host_key(transport: paramiko.Transport, to: Endpoint, tried: str) -> None:
+    if not transport.initial_kex_done:  # `start_client` returns all the same when its time is over
+        raise NotReady(f"{tried}: no answer in time")
     shown = transport.get_remote_server_key()
     if f"{shown.get_name()} {shown.get_base64()}".split() != to.host_key.split()[:2]:
         raise HostKeyChanged(
