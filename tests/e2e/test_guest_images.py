@@ -259,6 +259,11 @@ def copies_a_file_there_and_back(client: paramiko.SSHClient) -> None:
         sftp.putfo(BytesIO(content), "/tmp/there")
         back = BytesIO()
         sftp.getfo("/tmp/there", back)
+        # dropbear 2022.83 would take its end for that of a channel that is opened just then, and close both.
+        channel = sftp.get_channel()
+        assert channel is not None
+        channel.shutdown_write()
+        assert channel.recv_exit_status() == 0
     assert back.getvalue() == content
 
 
