@@ -46,7 +46,9 @@ def cp(state: StatePaths, source: tuple[str, ...], target: str, recursive: bool)
     of a guest with those that the umask leaves. No setuid, setgid or sticky bit is copied.
 
     A PATH in a guest begins at the login's home, or at `/`. A file of this host whose name looks like NAME:PATH is said
-    as ./NAME:PATH. What TARGET names is replaced; where it is a directory, the copy lies in it."""
+    as ./NAME:PATH. What TARGET names is replaced; where it is a directory, the copy lies in it.
+
+    A guest that is not ready yet is waited for, a minute at most."""
     from agent.guest.copying import Copying
     from agent.guest.sftp import Broken, Refused, Sftp
     from agent.guest.ssh import SshLine

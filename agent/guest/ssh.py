@@ -79,8 +79,8 @@ def _logged_in(paths: StatePaths, to: Endpoint, tried: str, timeout: float) -> p
     try:
         connection = socket.create_connection((to.address, to.port), timeout=timeout)
         transport = paramiko.Transport(connection)
-        # It comes within the time of the greeting, which is told in words of ours.
-        transport.banner_timeout = 2 * timeout
+        # It comes within the greeting, whose time is over first, and is told of in words of ours.
+        transport.banner_timeout = timeout + LOGIN_TIMEOUT
         transport.auth_timeout = timeout
         transport.get_security_options().key_types = ("ssh-ed25519",)
         transport.start_client(timeout=timeout)
