@@ -55,7 +55,5 @@ async def banner(name: Name, port: int, patience: float) -> None:
     finally:
         if writer is not None:
             writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
     if line != b"SSH-":
         raise NotReady(f"knocking at {name} on port {port}: nobody speaks SSH there yet")

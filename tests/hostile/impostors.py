@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+
+from agent.guest import keys
+from agent.paths import StatePaths
+from state.ids import Name
 
 
 @dataclass
@@ -54,6 +60,20 @@ class Impostor(paramiko.ServerInterface):
     def check_channel_x11_request(self, channel: paramiko.Channel, *_: object) -> bool:
         self.asked.append("x11-req")
         return True
+
+
+def keyed(root: Path, name: Name) -> StatePaths:
+    """A state directory with our key, and the host key of one guest."""
+    made = StatePaths(root)
+    made.root.mkdir(mode=0o700)
+    keys.client_key(made)
+    keys.host_key(made, name)
+    return made
+
+
+def pinned(paths: StatePaths, name: Name) -> paramiko.PKey:
+    """The host key that the guest was given, with its private part."""
+    return paramiko.Ed25519Key.from_private_key(io.StringIO(keys.host_key(paths, name).private))
 
 
 @contextmanager

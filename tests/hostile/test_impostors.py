@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from agent.guest.ssh import HostKeyChanged, SshDoorway, endpoint, session
 from agent.paths import StatePaths
 from state.ids import Name, instance_uid
 from tests.builders import STATE_ID
-from tests.hostile.impostors import Impostor, serving
+from tests.hostile.impostors import Impostor, keyed, pinned, serving
 
 WEB = Name("web")
 UID = instance_uid(STATE_ID, "vm", WEB, 1)
@@ -26,22 +25,12 @@ UID = instance_uid(STATE_ID, "vm", WEB, 1)
 
 @pytest.fixture
 def paths(tmp_path: Path) -> StatePaths:
-    made = StatePaths(tmp_path / "state")
-    made.root.mkdir(mode=0o700)
-    keys.client_key(made)
-    keys.host_key(made, WEB)
-    return made
-
-
-def pinned(paths: StatePaths) -> paramiko.PKey:
-    return paramiko.Ed25519Key.from_private_key(io.StringIO(keys.host_key(paths, WEB).private))
+    return keyed(tmp_path / "state", WEB)
 
 
 async def test_a_man_in_the_middle_is_shown_no_key_and_no_name(paths: StatePaths) -> None:
     """Somebody took the port after its VM had died, say. Sabotage: accept the key that is shown."""
-    other = paramiko.Ed25519Key.from_private_key(
-        io.StringIO(keys.host_key(paths, Name("db")).private)
-    )
+    other = pinned(paths, Name("db"))
     impostor = Impostor(lets_in=True)
     with serving(impostor, other) as port:
         with pytest.raises(HostKeyChanged, match="not the one that this guest was given"):
@@ -95,7 +84,7 @@ async def test_the_operators_keys_and_agent_are_never_offered(
     """The guest itself is hostile: it refuses our key, to see which come next."""
     guest = Impostor()
     refused = pytest.raises(NotReady, match="the guest refuses our key")
-    with serving(guest, pinned(paths)) as port, refused:
+    with serving(guest, pinned(paths, WEB)) as port, refused:
         await SshDoorway(paths).enter(UID, WEB, port, "root")
     ours = " ".join(keys.client_key(paths).public.split()[:2])
     assert set(guest.keys) == {ours}
@@ -108,7 +97,7 @@ async def test_neither_agent_nor_display_is_offered_to_a_guest_that_lets_us_in(
 ) -> None:
     monkeypatch.setenv("DISPLAY", ":0")
     guest = Impostor(lets_in=True)
-    with serving(guest, pinned(paths)) as port:
+    with serving(guest, pinned(paths, WEB)) as port:
         with pytest.raises(HoldfastError):
             await SshDoorway(paths).enter(UID, WEB, port, "root")
         to = endpoint(paths, WEB, port, "root")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import socket
 import threading
@@ -11,19 +10,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
-import paramiko
 import pytest
 
 from agent.cli import guests
 from agent.errors import NotReady
-from agent.guest import keys
 from agent.guest.ssh import endpoint, session
 from agent.hypervisor.qemu.process import boot_id, identify
 from agent.paths import StatePaths
 from state.ids import Name
 from state.ledger import Ledger
 from tests.builders import running
-from tests.hostile.impostors import Impostor, serving
+from tests.hostile.impostors import Impostor, keyed, pinned, serving
 from tests.waiting import eventually
 
 WEB = Name("web")
@@ -31,11 +28,7 @@ WEB = Name("web")
 
 @pytest.fixture
 def paths(tmp_path: Path) -> StatePaths:
-    made = StatePaths(tmp_path / "state")
-    made.root.mkdir(mode=0o700)
-    keys.client_key(made)
-    keys.host_key(made, WEB)
-    return made
+    return keyed(tmp_path / "state", WEB)
 
 
 def recorded(paths: StatePaths, port: int, ready_at: float | None) -> None:
@@ -88,13 +81,12 @@ async def test_a_connection_from_before_the_guest_had_a_network_holds_nobody_up(
 ) -> None:
     """Sabotage: log in at once."""
     guest = Impostor(lets_in=True)
-    own = paramiko.Ed25519Key.from_private_key(io.StringIO(keys.host_key(paths, WEB).private))
 
     def enter() -> bool:
         with guests.entered(paths, "web") as transport:
             return transport.is_authenticated()
 
-    with serving(guest, own) as behind:
+    with serving(guest, pinned(paths, WEB)) as behind:
         network = Network(behind, hang=3)
         async with forwarding(network) as port, asyncio.timeout(15):
             recorded(paths, port, ready_at=None)
@@ -105,13 +97,12 @@ async def test_a_connection_from_before_the_guest_had_a_network_holds_nobody_up(
 async def test_a_guest_that_is_ready_is_asked_once(paths: StatePaths) -> None:
     """Sabotage: knock always, and each login leaves a line more in the guest's log."""
     guest = Impostor(lets_in=True)
-    own = paramiko.Ed25519Key.from_private_key(io.StringIO(keys.host_key(paths, WEB).private))
 
     def enter() -> None:
         with guests.entered(paths, "web"):
             pass
 
-    with serving(guest, own) as behind:
+    with serving(guest, pinned(paths, WEB)) as behind:
         network = Network(behind, hang=0)
         async with forwarding(network) as port:
             recorded(paths, port, ready_at=1.0)
